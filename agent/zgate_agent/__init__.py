@@ -1,0 +1,1 @@
+"""The agent: the spoke on a user's device."""

@@ -1,0 +1,1 @@
+"""BPF programs, and a typed Python view of each of their maps."""

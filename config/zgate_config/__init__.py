@@ -1,0 +1,1 @@
+"""Files that people write, read strictly: one clear line for every mistake."""

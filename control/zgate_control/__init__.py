@@ -1,0 +1,1 @@
+"""What several gateways share: today the store."""

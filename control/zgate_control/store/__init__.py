@@ -1,0 +1,1 @@
+"""State that survives a restart: one schema on SQLite and PostgreSQL."""

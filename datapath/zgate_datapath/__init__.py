@@ -1,0 +1,1 @@
+"""The packet engine: UDP and TUN in batches, QUIC through aioquic."""

@@ -1,0 +1,1 @@
+"""A small internet of network namespaces, for the demo, the tests and the bench."""

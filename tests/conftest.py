@@ -1,0 +1,18 @@
+"""What every test shares: privileged folders are skipped, and said so, without root."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+PRIVILEGED_FOLDERS = {"bpf", "netns", "e2e"}
+HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        folder = item.path.relative_to(HERE).parts[0]
+        if folder in PRIVILEGED_FOLDERS:
+            item.add_marker(pytest.mark.privileged)
+        if os.geteuid() != 0 and item.get_closest_marker("privileged"):
+            item.add_marker(pytest.mark.skip(reason="privileged tests need root"))
