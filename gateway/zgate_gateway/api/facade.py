@@ -1,0 +1,85 @@
+"""What the daemon offers to the administration API.
+
+The API knows the gateway only through :class:`GatewayFacade`; tests put a fake behind it. Methods
+that read are plain functions and must not block (they take a snapshot); methods that change
+something are coroutines and return when the change is in force.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from zgate_gateway.metrics import MetricsSnapshot
+
+from . import schemas
+
+
+class FacadeError(Exception):
+    """A request that cannot be answered: HTTP status, what is wrong, and what helps."""
+
+    status = 500
+    title = "Internal error"
+
+    def __init__(self, cause: str, cure: str) -> None:
+        super().__init__(f"{cause}; {cure}")
+        self.cause = cause
+        self.cure = cure
+
+
+class UnknownClient(FacadeError):
+    """No such client, or it has no session and the request needs one."""
+
+    status = 404
+    title = "Unknown client"
+
+
+class PolicyRefused(FacadeError):
+    """The policy file cannot be loaded; the policy in force stays as it was."""
+
+    status = 422
+    title = "Policy refused"
+
+
+class NotReady(FacadeError):
+    """The gateway is starting or stopping."""
+
+    status = 503
+    title = "Gateway not ready"
+
+
+class OperationFailed(FacadeError):
+    """The gateway tried and failed: the kernel or the store refused."""
+
+    status = 500
+    title = "Operation failed"
+
+
+class GatewayFacade(Protocol):
+    """The gateway as its administrators see it."""
+
+    def status(self) -> schemas.Status:
+        """Return the gateway at a glance."""
+
+    def sessions(self) -> list[schemas.Session]:
+        """Return the sessions that are up, in any order."""
+
+    def clients(self) -> list[schemas.Client]:
+        """Return every client with a lease, a session or an entry in the policy."""
+
+    def policy(self) -> schemas.PolicyView:
+        """Return the policy in force."""
+
+    def why(self, query: schemas.WhyQuery) -> schemas.Why:
+        """Ask compiler and kernel about one packet. Raises :class:`UnknownClient`."""
+
+    def metrics(self) -> MetricsSnapshot:
+        """Return the numbers behind ``/metrics``."""
+
+    async def check_policy(self, request: schemas.PolicyCheckRequest) -> schemas.PolicyCheck:
+        """Check a policy without loading it. A bad policy is an answer, not an error."""
+
+    async def reload_policy(self) -> schemas.PolicyReload:
+        """Load the policy file again. Raises :class:`PolicyRefused`, :class:`OperationFailed`."""
+
+    async def kick(self, client: str, reason: str) -> schemas.Kick:
+        """Close a client's sessions, kernel entries included. Raises :class:`UnknownClient`."""

@@ -1,0 +1,330 @@
+"""The words of the administration API: what a request may say and what an answer holds.
+
+``zgatectl``, the control API and a dashboard share these models. Requests refuse unknown keys;
+answers ignore them when read, so that an older ``zgatectl`` understands a newer gateway.
+Times are UTC with an offset; durations and sizes carry their unit in their name.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, IPvAnyAddress, StringConstraints
+
+#: X.520 bounds a Common Name to 64 characters; control characters would corrupt a terminal.
+MAX_CLIENT_NAME_CHARS = 64
+#: A policy of 10,000 clients with 20 rules each is about 40 MiB of YAML.
+MAX_POLICY_CHARS = 64 * 1024 * 1024
+
+ClientName = Annotated[
+    str,
+    StringConstraints(
+        min_length=1, max_length=MAX_CLIENT_NAME_CHARS, pattern=r"^[^\x00-\x1f\x7f-\x9f/]+$"
+    ),
+]
+
+
+class Answer(BaseModel):
+    """What the gateway answers. Frozen; unknown keys are ignored when read."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Request(BaseModel):
+    """What a caller sends. Frozen; an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class GatewayState(StrEnum):
+    """Where the daemon is in its life. Only ``READY`` takes new sessions."""
+
+    STARTING = "starting"
+    READY = "ready"
+    DRAINING = "draining"
+    STOPPED = "stopped"
+
+
+class VerdictAction(StrEnum):
+    """What a verdict does with a packet."""
+
+    ALLOW = "allow"
+    DENY = "deny"
+
+
+class Severity(StrEnum):
+    """How much a policy finding matters. ``ERROR`` keeps the policy from being loaded."""
+
+    ERROR = "error"
+    WARNING = "warning"
+
+
+# --- counters and parts ---------------------------------------------------------------------------
+
+
+class Counters(Answer):
+    """What the kernel counted for one client. Up is from the client, down is to it.
+
+    Segments of a super-packet count as packets; bytes are inner IP bytes.
+    """
+
+    up_packets: int = Field(0, ge=0)
+    up_bytes: int = Field(0, ge=0)
+    down_packets: int = Field(0, ge=0)
+    down_bytes: int = Field(0, ge=0)
+    dropped_packets: int = Field(0, ge=0)
+    dropped_bytes: int = Field(0, ge=0)
+
+
+class PoolUse(Answer):
+    """One family's address pool."""
+
+    family: int = Field(description="4 or 6", ge=4, le=6)
+    network: str
+    gateway: str
+    capacity: int = Field(description="addresses that clients can hold", ge=0)
+    leased: int = Field(description="addresses that belong to a client, connected or not", ge=0)
+    connected: int = Field(description="leased addresses whose client is connected now", ge=0)
+
+
+class PolicySummary(Answer):
+    """The policy in force. Revision 0 is the deny-all policy of a gateway without a policy file."""
+
+    revision: int = Field(ge=0)
+    source: str | None = Field(None, description="policy file; null: no file, everything is denied")
+    sha256: str | None = None
+    loaded_at: AwareDatetime | None = None
+    default_action: VerdictAction = VerdictAction.DENY
+    clients: int = Field(0, ge=0)
+    groups: int = Field(0, ge=0)
+    rules: int = Field(0, ge=0)
+    kernel_policies: int = Field(0, ge=0, description="distinct rule lists loaded into the kernel")
+
+
+class MapUse(Answer):
+    """How full one kernel table is."""
+
+    used: int = Field(ge=0)
+    size: int = Field(ge=0)
+
+
+class AuditState(Answer):
+    """The audit log's own health. ``lost`` above zero means records are missing from the file."""
+
+    path: str
+    written: int = Field(0, ge=0)
+    lost: int = Field(0, ge=0)
+    last_error: str | None = None
+
+
+class EventState(Answer):
+    """The kernel's event ring: flow records that did not reach the audit log, and why."""
+
+    received: int = Field(0, ge=0)
+    lost: int = Field(0, ge=0, description="the ring buffer was full")
+    suppressed: int = Field(0, ge=0, description="rate limited per client, in the kernel")
+
+
+# --- answers --------------------------------------------------------------------------------------
+
+
+class Status(Answer):
+    """The gateway at a glance (``GET /v1/status``)."""
+
+    version: str
+    state: GatewayState
+    not_ready_because: list[str] = Field(default_factory=list)
+    started_at: AwareDatetime
+    uptime_s: float = Field(ge=0)
+    pid: int = Field(gt=0)
+    listen: list[str] = Field(description="UDP address:port, one per socket")
+    engine: str
+    tun_name: str
+    tun_mtu_bytes: int
+    sessions: int = Field(ge=0)
+    sessions_max: int = Field(ge=0)
+    sessions_total: int = Field(0, ge=0, description="established since start")
+    sessions_refused: dict[str, int] = Field(default_factory=dict, description="by reason")
+    pools: list[PoolUse] = Field(default_factory=list)
+    policy: PolicySummary
+    kernel_maps: dict[str, MapUse] = Field(default_factory=dict)
+    kernel_events: EventState = Field(default_factory=EventState)
+    drops: dict[str, int] = Field(default_factory=dict, description="packets, by drop reason")
+    audit: AuditState | None = None
+
+
+class Session(Answer):
+    """One CONNECT-IP session that is up."""
+
+    client: str
+    groups: list[str] = Field(default_factory=list)
+    session_id: str
+    peer: str = Field(description="the client's outer UDP address and port, as seen now")
+    addresses: list[str] = Field(description="virtual IPs with prefix length")
+    established_at: AwareDatetime
+    age_s: float = Field(ge=0)
+    idle_s: float | None = Field(None, ge=0)
+    rtt_ms: float | None = Field(None, ge=0)
+    mtu_bytes: int = Field(description="largest inner packet that fits one datagram now")
+    scope_target: str = "*"
+    scope_protocol: int | None = None
+    certificate_serial: str
+    certificate_not_after: AwareDatetime
+    counters: Counters = Field(default_factory=Counters)
+    drops: dict[str, int] = Field(default_factory=dict, description="in userspace, by drop reason")
+
+
+class SessionList(Answer):
+    """``GET /v1/sessions``."""
+
+    sessions: list[Session]
+
+
+class Client(Answer):
+    """A client the gateway knows: it holds a lease, has a session or is named by the policy."""
+
+    name: str
+    groups: list[str] = Field(default_factory=list, description="from its last certificate")
+    connected: bool
+    addresses: list[str] = Field(default_factory=list, description="virtual IPs kept for it")
+    in_policy: bool = Field(False, description="the policy has an entry under this very name")
+    rules: int = Field(0, ge=0, description="rules in force, those of its groups included")
+    created_at: AwareDatetime | None = None
+    last_seen_at: AwareDatetime | None = None
+    counters: Counters | None = Field(None, description="null: not known to the kernel now")
+
+
+class ClientList(Answer):
+    """``GET /v1/clients``."""
+
+    clients: list[Client]
+
+
+class RuleView(Answer):
+    """One rule as written, with where it is written."""
+
+    rule_id: str
+    action: VerdictAction
+    kind: str = Field(description="ip_cidr, default, ...")
+    destinations: list[str] = Field(default_factory=list)
+    protocols: list[str] = Field(default_factory=list, description="empty: any")
+    ports: list[str] = Field(default_factory=list, description="empty: any")
+    line: int | None = None
+
+
+class PolicyView(Answer):
+    """The policy in force, rule by rule (``GET /v1/policy``)."""
+
+    summary: PolicySummary
+    clients: dict[str, list[RuleView]] = Field(default_factory=dict)
+    groups: dict[str, list[RuleView]] = Field(default_factory=dict)
+    warnings: list[PolicyFinding] = Field(default_factory=list)
+
+
+class PolicyFinding(Answer):
+    """One thing that a check found. ``text`` is one line that names file, key and what is wrong."""
+
+    severity: Severity
+    text: str
+    line: int | None = None
+
+
+class PolicyCheckRequest(Request):
+    """``POST /v1/policy/check``: the policy itself; the gateway opens no file for a caller."""
+
+    text: str = Field(max_length=MAX_POLICY_CHARS)
+    name: str = Field("policy.yaml", max_length=4096, description="the name used in findings")
+
+
+class PolicyCheck(Answer):
+    """What a check found. ``valid`` is true when nothing of severity ``error`` was found."""
+
+    valid: bool
+    findings: list[PolicyFinding] = Field(default_factory=list)
+    clients: int = 0
+    groups: int = 0
+    rules: int = 0
+
+
+class PolicyReload(Answer):
+    """What a reload did. The kernel uses ``revision`` from the moment of this answer."""
+
+    previous_revision: int
+    summary: PolicySummary
+    changed: bool = Field(description="false: the file is what was in force already")
+    duration_ms: float
+    warnings: list[PolicyFinding] = Field(default_factory=list)
+
+
+class KickRequest(Request):
+    """``POST /v1/sessions/{client}/kick``."""
+
+    reason: str = Field("", max_length=200, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")
+
+
+class Kick(Answer):
+    """What a kick closed. The lease stays; the client may connect again."""
+
+    client: str
+    sessions_closed: int = Field(ge=0)
+    addresses: list[str] = Field(default_factory=list)
+
+
+class Verdict(Answer):
+    """One party's answer to "may this packet pass?"."""
+
+    action: VerdictAction
+    reason: str = Field(description="NONE when it passes, else the drop reason's name")
+    rule_id: str | None = Field(
+        None, description="null: no rule matched, the default action decided"
+    )
+    rule_file: str | None = None
+    rule_line: int | None = None
+    revision: int
+
+
+class Why(Answer):
+    """Why a packet goes where it goes (``GET /v1/why``): the compiler's answer and the kernel's."""
+
+    client: str
+    groups: list[str] = Field(default_factory=list)
+    connected: bool
+    source: str | None = Field(None, description="virtual IP the question was asked for")
+    destination: str
+    protocol: int = Field(ge=0, le=255)
+    port: int | None = Field(None, description="destination port; null for protocols without ports")
+    compiler: Verdict
+    kernel: Verdict | None = Field(None, description="null: the kernel could not be asked")
+    kernel_note: str | None = Field(None, description="why the kernel could not be asked")
+    agree: bool = Field(description="false only if both answered and the answers differ")
+
+
+class Probe(Answer):
+    """``GET /health`` (the process answers) and ``GET /ready`` (it takes new sessions)."""
+
+    ok: bool
+    state: GatewayState
+    because: list[str] = Field(default_factory=list)
+
+
+class Problem(Answer):
+    """An error (RFC 9457 ``application/problem+json``) with its cause and its cure."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    cause: str
+    cure: str
+
+
+class WhyQuery(Request):
+    """The question of ``GET /v1/why``. Protocol 1 or 58 means an ICMP echo request."""
+
+    client: ClientName
+    destination: IPvAnyAddress
+    protocol: int = Field(ge=0, le=255)
+    port: int | None = Field(None, ge=0, le=65535)
+
+
+PolicyView.model_rebuild()

@@ -1,0 +1,192 @@
+"""Prometheus metrics: one collector that reads one snapshot per scrape.
+
+Nothing is counted here. The kernel, the packet engine and the daemon count; a scrape asks them
+once (:class:`MetricsSnapshot`) and renders what they said, so that ``/metrics``, ``zgatectl
+status`` and the kernel's tables cannot disagree. Counters start at zero with the daemon, as
+Prometheus expects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+
+@dataclass(frozen=True, slots=True)
+class ClientTraffic:
+    """Kernel counters of one client; up is from the client."""
+
+    up_packets: int = 0
+    up_bytes: int = 0
+    down_packets: int = 0
+    down_bytes: int = 0
+    dropped_packets: int = 0
+    dropped_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PoolLevel:
+    """One address pool: how many addresses it has and how many are leased."""
+
+    capacity: int
+    leased: int
+    connected: int
+
+
+@dataclass(frozen=True, slots=True)
+class MetricsSnapshot:
+    """Everything ``/metrics`` shows, taken at one moment.
+
+    Mappings are keyed by label value: ``drops`` by drop reason name, ``sessions_refused`` by
+    reason, ``pools`` by family (``ipv4``, ``ipv6``), ``kernel_maps`` by map name as (used, size),
+    ``clients`` by client name, ``engine`` by counter name.
+    """
+
+    version: str
+    engine_name: str
+    ready: bool
+    started_at_s: float
+    sessions: int = 0
+    sessions_total: int = 0
+    sessions_refused: Mapping[str, int] = field(default_factory=dict)
+    policy_revision: int = 0
+    policy_rules: int = 0
+    policy_loaded_at_s: float | None = None
+    policy_reload_failures: int = 0
+    pools: Mapping[str, PoolLevel] = field(default_factory=dict)
+    drops: Mapping[str, int] = field(default_factory=dict)
+    clients: Mapping[str, ClientTraffic] = field(default_factory=dict)
+    kernel_maps: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    events_lost: int = 0
+    events_suppressed: int = 0
+    audit_written: int = 0
+    audit_lost: int = 0
+    engine: Mapping[str, int] = field(default_factory=dict)
+
+
+class GatewayCollector(Collector):
+    """Turns a snapshot into metric families at each scrape."""
+
+    def __init__(self, snapshot: Callable[[], MetricsSnapshot]) -> None:
+        self._snapshot = snapshot
+
+    def describe(self) -> list[Metric]:
+        """Return nothing: registering must not take a snapshot."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """Take one snapshot and yield every metric family of it."""
+        now = self._snapshot()
+        yield from _gateway(now)
+        yield from _policy(now)
+        yield from _pools(now)
+        yield from _traffic(now)
+        yield from _kernel(now)
+        yield from _logs(now)
+
+
+def make_registry(snapshot: Callable[[], MetricsSnapshot]) -> CollectorRegistry:
+    """Return a registry of its own (not the global one) with the gateway's collector in it."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(GatewayCollector(snapshot))
+    return registry
+
+
+def _gateway(now: MetricsSnapshot) -> Iterator[Metric]:
+    yield InfoMetricFamily(
+        "zgate_build",
+        "Version and packet engine",
+        {"version": now.version, "engine": now.engine_name},
+    )
+    yield GaugeMetricFamily("zgate_ready", "1 when new sessions are taken", int(now.ready))
+    yield GaugeMetricFamily("zgate_start_time_seconds", "Unix time of start", now.started_at_s)
+    yield GaugeMetricFamily("zgate_sessions", "Sessions that are up", now.sessions)
+    yield CounterMetricFamily(
+        "zgate_sessions_established", "Sessions established since start", now.sessions_total
+    )
+    yield _counters(
+        "zgate_sessions_refused", "Sessions refused, by reason", "reason", now.sessions_refused
+    )
+
+
+def _policy(now: MetricsSnapshot) -> Iterator[Metric]:
+    yield GaugeMetricFamily("zgate_policy_revision", "Revision in force", now.policy_revision)
+    yield GaugeMetricFamily("zgate_policy_rules", "Rules in the policy file", now.policy_rules)
+    yield CounterMetricFamily(
+        "zgate_policy_reload_failures", "Reloads that were refused", now.policy_reload_failures
+    )
+    if now.policy_loaded_at_s is not None:
+        yield GaugeMetricFamily(
+            "zgate_policy_loaded_time_seconds", "Unix time of the last load", now.policy_loaded_at_s
+        )
+
+
+def _pools(now: MetricsSnapshot) -> Iterator[Metric]:
+    capacity = GaugeMetricFamily(
+        "zgate_pool_addresses", "Addresses that clients can hold", labels=["family"]
+    )
+    leased = GaugeMetricFamily(
+        "zgate_pool_leased", "Addresses that belong to a client", labels=["family"]
+    )
+    connected = GaugeMetricFamily(
+        "zgate_pool_connected", "Addresses of connected clients", labels=["family"]
+    )
+    for family, level in now.pools.items():
+        capacity.add_metric([family], level.capacity)
+        leased.add_metric([family], level.leased)
+        connected.add_metric([family], level.connected)
+    yield from (capacity, leased, connected)
+
+
+def _traffic(now: MetricsSnapshot) -> Iterator[Metric]:
+    packets = CounterMetricFamily(
+        "zgate_client_packets", "Packets passed by the kernel", labels=["client", "direction"]
+    )
+    octets = CounterMetricFamily(
+        "zgate_client_bytes", "Inner bytes passed by the kernel", labels=["client", "direction"]
+    )
+    dropped = CounterMetricFamily(
+        "zgate_client_dropped_packets", "Packets dropped by the kernel", labels=["client"]
+    )
+    for name, traffic in now.clients.items():
+        packets.add_metric([name, "up"], traffic.up_packets)
+        packets.add_metric([name, "down"], traffic.down_packets)
+        octets.add_metric([name, "up"], traffic.up_bytes)
+        octets.add_metric([name, "down"], traffic.down_bytes)
+        dropped.add_metric([name], traffic.dropped_packets)
+    yield from (packets, octets, dropped)
+
+
+def _kernel(now: MetricsSnapshot) -> Iterator[Metric]:
+    yield _counters("zgate_drops", "Packets dropped, by reason", "reason", now.drops)
+    used = GaugeMetricFamily("zgate_kernel_map_entries", "Entries in use", labels=["map"])
+    size = GaugeMetricFamily("zgate_kernel_map_size", "Entries that fit", labels=["map"])
+    for name, (entries, limit) in now.kernel_maps.items():
+        used.add_metric([name], entries)
+        size.add_metric([name], limit)
+    yield from (used, size)
+    yield _counters("zgate_engine", "Packet engine counters, by name", "counter", now.engine)
+
+
+def _logs(now: MetricsSnapshot) -> Iterator[Metric]:
+    yield CounterMetricFamily(
+        "zgate_events_lost", "Kernel events lost to a full ring", now.events_lost
+    )
+    yield CounterMetricFamily(
+        "zgate_events_suppressed", "Kernel events left out by rate limits", now.events_suppressed
+    )
+    yield CounterMetricFamily("zgate_audit_written", "Audit records written", now.audit_written)
+    yield CounterMetricFamily(
+        "zgate_audit_lost", "Audit records that could not be written", now.audit_lost
+    )
+
+
+def _counters(name: str, text: str, label: str, values: Mapping[str, int]) -> CounterMetricFamily:
+    family = CounterMetricFamily(name, text, labels=[label])
+    for key, value in values.items():
+        family.add_metric([key], value)
+    return family
