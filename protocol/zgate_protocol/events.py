@@ -1,0 +1,103 @@
+"""What a ConnectIpSession tells its owner: small frozen facts, in the order they happened."""
+
+from dataclasses import dataclass
+
+from zgate_protocol.capsule import AssignedAddress
+from zgate_protocol.errors import H3Error
+from zgate_protocol.ip_range import IpRange
+from zgate_protocol.uri_template import Scope
+
+
+@dataclass(frozen=True, slots=True)
+class RequestReceived:
+    """Proxy: a well-formed IP proxying request; answer with ``accept`` or ``refuse``."""
+
+    scope: Scope
+    """What the client limits itself to. A hostname target must be resolved before the answer."""
+    authority: str
+    path: str
+    capsule_protocol: bool
+    """Whether the client sent ``Capsule-Protocol: ?1``; its absence is no reason to refuse."""
+
+
+@dataclass(frozen=True, slots=True)
+class RequestRefused:
+    """Proxy: the request cannot be served; send ``headers`` and end the stream."""
+
+    status: int
+    reason: str
+    headers: tuple[tuple[bytes, bytes], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Established:
+    """Client: the proxy accepted the request (any 2xx)."""
+
+    status: int
+    capsule_protocol: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Client: any final status that is not 2xx, redirects too; abort the stream."""
+
+    status: int
+    proxy_status: str
+    """The Proxy-Status field as the proxy sent it; empty when absent."""
+
+
+@dataclass(frozen=True, slots=True)
+class AddressesAssigned:
+    """The peer assigned addresses to us: always the full list, which replaces the earlier one."""
+
+    addresses: tuple[AssignedAddress, ...]
+    refused_request_ids: tuple[int, ...]
+    """Requests that the peer answered with "no address"."""
+
+
+@dataclass(frozen=True, slots=True)
+class AddressesRequested:
+    """The peer asks for addresses; each entry must be answered by one ``assign`` entry."""
+
+    requests: tuple[AssignedAddress, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RoutesAdvertised:
+    """The peer's routes: always the full list, which replaces the earlier one."""
+
+    ranges: tuple[IpRange, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DatagramReceived:
+    """An HTTP datagram that came in a DATAGRAM capsule; give it to ``unwrap``."""
+
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class StreamAborted:
+    """The peer broke the protocol: reset the stream (both directions) with ``error_code``."""
+
+    error_code: H3Error
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class PeerClosed:
+    """The peer ended its side of the stream cleanly: the session is over, end ours too."""
+
+
+Event = (
+    RequestReceived
+    | RequestRefused
+    | Established
+    | Refused
+    | AddressesAssigned
+    | AddressesRequested
+    | RoutesAdvertised
+    | DatagramReceived
+    | StreamAborted
+    | PeerClosed
+)
