@@ -1,1 +1,19 @@
-"""State that survives a restart: one schema on SQLite and PostgreSQL."""
+"""State that survives a restart: one schema on SQLite and PostgreSQL.
+
+:class:`Store` is the door; :class:`StoreError` names cause and cure. The gateway holds what it
+needs in memory and writes through, so that a packet never waits for a database.
+"""
+
+from .errors import LeaseConflict, StoreError
+from .records import ClientRecord, IPAddress, Lease, PolicyRevision
+from .store import Store
+
+__all__ = [
+    "ClientRecord",
+    "IPAddress",
+    "Lease",
+    "LeaseConflict",
+    "PolicyRevision",
+    "Store",
+    "StoreError",
+]

@@ -1,0 +1,237 @@
+"""The store: what a gateway must remember over a restart.
+
+Every method is one short transaction, is safe to call from any thread and takes the time from
+its caller. It raises :class:`StoreError`, or :class:`LeaseConflict` where it says so, and nothing
+else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from ipaddress import ip_address
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from sqlalchemy import Connection, Row, delete, exc, insert, select, update
+
+from .engine import WRITE, describe, open_engine, translated
+from .errors import LeaseConflict
+from .records import ClientRecord, Lease, PolicyRevision
+from .schema import clients, leases, policy_revisions
+
+#: Names per UPDATE: SQLite takes 32766 parameters, PostgreSQL 65535.
+_BATCH = 1000
+
+
+class Store:
+    """Leases, clients and policy revisions in SQLite (a path) or PostgreSQL (a URL)."""
+
+    def __init__(self, target: str | Path, *, lock_timeout_s: float = 2.0) -> None:
+        """Open or create the store and bring its schema up to date.
+
+        ``lock_timeout_s`` bounds how long one call waits for another process's lock (SQLite).
+        """
+        self._engine = open_engine(target, lock_timeout_s=lock_timeout_s)
+        self.name = describe(self._engine.url)
+
+    def close(self) -> None:
+        """Close every connection. With SQLite this also folds the write-ahead log in."""
+        self._engine.dispose()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # --- leases -----------------------------------------------------------------------------------
+
+    def leases(self, family: int) -> list[Lease]:
+        """Return every lease of a family, the longest unused first."""
+        query = (
+            select(leases)
+            .where(leases.c.family == family)
+            .order_by(leases.c.last_seen_at, leases.c.client)
+        )
+        with self._read() as connection:
+            return [_lease(row) for row in connection.execute(query)]
+
+    def lease_of(self, client: str, family: int) -> Lease | None:
+        """Return a client's lease, if it has one."""
+        query = select(leases).where(leases.c.client == client, leases.c.family == family)
+        with self._read() as connection:
+            row = connection.execute(query).one_or_none()
+        return None if row is None else _lease(row)
+
+    def add_lease(self, lease: Lease) -> None:
+        """Keep a new lease. Raises :class:`LeaseConflict` if client or address has one."""
+        values = {
+            "client": lease.client,
+            "family": lease.family,
+            "address": str(lease.address),
+            "created_at": lease.created_at,
+            "last_seen_at": lease.last_seen_at,
+        }
+        try:
+            with self._write() as connection:
+                connection.execute(insert(leases).values(values))
+        except _Conflict as error:
+            raise LeaseConflict(f"{lease.client}, {lease.address}") from error
+
+    def renew_lease(self, lease: Lease) -> bool:
+        """Note ``lease.last_seen_at``; False if client and address no longer belong together."""
+        query = update(leases).where(
+            leases.c.client == lease.client,
+            leases.c.family == lease.family,
+            leases.c.address == str(lease.address),
+        )
+        with self._write() as connection:
+            return connection.execute(query.values(last_seen_at=lease.last_seen_at)).rowcount > 0
+
+    def touch_leases(self, family: int, names: Iterable[str], now: datetime) -> None:
+        """Note that these clients hold their leases of this family at ``now``."""
+        ordered = sorted(set(names))
+        mine = update(leases).where(leases.c.family == family).values(last_seen_at=now)
+        with self._write() as connection:
+            for start in range(0, len(ordered), _BATCH):
+                batch = ordered[start : start + _BATCH]
+                connection.execute(mine.where(leases.c.client.in_(batch)))
+
+    def remove_lease(
+        self, client: str, family: int, *, unseen_since: datetime | None = None
+    ) -> bool:
+        """Forget a lease; with ``unseen_since`` only if nobody saw its client after that time.
+
+        The condition is checked in the database, so a gateway cannot take the address of a client
+        that is connected to another one. Returns whether a lease was removed.
+        """
+        query = delete(leases).where(leases.c.client == client, leases.c.family == family)
+        if unseen_since is not None:
+            query = query.where(leases.c.last_seen_at <= unseen_since)
+        with self._write() as connection:
+            return connection.execute(query).rowcount > 0
+
+    # --- clients ----------------------------------------------------------------------------------
+
+    def note_client(
+        self,
+        name: str,
+        *,
+        groups: Sequence[str],
+        certificate_serial: str,
+        certificate_not_after: datetime,
+        now: datetime,
+    ) -> None:
+        """Remember what a client's certificate said when it connected."""
+        values = {
+            "groups": list(groups),
+            "certificate_serial": certificate_serial,
+            "certificate_not_after": certificate_not_after,
+            "last_seen_at": now,
+        }
+        change = update(clients).where(clients.c.name == name).values(values)
+        with self._write() as connection:
+            if connection.execute(change).rowcount:
+                return
+        try:
+            with self._write() as connection:
+                connection.execute(insert(clients).values(name=name, created_at=now, **values))
+        except _Conflict:
+            # Another gateway met this client at the same moment; what it wrote is as good.
+            with self._write() as connection:
+                connection.execute(change)
+
+    def clients(self) -> list[ClientRecord]:
+        """Return every client that ever connected, by name."""
+        with self._read() as connection:
+            rows = connection.execute(select(clients).order_by(clients.c.name))
+            return [_client(row) for row in rows]
+
+    def client(self, name: str) -> ClientRecord | None:
+        """Return what is known of one client."""
+        with self._read() as connection:
+            row = connection.execute(select(clients).where(clients.c.name == name)).one_or_none()
+        return None if row is None else _client(row)
+
+    # --- policy revisions -------------------------------------------------------------------------
+
+    def record_policy(
+        self, *, sha256: str, source: str, clients: int, groups: int, rules: int, now: datetime
+    ) -> PolicyRevision:
+        """Give a policy set its number.
+
+        The newest revision is returned again if its content (``sha256``) is the same, so that a
+        restart does not look like a change. Anything else gets a number never used before.
+        """
+        values = {
+            "sha256": sha256,
+            "source": source,
+            "loaded_at": now,
+            "clients": clients,
+            "groups": groups,
+            "rules": rules,
+        }
+        with self._write() as connection:
+            newest = _newest_policy(connection)
+            if newest is not None and newest.sha256 == sha256:
+                return newest
+            result = connection.execute(insert(policy_revisions).values(values))
+            key = result.inserted_primary_key
+            if key is None:  # pragma: no cover - both dialects return it
+                raise RuntimeError("the database returned no revision number")
+            return PolicyRevision(revision=key[0], **values)  # type: ignore[arg-type]
+
+    def newest_policy(self) -> PolicyRevision | None:
+        """Return the revision that was recorded last."""
+        with self._read() as connection:
+            return _newest_policy(connection)
+
+    # --- transactions -----------------------------------------------------------------------------
+
+    @contextmanager
+    def _read(self) -> Iterator[Connection]:
+        with translated(self.name), self._engine.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def _write(self) -> Iterator[Connection]:
+        writing = self._engine.execution_options(**{WRITE: True})
+        with translated(self.name), writing.connect() as connection:
+            try:
+                with connection.begin():
+                    yield connection
+            except exc.IntegrityError as error:
+                raise _Conflict from error
+
+
+class _Conflict(Exception):
+    """A constraint said no. Not a database error: it passes through ``translated``."""
+
+
+def _lease(row: Row[*tuple[object, ...]]) -> Lease:
+    return Lease(row.client, ip_address(row.address), row.created_at, row.last_seen_at)
+
+
+def _client(row: Row[*tuple[object, ...]]) -> ClientRecord:
+    return ClientRecord(
+        row.name,
+        tuple(row.groups),
+        row.certificate_serial,
+        row.certificate_not_after,
+        row.created_at,
+        row.last_seen_at,
+    )
+
+
+def _newest_policy(connection: Connection) -> PolicyRevision | None:
+    query = select(policy_revisions).order_by(policy_revisions.c.revision.desc()).limit(1)
+    row = connection.execute(query).one_or_none()
+    return None if row is None else PolicyRevision(**row._mapping)
