@@ -18,6 +18,7 @@ import json
 import os
 import socket
 import ssl
+import sys
 import threading
 import time
 from dataclasses import dataclass
@@ -128,11 +129,9 @@ class Server(http.server.ThreadingHTTPServer):
         with self._log_lock, self._log_path.open("a") as log:
             log.write(record.to_json() + "\n")
 
-    def handle_error(self, request: object, client_address: object) -> None:
+    def handle_error(self, request: Any, client_address: Any) -> None:
         """One line for a client that broke off, instead of a traceback."""
-        import sys
-
-        print(f"{client_address}: {sys.exc_info()[1]!r}", flush=True)
+        print(f"{client_address}: {request!r}: {sys.exc_info()[1]!r}", flush=True)
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
