@@ -5,7 +5,9 @@ tried out and is done here: the strength of the keys in the chain, and the leaf'
 It tells a failure in a sentence; `diagnose` finds the reason for it.
 """
 
+import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TypeVar
@@ -70,6 +72,28 @@ def _require_cert_sign(
 ) -> None:
     if usage is not None and not usage.key_cert_sign:
         raise ValueError("the key usage of an authority lacks keyCertSign")
+
+
+@contextmanager
+def only_refusals() -> Iterator[None]:
+    """Turn whatever a peer's certificates cause into a refusal, and keep the log clean.
+
+    The fields of a certificate are parsed when they are first read, so that any line that
+    touches a hostile one can fail, in more ways than the library documents; and the library
+    warns about odd fields, which would let a stranger write to the log.
+
+    Raises:
+        CertificateRefused: as it was raised inside, or MALFORMED for any other exception.
+    """
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            yield
+    except CertificateRefused:
+        raise
+    except Exception as error:
+        raise CertificateRefused(
+            RefusalReason.MALFORMED, f"not a well-formed certificate: {error}"[:256]
+        ) from error
 
 
 def parse_chain(
@@ -164,7 +188,7 @@ def extension(certificate: x509.Certificate, kind: type[ExtensionT]) -> Extensio
 def describe(certificate: x509.Certificate) -> str:
     """The certificate in words, for a log line; short whatever its subject holds."""
     subject = certificate.subject.rfc4514_string()
-    return f"the certificate of {subject[:128]!r} (serial {certificate.serial_number:x})"
+    return f"the certificate of {subject[:128]!r} (serial {certificate.serial_number:040x})"
 
 
 def is_self_issued(certificate: x509.Certificate) -> bool:

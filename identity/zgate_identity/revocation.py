@@ -201,7 +201,7 @@ class Revocation:
         if not self.lists:
             return
         for step in path:
-            what = f"the certificate with serial {step.serial:x}"
+            what = f"the certificate with serial {step.serial:040x}"
             crl = self.lists.get(step.issuer)
             if crl is None:
                 raise CertificateRefused(

@@ -18,6 +18,7 @@ from zgate_identity.chain import (
     describe,
     diagnose,
     extension,
+    only_refusals,
     parse_chain,
     require_digital_signature,
     require_strong_keys,
@@ -55,15 +56,8 @@ class ServerVerifier:
         Raises:
             CertificateRefused: it is not, or not provably. Nothing else is raised.
         """
-        try:
+        with only_refusals():
             self._verify(leaf_der, intermediates_der, now)
-        except CertificateRefused:
-            raise
-        except Exception as error:
-            # As in ClientVerifier.verify: fields are parsed when they are first read.
-            raise CertificateRefused(
-                RefusalReason.MALFORMED, f"not a well-formed certificate: {error}"[:256]
-            ) from error
 
     def _verify(
         self, leaf_der: bytes | None, intermediates_der: Sequence[bytes], now: datetime

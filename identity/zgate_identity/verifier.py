@@ -29,6 +29,7 @@ from zgate_identity.chain import (
     diagnose,
     is_authority,
     key_problem,
+    only_refusals,
     parse_chain,
     require_digital_signature,
     require_strong_keys,
@@ -110,16 +111,8 @@ class ClientVerifier:
         Raises:
             CertificateRefused: for whatever is wrong with what the peer sent. Nothing else.
         """
-        try:
+        with only_refusals():
             return self._verify(leaf_der, intermediates_der, now)
-        except CertificateRefused:
-            raise
-        except Exception as error:
-            # The fields of a hostile certificate are parsed when they are first read, so that
-            # any line above can fail, in more ways than the library documents.
-            raise CertificateRefused(
-                RefusalReason.MALFORMED, f"not a well-formed certificate: {error}"[:256]
-            ) from error
 
     def _verify(
         self, leaf_der: bytes | None, intermediates_der: Sequence[bytes], now: datetime
@@ -158,7 +151,7 @@ class ClientVerifier:
             CertificateRefused: EXPIRED, UNKNOWN_ISSUER if its authority is trusted no more, or
                 REVOKED, REVOCATION_UNKNOWN, CRL_STALE, CRL_NOT_YET_VALID.
         """
-        what = f"the certificate of {identity.name!r} (serial {identity.serial:x})"
+        what = f"the certificate of {identity.name!r} (serial {identity.serial:040x})"
         if now > identity.not_after:
             raise CertificateRefused(
                 RefusalReason.EXPIRED, f"{what} expired at {identity.not_after:%F %T} UTC"
