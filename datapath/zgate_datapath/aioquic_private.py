@@ -1,0 +1,140 @@
+"""Every private name of aioquic that zgate touches, in one place.
+
+aioquic keeps the handshake, streams, acknowledgements, loss recovery, path validation and
+key updates; the packet engines send and receive DATAGRAM packets beside it, and so read and
+advance its state. The version is pinned (`pyproject.toml`), `missing_names` is checked at
+start, and each name has a test: an upgrade breaks a test and not a network.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from aioquic import tls
+from aioquic.quic.configuration import QuicConfiguration
+from aioquic.quic.connection import QuicConnection, QuicConnectionState, QuicNetworkPath
+from aioquic.quic.crypto import CryptoPair
+from aioquic.quic.recovery import QuicPacketRecovery, QuicPacketSpace
+
+END_STATES = frozenset(
+    {
+        QuicConnectionState.CLOSING,
+        QuicConnectionState.DRAINING,
+        QuicConnectionState.TERMINATED,
+    }
+)
+
+CONNECTION_NAMES = (
+    "_ack_delay",
+    "_ack_eliciting_sent_since_receipt",
+    "_close_at",
+    "_close_pending",
+    "_cryptos",
+    "_handshake_complete",
+    "_handshake_confirmed",
+    "_host_cids",
+    "_idle_timeout",
+    "_initialize",
+    "_loss",
+    "_max_datagram_size",
+    "_network_paths",
+    "_packet_number",
+    "_peer_cid",
+    "_remote_max_datagram_frame_size",
+    "_spaces",
+    "_spin_bit",
+    "_spin_highest_pn",
+    "_state",
+)
+SPACE_NAMES = (
+    "ack_at",
+    "ack_eliciting_in_flight",
+    "ack_queue",
+    "expected_packet_number",
+    "largest_acked_packet",
+    "largest_received_packet",
+    "largest_received_time",
+    "received_packets",
+    "sent_packets",
+)
+WINDOW_NAMES = ("_lower", "_received", "_size")
+RECOVERY_NAMES = ("_cc", "_rtt_smoothed", "_rtt_min", "_time_of_last_sent_ack_eliciting_packet")
+CRYPTO_PAIR_NAMES = ("_update_key", "_update_key_requested", "recv", "send", "key_phase")
+CRYPTO_CONTEXT_NAMES = ("aead", "hp", "key_phase")
+TLS_NAMES = (
+    "_request_client_certificate",
+    "_peer_certificate",
+    "_peer_certificate_chain",
+    "_server_handle_certificate",
+    "_session_resumed",
+)
+
+
+class IncompatibleAioquic(RuntimeError):
+    """This aioquic lacks a private name that zgate relies on: install the pinned version."""
+
+
+def missing_names() -> list[str]:
+    """The private names that this aioquic lacks; empty with the pinned version."""
+    connection = QuicConnection(configuration=QuicConfiguration(is_client=True))
+    connection.connect(("192.0.2.1", 443), now=0.0)
+    space = application_space(connection)
+    pair = crypto_pair(connection)
+    holders: list[tuple[str, Any, tuple[str, ...]]] = [
+        ("QuicConnection", connection, CONNECTION_NAMES),
+        ("QuicPacketSpace", space, SPACE_NAMES),
+        ("QuicPacketNumberWindow", space.received_packets, WINDOW_NAMES),
+        ("QuicPacketRecovery", recovery(connection), RECOVERY_NAMES),
+        ("CryptoPair", pair, CRYPTO_PAIR_NAMES),
+        ("CryptoContext", pair.send, CRYPTO_CONTEXT_NAMES),
+        ("tls.Context", connection.tls, TLS_NAMES),
+    ]
+    return [
+        f"{label}.{name}"
+        for label, holder, names in holders
+        for name in names
+        if not hasattr(holder, name)
+    ]
+
+
+def check() -> None:
+    """Refuse to run on an aioquic that lacks a name.
+
+    Raises:
+        IncompatibleAioquic: naming what is missing.
+    """
+    if missing := missing_names():
+        raise IncompatibleAioquic(
+            f"aioquic lacks {', '.join(missing)}: install the version pinned in requirements.txt"
+        )
+
+
+def application_space(quic: QuicConnection) -> QuicPacketSpace:
+    """The packet number space of 1-RTT packets."""
+    return quic._spaces[tls.Epoch.ONE_RTT]
+
+
+def recovery(quic: QuicConnection) -> QuicPacketRecovery:
+    """Loss recovery and congestion control."""
+    return quic._loss
+
+
+def crypto_pair(quic: QuicConnection) -> CryptoPair:
+    """The 1-RTT keys of both directions."""
+    return quic._cryptos[tls.Epoch.ONE_RTT]
+
+
+def active_path(quic: QuicConnection) -> QuicNetworkPath | None:
+    """The path that packets are sent on; None before the first packet."""
+    paths = quic._network_paths
+    return paths[0] if paths else None
+
+
+def is_ending(quic: QuicConnection) -> bool:
+    """Whether the connection is closing, closed, or about to send its CONNECTION_CLOSE."""
+    return quic._close_pending or quic._state in END_STATES
+
+
+def smoothed_rtt_s(quic: QuicConnection) -> float:
+    """The smoothed round-trip time in seconds; 0.0 before the first sample."""
+    return recovery(quic)._rtt_smoothed

@@ -1,0 +1,496 @@
+"""The client's end of a tunnel: dial, prove both ends, ask for IP, carry packets."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import ssl
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Interface, IPv6Interface, ip_interface
+from urllib.parse import urlsplit
+
+from aioquic.h3.connection import ErrorCode
+from aioquic.quic.configuration import QuicConfiguration
+from aioquic.quic.connection import QuicConnection
+from aioquic.tls import AlertDescription, CipherSuite
+from zgate_protocol import events
+from zgate_protocol.connect_ip import ConnectIpSession, Role
+from zgate_protocol.drop_reason import DropReason
+from zgate_protocol.icmp import TokenBucket, error_for_drop
+from zgate_protocol.ip_range import IpRange
+from zgate_protocol.uri_template import Scope, default_template
+
+from zgate_datapath.congestion import algorithm_name
+from zgate_datapath.connection import Connection, Headers
+from zgate_datapath.endpoint import CONNECTION_ID_BYTES, Endpoint
+from zgate_datapath.path_mtu import PathMtuState
+from zgate_datapath.tun import Tun
+from zgate_datapath.tunnel import Tunnel
+from zgate_datapath.udp import Address, UdpSocket, udp_overhead_bytes
+
+logger = logging.getLogger(__name__)
+
+# AES-128 first: as strong as needed, and the fastest where the CPU has AES instructions.
+CIPHER_SUITES = [
+    CipherSuite.AES_128_GCM_SHA256,
+    CipherSuite.AES_256_GCM_SHA384,
+    CipherSuite.CHACHA20_POLY1305_SHA256,
+]
+# aioquic's own packets (handshake, streams, ACKs) stay small enough for any IPv6 path;
+# only the tunnel's datagrams use what path MTU discovery finds.
+CONTROL_PACKET_BYTES = 1232
+MAX_DATAGRAM_FRAME_BYTES = 65535
+_TUN_BATCH_PACKETS = 64
+_QUEUE_PACKETS = 512
+_ICMP_PER_S = 100
+_CRYPTO_ERROR = 0x100
+
+
+class TunnelError(Exception):
+    """A tunnel could not be made, or broke; the text names the cause."""
+
+
+class GatewayCertificateRefused(TunnelError):
+    """The gateway did not prove who it is; nothing was sent to it."""
+
+
+class ClientCertificateRefused(TunnelError):
+    """The gateway refused our certificate."""
+
+
+class ConnectTimeout(TunnelError):
+    """The gateway did not answer in time."""
+
+
+class SessionRefused(TunnelError):
+    """The gateway answered the CONNECT-IP request with a status that is not 2xx."""
+
+    def __init__(self, status: int, proxy_status: str) -> None:
+        detail = f" ({proxy_status})" if proxy_status else ""
+        super().__init__(f"the gateway refused the session: status {status}{detail}")
+        self.status = status
+        self.proxy_status = proxy_status
+
+
+class ConnectionLost(TunnelError):
+    """The connection ended before the session was up."""
+
+
+class PathTooSmall(TunnelError):
+    """The path does not carry what an inner IPv6 packet of 1280 bytes needs (RFC 9484 §7.2)."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClientConfig:
+    """What a tunnel needs to know; files are PEM."""
+
+    host: str
+    port: int
+    server_name: str
+    ca_file: str
+    certificate_file: str
+    key_file: str
+    mtu_bytes: int = 1420
+    idle_timeout_s: float = 30.0
+    keepalive_s: float = 10.0
+    engine: str = "auto"
+    congestion: str = "cubic"
+    max_udp_payload_bytes: int = 1452
+
+
+@dataclass(frozen=True, slots=True)
+class TunnelState:
+    """What the gateway gave us, and where both ends are."""
+
+    addresses: tuple[IPv4Interface | IPv6Interface, ...]
+    routes: tuple[IpRange, ...]
+    gateway_address: Address
+    local_address: Address
+    mtu_bytes: int
+
+
+class TunnelClient:
+    """One session; make a new one to connect again. Call from one event loop only.
+
+    `on_change` is called with the new state whenever the gateway changes addresses or routes,
+    or the path's MTU changes, after `connect` has returned.
+    """
+
+    def __init__(
+        self,
+        *,
+        config: ClientConfig,
+        tun: Tun | None,
+        on_change: Callable[[TunnelState], None],
+    ) -> None:
+        self._config = config
+        self._tun = tun
+        self._on_change = on_change
+        self._loop = asyncio.get_running_loop()
+        self._ready: asyncio.Future[TunnelState] = self._loop.create_future()
+        self._closed: asyncio.Future[str] = self._loop.create_future()
+        self._endpoint: Endpoint | None = None
+        self._connection: Connection | None = None
+        self._tunnel: Tunnel | None = None
+        self._addresses: tuple[IPv4Interface | IPv6Interface, ...] | None = None
+        self._routes: tuple[IpRange, ...] | None = None
+        self._handshake_done = False
+        self._tun_paused = True
+        self._told: TunnelState | None = None
+        self._keepalive: asyncio.TimerHandle | None = None
+        self._received_at = 0.0
+        self._packets_up = self._bytes_up = self._packets_down = self._bytes_down = 0
+        self._icmp_bucket = TokenBucket(rate_per_s=_ICMP_PER_S, burst=_ICMP_PER_S)
+
+    # Life.
+
+    async def connect(self, timeout_s: float) -> TunnelState:
+        """Dial and wait until packets can flow.
+
+        Raises:
+            TunnelError: one of its subclasses, by cause. The client is closed then.
+        """
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._dial()
+                state = await asyncio.shield(self._ready)
+        except TimeoutError:
+            await self.close("timeout")
+            raise ConnectTimeout(self._timeout_text(timeout_s)) from None
+        except BaseException:
+            await self.close("connect failed")
+            raise
+        self._told = state
+        self._received_at = self._loop.time()
+        self._arm_keepalive()
+        self._resume_tun()
+        return state
+
+    async def _dial(self) -> None:
+        config = self._config
+        try:
+            found = await self._loop.getaddrinfo(config.host, config.port, type=2)
+            address: Address = found[0][4]
+            udp = UdpSocket.towards(address)
+        except OSError as error:
+            raise ConnectionLost(f"cannot reach {config.host}: {error}") from error
+        try:
+            quic = QuicConnection(configuration=self._quic_configuration())
+        except (OSError, ValueError) as error:
+            udp.close()
+            raise TunnelError(f"certificate or key file: {error}") from error
+        now = self._loop.time()
+        overhead_bytes = udp_overhead_bytes(address)
+        self._connection = Connection(
+            quic,
+            udp=udp,
+            engine=config.engine,
+            max_udp_payload_bytes=min(config.max_udp_payload_bytes, 1500 - overhead_bytes),
+            queue_packets=_QUEUE_PACKETS,
+            now=now,
+        )
+        self._connection.set_handler(self)
+        self._endpoint = Endpoint(udp, self._loop)
+        self._endpoint.add(self._connection, quic.host_cid)
+        self._endpoint.start()
+        quic.connect(address, now=now)
+        self._endpoint.flush(self._connection)
+
+    def _quic_configuration(self) -> QuicConfiguration:
+        config = self._config
+        configuration = QuicConfiguration(
+            is_client=True,
+            alpn_protocols=["h3"],
+            cipher_suites=CIPHER_SUITES,
+            connection_id_length=CONNECTION_ID_BYTES,
+            congestion_control_algorithm=algorithm_name(config.congestion),
+            idle_timeout=config.idle_timeout_s,
+            max_datagram_frame_size=MAX_DATAGRAM_FRAME_BYTES,
+            max_datagram_size=CONTROL_PACKET_BYTES,
+            server_name=config.server_name,
+            verify_mode=ssl.CERT_REQUIRED,
+            cafile=config.ca_file,
+        )
+        configuration.load_cert_chain(config.certificate_file, config.key_file)
+        return configuration
+
+    def _timeout_text(self, timeout_s: float) -> str:
+        where = f"{self._config.host}:{self._config.port} (UDP)"
+        if self._handshake_done:
+            return f"{where} answered but gave no session in {timeout_s:g} s"
+        error = self._endpoint.last_path_error if self._endpoint is not None else None
+        hint = "is UDP open on the way, and the gateway running?"
+        if error is not None:
+            hint = os.strerror(error.error_number)
+        return f"no answer from {where} in {timeout_s:g} s: {hint}"
+
+    async def wait_closed(self) -> str:
+        """Wait for the session's end; returns why."""
+        return await asyncio.shield(self._closed)
+
+    async def close(self, reason: str = "") -> None:
+        """End the session and the connection; safe to call twice."""
+        self._pause_tun()
+        if self._keepalive is not None:
+            self._keepalive.cancel()
+        connection, endpoint = self._connection, self._endpoint
+        if connection is not None and endpoint is not None and not connection.is_terminated:
+            connection.close(ErrorCode.H3_NO_ERROR, reason)
+            endpoint.flush(connection)
+        if endpoint is not None:
+            endpoint.close()
+        self._end(reason or "closed by us")
+
+    def _end(self, reason: str) -> None:
+        self._pause_tun()
+        if not self._closed.done():
+            self._closed.set_result(reason)
+        if not self._ready.done():
+            self._ready.cancel()
+
+    def rebind(self) -> None:
+        """Our own address has changed: go on from a new socket (RFC 9000 section 9)."""
+        connection, endpoint = self._connection, self._endpoint
+        if connection is None or endpoint is None or connection.is_terminated:
+            return
+        address = connection.peer_address
+        if address is None:
+            return
+        try:
+            udp = UdpSocket.towards(address)
+        except OSError as error:
+            # No route at the moment: the next address change tries again.
+            logger.info("cannot rebind yet: %s", error)
+            return
+        endpoint.replace_socket(udp)
+        if connection.quic._peer_cid_available:
+            connection.quic.change_connection_id()
+        connection.quic.send_ping(id(udp))
+        connection.path_mtu.path_changed(self._loop.time())
+        endpoint.flush(connection)
+
+    def statistics(self) -> dict[str, float]:
+        """Packets and bytes inside the tunnel, drops, RTT in seconds."""
+        numbers: dict[str, float] = {
+            "packets_up": self._packets_up,
+            "bytes_up": self._bytes_up,
+            "packets_down": self._packets_down,
+            "bytes_down": self._bytes_down,
+        }
+        if self._tunnel is not None:
+            numbers["packets_dropped"] = sum(self._tunnel.drops.values())
+        if self._connection is not None:
+            numbers.update(self._connection.statistics())
+        return numbers
+
+    def drops(self) -> dict[DropReason, int]:
+        """Packets dropped by this end, by reason."""
+        return dict(self._tunnel.drops) if self._tunnel is not None else {}
+
+    # What the connection tells (ConnectionHandler).
+
+    def handshake_completed(self) -> None:
+        """The gateway has proved itself; whether it accepts us shows later."""
+        self._handshake_done = True
+
+    def settings_received(self) -> None:
+        """Ask for IP (RFC 9484 section 4.1)."""
+        connection = self._require_connection()
+        assert connection.h3 is not None
+        if not (
+            connection.h3.peer_takes_datagrams() and connection.h3.peer_takes_extended_connect()
+        ):
+            self._fail(ConnectionLost("the peer is no CONNECT-IP gateway (HTTP/3 settings)"))
+            return
+        stream_id = connection.quic.get_next_available_stream_id()
+        session = ConnectIpSession(Role.CLIENT, stream_id)
+        self._tunnel = Tunnel(connection, session, stream_id)
+        authority = self._config.server_name
+        if self._config.port != 443:
+            authority = f"{authority}:{self._config.port}"
+        path = urlsplit(default_template(authority).expand(Scope())).path
+        connection.send_headers(stream_id, session.request(authority, path))
+
+    def headers_received(self, stream_id: int, headers: Headers, ended: bool) -> None:
+        """The gateway's answer."""
+        if self._tunnel is None or stream_id != self._tunnel.stream_id:
+            return
+        self._handle(self._tunnel.session.receive_headers(headers))
+        if ended:
+            self._handle(self._tunnel.session.receive_data(b"", fin=True))
+
+    def data_received(self, stream_id: int, data: bytes, ended: bool) -> None:
+        """Capsules."""
+        if self._tunnel is not None and stream_id == self._tunnel.stream_id:
+            self._handle(self._tunnel.session.receive_data(data, fin=ended))
+
+    def stream_reset(self, stream_id: int, error_code: int) -> None:
+        """The gateway took the session away."""
+        if self._tunnel is not None and stream_id == self._tunnel.stream_id:
+            self._fail(ConnectionLost(f"the gateway ended the session (error 0x{error_code:x})"))
+
+    def datagrams_received(self, payloads: Sequence[bytes]) -> None:
+        """Packets from the gateway: into the TUN."""
+        tunnel, tun = self._tunnel, self._tun
+        if tunnel is None:
+            return
+        self._received_at = self._loop.time()
+        for payload in payloads:
+            if not tunnel.owns(payload):
+                tunnel.count(DropReason.UNKNOWN_STREAM)
+                continue
+            packet = tunnel.receive(payload)
+            if isinstance(packet, DropReason):
+                continue
+            self._packets_down += 1
+            self._bytes_down += len(packet)
+            if tun is not None and not tun.write(packet):
+                tunnel.count(DropReason.TUN_WRITE_FAILED)
+
+    def mtu_changed(self) -> None:
+        """Path MTU discovery has news."""
+        connection = self._require_connection()
+        if connection.path_mtu.state is PathMtuState.UNUSABLE:
+            self._fail(PathTooSmall("the path carries no UDP payload of 1331 bytes: no tunnel"))
+            return
+        self._settle()
+
+    def can_send(self) -> None:
+        """The window has opened."""
+        self._resume_tun()
+
+    def terminated(self, error_code: int, reason: str) -> None:
+        """The connection is gone."""
+        text = reason or f"error 0x{error_code:x}"
+        error: TunnelError = ConnectionLost(text)
+        if _CRYPTO_ERROR <= error_code < _CRYPTO_ERROR + 0x100:
+            alert = error_code - _CRYPTO_ERROR
+            try:
+                name = AlertDescription(alert).name
+            except ValueError:
+                name = f"alert {alert}"
+            if self._handshake_done:
+                error = ClientCertificateRefused(f"{name}: {reason}" if reason else name)
+            else:
+                error = GatewayCertificateRefused(f"{name}: {reason}" if reason else name)
+            text = str(error)
+        self._fail(error, text)
+
+    # Session events.
+
+    def _handle(self, happened: Sequence[events.Event]) -> None:
+        for event in happened:
+            if isinstance(event, events.Refused):
+                self._fail(SessionRefused(event.status, event.proxy_status))
+            elif isinstance(event, events.AddressesAssigned):
+                self._addresses = tuple(
+                    ip_interface(entry.prefix.with_prefixlen)
+                    for entry in event.addresses
+                    if not entry.is_refusal
+                )
+            elif isinstance(event, events.RoutesAdvertised):
+                self._routes = event.ranges
+            elif isinstance(event, events.DatagramReceived):
+                assert self._tunnel is not None
+                packet = self._tunnel.session.unwrap(event.payload)
+                if isinstance(packet, bytes) and self._tun is not None:
+                    self._tun.write(packet)
+            elif isinstance(event, events.StreamAborted):
+                assert self._tunnel is not None
+                self._require_connection().abort_stream(
+                    self._tunnel.stream_id, int(event.error_code)
+                )
+                self._fail(ConnectionLost(f"the gateway broke the protocol: {event.reason}"))
+            elif isinstance(event, events.PeerClosed):
+                self._fail(ConnectionLost("the gateway ended the session"))
+        self._settle()
+
+    def _settle(self) -> None:
+        """Once all is known say so; later, say what has changed."""
+        connection, tunnel = self._connection, self._tunnel
+        if connection is None or tunnel is None or not self._addresses or self._routes is None:
+            return
+        if connection.path_mtu.confirmed_bytes == 0 and not self._ready.done():
+            return
+        assert self._endpoint is not None
+        state = TunnelState(
+            addresses=self._addresses,
+            routes=self._routes,
+            gateway_address=connection.peer_address or (),
+            local_address=self._endpoint.udp.local_address,
+            mtu_bytes=min(self._config.mtu_bytes, tunnel.mtu_bytes),
+        )
+        if not self._ready.done():
+            self._ready.set_result(state)
+        elif self._told is not None and state != self._told:
+            self._told = state
+            self._on_change(state)
+
+    def _fail(self, error: TunnelError, text: str = "") -> None:
+        if not self._ready.done():
+            self._ready.set_exception(error)
+        self._end(text or str(error))
+
+    def _require_connection(self) -> Connection:
+        assert self._connection is not None
+        return self._connection
+
+    # The TUN.
+
+    def _resume_tun(self) -> None:
+        if self._tun_paused and self._tun is not None and self._told is not None:
+            self._tun_paused = False
+            self._loop.add_reader(self._tun.fd, self._on_tun_readable)
+
+    def _pause_tun(self) -> None:
+        if not self._tun_paused and self._tun is not None:
+            self._tun_paused = True
+            self._loop.remove_reader(self._tun.fd)
+
+    def _on_tun_readable(self) -> None:
+        tun, tunnel, endpoint = self._tun, self._tunnel, self._endpoint
+        connection = self._connection
+        if tun is None or tunnel is None or connection is None or endpoint is None:
+            return
+        for packet in tun.read_batch(_TUN_BATCH_PACKETS):
+            reason = tunnel.send(packet)
+            if reason:
+                self._answer(packet, reason, tunnel)
+            else:
+                self._packets_up += 1
+                self._bytes_up += len(packet)
+        endpoint.flush(connection)
+        if connection.queued_packets() >= connection.queue_packets - _TUN_BATCH_PACKETS:
+            # The window is full. What waits, waits in the TUN's own queue, where the
+            # kernel's transports see it; `can_send` resumes.
+            connection.note_full()
+            self._pause_tun()
+
+    def _answer(self, packet: bytes, reason: DropReason, tunnel: Tunnel) -> None:
+        """Tell the local sender why its packet went nowhere, at a bounded rate."""
+        if self._tun is None or not self._icmp_bucket.allow(self._loop.time()):
+            return
+        error = error_for_drop(reason, packet, self._own_sources(), tunnel.mtu_bytes)
+        if error is not None:
+            self._tun.write(error)
+
+    def _own_sources(self) -> tuple[bytes, bytes]:
+        """Our own addresses, as the source of errors: IPv4 and IPv6."""
+        sources = {4: bytes(4), 6: bytes(16)}
+        for address in self._addresses or ():
+            sources[address.version] = address.ip.packed
+        return sources[4], sources[6]
+
+    def _arm_keepalive(self) -> None:
+        self._keepalive = self._loop.call_later(self._config.keepalive_s, self._keep_alive)
+
+    def _keep_alive(self) -> None:
+        connection, endpoint = self._connection, self._endpoint
+        if connection is None or endpoint is None or connection.is_terminated:
+            return
+        if self._loop.time() - self._received_at >= self._config.keepalive_s:
+            connection.quic.send_ping(0)
+            endpoint.flush(connection)
+        self._arm_keepalive()

@@ -1,0 +1,89 @@
+"""A QUIC server connection that proves who its peer is, or does not complete the handshake.
+
+aioquic asks a client for a certificate only "for test purposes" and checks nothing but the
+signature: an expired self-signed certificate, and no certificate at all, both complete its
+handshake. Here the check stands inside the TLS handshake, before the client's Finished is
+accepted, so that no application data of an unproved peer is ever looked at and the client
+gets the TLS alert that names the reason (RFC 8446 section 6.2). Sessions are never resumed:
+a ticket would skip the certificate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from aioquic import tls
+from aioquic.buffer import Buffer  # type: ignore[attr-defined]
+from aioquic.quic.connection import QuicConnection
+from cryptography.hazmat.primitives.serialization import Encoding
+
+VerifyPeer = Callable[[bytes | None, Sequence[bytes]], Any]
+"""(leaf DER or None, chain DER) -> identity; raises `PeerRefused`."""
+
+
+class PeerRefused(tls.Alert):
+    """The peer's certificate is refused; `description` is the alert that it is told."""
+
+    def __init__(self, description: tls.AlertDescription, text: str) -> None:
+        super().__init__(text)
+        self.description = description
+
+
+class ServerQuicConnection(QuicConnection):
+    """A server connection with mandatory client authentication.
+
+    Attributes:
+        peer_identity: what `verify_peer` returned; None until the certificate was accepted.
+        refusal: why the peer was refused, if it was.
+    """
+
+    def __init__(self, *, verify_peer: VerifyPeer, **arguments: Any) -> None:
+        for forbidden in ("session_ticket_fetcher", "session_ticket_handler"):
+            if arguments.get(forbidden) is not None:
+                raise ValueError(f"{forbidden}: a resumed session would skip the certificate")
+        super().__init__(**arguments)
+        self._verify_peer = verify_peer
+        self.peer_identity: Any = None
+        self.refusal: PeerRefused | None = None
+
+    def _initialize(self, peer_cid: bytes) -> None:
+        super()._initialize(peer_cid)
+        context = self.tls
+        context._request_client_certificate = True
+        handle_certificate = context._server_handle_certificate
+
+        def handle_and_verify(input_buf: Buffer) -> None:
+            handle_certificate(input_buf)
+            self._accept_or_refuse()
+
+        context._server_handle_certificate = handle_and_verify  # type: ignore[method-assign]
+
+    def _accept_or_refuse(self) -> None:
+        leaf = self.tls._peer_certificate
+        chain = self.tls._peer_certificate_chain
+        try:
+            self.peer_identity = self._verify_peer(
+                leaf.public_bytes(Encoding.DER) if leaf is not None else None,
+                [certificate.public_bytes(Encoding.DER) for certificate in chain],
+            )
+        except PeerRefused as refusal:
+            self.refusal = refusal
+            raise
+        if self.peer_identity is None:
+            self.refusal = PeerRefused(
+                tls.AlertDescription.certificate_required, "no client certificate"
+            )
+            raise self.refusal
+
+    def is_authenticated(self) -> bool:
+        """Whether the handshake completed with a verified certificate, not by resumption.
+
+        Belt and braces: what a listener asks before it looks at application data.
+        """
+        return (
+            self._handshake_complete
+            and self.peer_identity is not None
+            and self.refusal is None
+            and not self.tls._session_resumed
+        )

@@ -1,0 +1,382 @@
+"""One QUIC connection with its HTTP/3 layer, packet engine, send queue and timers.
+
+Both ends use it. Nothing that the peer sends raises out of it: an exception inside aioquic or
+in the handler closes this connection, and only this one.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from aioquic.h3.events import DataReceived, H3Event, HeadersReceived
+from aioquic.quic import events as quic_events
+from aioquic.quic.connection import QuicConnection
+from aioquic.quic.packet import QuicErrorCode
+from zgate_protocol.drop_reason import DropReason
+
+from zgate_datapath import aioquic_private as private
+from zgate_datapath.engine import PacketEngine, make_engine
+from zgate_datapath.h3 import DatagramH3Connection
+from zgate_datapath.path_mtu import PathMtu, PathMtuState
+from zgate_datapath.udp import Address, UdpSocket, udp_overhead_bytes
+
+logger = logging.getLogger(__name__)
+
+Headers = list[tuple[bytes, bytes]]
+
+# First byte, 4 bytes of packet number, tag, and the DATAGRAM frame's type.
+_PACKET_OVERHEAD_BYTES = 1 + 4 + 16 + 1
+# A second small packet shares a QUIC packet only when this much room is left.
+_LEAST_SHARED_BYTES = 64
+_LENGTH_ONE_BYTE_MAX = 63
+
+
+class ConnectionHandler(Protocol):
+    """What a connection tells its owner."""
+
+    def handshake_completed(self) -> None:
+        """The peer is proved; HTTP/3 begins."""
+
+    def settings_received(self) -> None:
+        """The peer's SETTINGS are known; requests may be sent."""
+
+    def headers_received(self, stream_id: int, headers: Headers, ended: bool) -> None:
+        """A HEADERS frame."""
+
+    def data_received(self, stream_id: int, data: bytes, ended: bool) -> None:
+        """DATA frame bytes."""
+
+    def stream_reset(self, stream_id: int, error_code: int) -> None:
+        """The peer reset the stream or asked us to stop."""
+
+    def datagrams_received(self, payloads: Sequence[bytes]) -> None:
+        """DATAGRAM frame payloads, quarter stream ID first, in order of arrival."""
+
+    def mtu_changed(self) -> None:
+        """`Connection.max_frame_payload_bytes` is another, or the path is unusable."""
+
+    def can_send(self) -> None:
+        """The send queue, once full, has room again."""
+
+    def terminated(self, error_code: int, reason: str) -> None:
+        """The connection has ended; nothing follows."""
+
+
+class Connection:
+    """See the module's text. `now` is the event loop's monotonic time everywhere."""
+
+    def __init__(
+        self,
+        quic: QuicConnection,
+        *,
+        udp: UdpSocket,
+        engine: str,
+        max_udp_payload_bytes: int,
+        queue_packets: int,
+        now: float,
+    ) -> None:
+        self.quic = quic
+        self.udp = udp
+        self.engine: PacketEngine = make_engine(engine, quic)
+        self.h3: DatagramH3Connection | None = None
+        self.path_mtu = PathMtu(max_udp_payload_bytes, now)
+        self.queue_packets = queue_packets
+        self.connection_ids: set[bytes] = set()
+        self.retired_ids: list[bytes] = []
+        self.issued_ids: list[bytes] = []
+        self.is_terminated = False
+        self.dropped: dict[DropReason, int] = {}
+        self._handler: ConnectionHandler | None = None
+        self._queue: deque[bytes] = deque()
+        self._queue_was_full = False
+        self._held_events: list[H3Event] = []
+        self._settings_told = False
+        self._mtu_told = (0, PathMtuState.SEARCHING)
+        self._path_address: Address | None = None
+
+    def set_handler(self, handler: ConnectionHandler) -> None:
+        """Whom to tell; once, before the first packet."""
+        self._handler = handler
+
+    @property
+    def handler(self) -> ConnectionHandler:
+        """The owner."""
+        assert self._handler is not None, "set_handler comes first"
+        return self._handler
+
+    # In.
+
+    def receive(self, packets: Sequence[bytes], address: Address, now: float) -> None:
+        """Take in UDP payloads, all from `address`."""
+        if self.is_terminated:
+            return
+        try:
+            self._receive(packets, address, now)
+        except Exception:
+            # aioquic has asserts on what peers send, and a handler may have a fault:
+            # neither may touch another session.
+            logger.exception("a packet from a peer raised; closing its connection")
+            self.quic.close(QuicErrorCode.INTERNAL_ERROR, reason_phrase="internal error")
+
+    def _receive(self, packets: Sequence[bytes], address: Address, now: float) -> None:
+        opened = self.engine.open(packets, address, now)
+        datagrams = opened.datagrams
+        if opened.rest:
+            for packet in opened.rest:
+                self.quic.receive_datagram(packet, address, now)
+            self._process_events(datagrams)
+            self._follow_path(now)
+        if datagrams and self.h3 is not None:
+            self.handler.datagrams_received(datagrams)
+
+    def handle_timer(self, now: float) -> None:
+        """The time that `next_timer` gave has come."""
+        if self.is_terminated:
+            return
+        try:
+            self.quic.handle_timer(now)
+            self._process_events([])
+        except Exception:
+            logger.exception("a timer raised; closing its connection")
+            self.quic.close(QuicErrorCode.INTERNAL_ERROR, reason_phrase="internal error")
+
+    def _process_events(self, datagrams: list[bytes]) -> None:
+        while (event := self.quic.next_event()) is not None:
+            if isinstance(event, quic_events.DatagramFrameReceived):
+                datagrams.append(event.data)
+            elif isinstance(event, quic_events.ConnectionIdIssued):
+                self.issued_ids.append(event.connection_id)
+            elif isinstance(event, quic_events.ConnectionIdRetired):
+                self.retired_ids.append(event.connection_id)
+            elif isinstance(event, quic_events.HandshakeCompleted):
+                self.h3 = DatagramH3Connection(self.quic)
+                self.handler.handshake_completed()
+            elif isinstance(event, quic_events.ConnectionTerminated):
+                self._terminate(int(event.error_code), event.reason_phrase)
+            elif self.h3 is not None:
+                self._process_h3(event)
+
+    def _process_h3(self, event: quic_events.QuicEvent) -> None:
+        assert self.h3 is not None
+        self._held_events.extend(self.h3.handle_event(event))
+        if self.h3.peer_settings_known():
+            # RFC 9297 section 2.1.1 makes what may be sent depend on SETTINGS, which
+            # may arrive after the first request: requests wait for them.
+            if not self._settings_told:
+                self._settings_told = True
+                self.handler.settings_received()
+            held, self._held_events = self._held_events, []
+            for h3_event in held:
+                self._tell(h3_event)
+        if isinstance(event, quic_events.StreamReset | quic_events.StopSendingReceived):
+            self.handler.stream_reset(event.stream_id, event.error_code)
+
+    def _tell(self, event: H3Event) -> None:
+        if isinstance(event, HeadersReceived):
+            headers = [(bytes(name), bytes(value)) for name, value in event.headers]
+            self.handler.headers_received(event.stream_id, headers, event.stream_ended)
+        elif isinstance(event, DataReceived):
+            self.handler.data_received(event.stream_id, event.data, event.stream_ended)
+
+    def _terminate(self, error_code: int, reason: str) -> None:
+        self.is_terminated = True
+        self._queue.clear()
+        self.handler.terminated(error_code, reason)
+
+    def _follow_path(self, now: float) -> None:
+        """A migrated peer's path has an MTU of its own (RFC 9000 section 14.3)."""
+        path = private.active_path(self.quic)
+        address = path.addr if path is not None else None
+        if address != self._path_address:
+            if self._path_address is not None:
+                self.path_mtu.path_changed(now)
+            self._path_address = address
+
+    # Out.
+
+    @property
+    def max_frame_payload_bytes(self) -> int:
+        """The most a DATAGRAM frame may hold on this path, for this peer (RFC 9221 section 3)."""
+        path_limit = (
+            self.path_mtu.udp_payload_bytes - _PACKET_OVERHEAD_BYTES - len(self.quic._peer_cid.cid)
+        )
+        peer_limit = (self.quic._remote_max_datagram_frame_size or 0) - 1
+        return max(0, min(path_limit, peer_limit))
+
+    @property
+    def peer_address(self) -> Address | None:
+        """Where packets go now."""
+        path = private.active_path(self.quic)
+        return path.addr if path is not None else None
+
+    def has_room(self) -> bool:
+        """Whether the send queue takes another packet."""
+        return len(self._queue) < self.queue_packets
+
+    def queued_packets(self) -> int:
+        """Packets that wait for the congestion window."""
+        return len(self._queue)
+
+    def note_full(self) -> None:
+        """The owner waits for room: `can_send` will be called."""
+        self._queue_was_full = True
+
+    def enqueue(self, frame: bytes) -> DropReason:
+        """Queue one DATAGRAM frame without length: type byte 0x30, then its payload.
+
+        Sent by the next `flush`. Neither an oversize frame nor a long queue ever reaches
+        aioquic's own, which has no bounds.
+        """
+        if len(self._queue) >= self.queue_packets:
+            self._queue_was_full = True
+            return DropReason.QUEUE_FULL
+        self._queue.append(frame)
+        return DropReason.NONE
+
+    def flush(self, now: float) -> None:
+        """Send all that may be sent: datagrams first, then what aioquic has."""
+        if self.is_terminated:
+            return
+        try:
+            self._flush(now)
+        except Exception:
+            logger.exception("sending to a peer raised; closing its connection")
+            self.quic.close(QuicErrorCode.INTERNAL_ERROR, reason_phrase="internal error")
+
+    def _flush(self, now: float) -> None:
+        address = self.peer_address
+        if self._queue and address is not None:
+            window = self.engine.window_bytes()
+            payloads = self._take_payloads(window)
+            if payloads:
+                self.udp.send_batch(self.engine.seal(payloads, now), address)
+            if self._queue_was_full and len(self._queue) * 2 < self.queue_packets:
+                self._queue_was_full = False
+                self.handler.can_send()
+        self._probe_path(now)
+        for data, destination in self.quic.datagrams_to_send(now):
+            self.udp.send_batch([data], destination)
+
+    def _take_payloads(self, window_bytes: int) -> list[bytes]:
+        """Packet payloads out of the queue: small frames share one packet."""
+        queue = self._queue
+        most = self.max_frame_payload_bytes + 1
+        overhead = _PACKET_OVERHEAD_BYTES - 1 + len(self.quic._peer_cid.cid)
+        payloads: list[bytes] = []
+        while queue:
+            first = queue[0]
+            size = len(first)
+            if size > most:
+                # It was fitting when it was queued; the path has shrunk since.
+                queue.popleft()
+                self.dropped[DropReason.TOO_BIG] = self.dropped.get(DropReason.TOO_BIG, 0) + 1
+                continue
+            if size + overhead > window_bytes:
+                break
+            queue.popleft()
+            if queue and most - size > _LEAST_SHARED_BYTES:
+                first = self._share_packet(first, most)
+                size = len(first)
+            payloads.append(first)
+            window_bytes -= size + overhead
+        return payloads
+
+    def _share_packet(self, frame: bytes, most: int) -> bytes:
+        """Put following small frames into the same packet, each with a length but the last."""
+        queue = self._queue
+        parts: list[bytes] = []
+        total = 0
+        while queue:
+            with_length = 2 + len(frame)
+            if total + with_length + 1 + len(queue[0]) > most:
+                break
+            length = len(frame) - 1
+            head = (
+                bytes((0x31, length))
+                if length <= _LENGTH_ONE_BYTE_MAX
+                else bytes((0x31, 0x40 | length >> 8, length & 0xFF))
+            )
+            parts += (head, frame[1:])
+            total += len(head) + length
+            frame = queue.popleft()
+        parts.append(frame)
+        return b"".join(parts)
+
+    def _probe_path(self, now: float) -> None:
+        address = self.peer_address
+        if self.h3 is None or address is None or self.engine.window_bytes() == 0:
+            return
+        probe = self.path_mtu.next_probe(now)
+        if probe is not None:
+            packet = self.engine.seal_probe(probe.udp_payload_bytes, self._probe_ended, now)
+            self._probe_time = now
+            if not self.udp.send_batch([packet], address):
+                self.path_mtu.lost(probe.udp_payload_bytes, now)
+        told = (self.max_frame_payload_bytes, self.path_mtu.state)
+        if told != self._mtu_told:
+            self._mtu_told = told
+            self.handler.mtu_changed()
+
+    def _probe_ended(self, acknowledged: bool, udp_payload_bytes: int) -> None:
+        # aioquic tells of it while it handles a packet or a timer; the next probe goes
+        # out with the flush that follows at once.
+        if acknowledged:
+            self.path_mtu.acknowledged(udp_payload_bytes, self._probe_time)
+        else:
+            self.path_mtu.lost(udp_payload_bytes, self._probe_time)
+
+    def path_too_big(self, path_mtu_bytes: int, now: float) -> None:
+        """The kernel or a router said what the path's IP MTU is."""
+        address = self.peer_address
+        if address is not None:
+            self.path_mtu.too_big(path_mtu_bytes - udp_overhead_bytes(address), now)
+
+    def next_timer(self) -> float | None:
+        """When `handle_timer` and `flush` are wanted."""
+        timer = self.quic.get_timer()
+        probe = self.path_mtu.next_at() if self.h3 is not None else None
+        if timer is None or probe is None:
+            return timer
+        return min(timer, probe)
+
+    # HTTP/3 and control.
+
+    def send_headers(self, stream_id: int, headers: Headers, *, end: bool = False) -> None:
+        """Send a HEADERS frame."""
+        assert self.h3 is not None
+        self.h3.send_headers(stream_id, headers, end_stream=end)
+
+    def send_data(self, stream_id: int, data: bytes, *, end: bool = False) -> None:
+        """Send DATA."""
+        assert self.h3 is not None
+        self.h3.send_data(stream_id, data, end_stream=end)
+
+    def abort_stream(self, stream_id: int, error_code: int) -> None:
+        """Reset our side of the stream and ask the peer to stop (RFC 9114 section 4.1.1)."""
+        if self.is_terminated or private.is_ending(self.quic):
+            return
+        stream = self.quic._streams.get(stream_id)
+        if stream is None:
+            return
+        if not stream.sender.is_finished:
+            self.quic.reset_stream(stream_id, error_code)
+        if not stream.receiver.is_finished:
+            self.quic.stop_stream(stream_id, error_code)
+
+    def close(self, error_code: int, reason: str) -> None:
+        """Say goodbye: one CONNECTION_CLOSE, sent by the next flush (RFC 9114 section 8)."""
+        self.quic.close(error_code=error_code, reason_phrase=reason)
+
+    def statistics(self) -> dict[str, Any]:
+        """Numbers for status pages; times in seconds, sizes in bytes."""
+        loss = private.recovery(self.quic)
+        return {
+            "smoothed_rtt_s": private.smoothed_rtt_s(self.quic),
+            "congestion_window_bytes": loss.congestion_window,
+            "bytes_in_flight": loss.bytes_in_flight,
+            "path_udp_payload_bytes": self.path_mtu.udp_payload_bytes,
+            "queued_packets": len(self._queue),
+        }

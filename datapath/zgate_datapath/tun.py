@@ -1,0 +1,92 @@
+"""A TUN device: IP packets in and out, without an Ethernet header.
+
+The device is not persistent: it, its addresses and its routes vanish with the last
+descriptor, so that a killed process leaves no open way behind.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import struct
+from pathlib import Path
+
+_TUNSETIFF = 0x400454CA
+_IFF_TUN = 0x0001
+_IFF_NO_PI = 0x1000
+_IFNAMSIZ = 16
+# The kernel never hands out more than one packet of the device's MTU per read.
+_READ_SIZE_BYTES = 65535
+
+
+class TunError(OSError):
+    """A TUN device could not be made; the text names cause and cure."""
+
+
+class Tun:
+    """One TUN queue, non-blocking."""
+
+    def __init__(self, fd: int, name: str) -> None:
+        self.fd = fd
+        self.name = name
+
+    @classmethod
+    def open(cls, name: str) -> Tun:
+        """Make the device `name` in this thread's network namespace.
+
+        Raises:
+            TunError: no /dev/net/tun, no permission, or the name is taken.
+        """
+        if not name or len(name.encode()) >= _IFNAMSIZ:
+            raise TunError(f"TUN name {name!r}: expected 1 to {_IFNAMSIZ - 1} bytes")
+        device = Path("/dev/net/tun")
+        try:
+            fd = os.open(device, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError as error:
+            raise TunError(
+                f"cannot open {device}: {error.strerror}; load the tun module and run as root"
+            ) from error
+        request = struct.pack("16sH22x", name.encode(), _IFF_TUN | _IFF_NO_PI)
+        try:
+            answer = fcntl.ioctl(fd, _TUNSETIFF, request)
+        except OSError as error:
+            os.close(fd)
+            cause = {
+                errno.EBUSY: "another process holds it",
+                errno.EPERM: "CAP_NET_ADMIN is missing",
+                errno.EINVAL: "a link of another kind has that name",
+            }.get(error.errno or 0, error.strerror)
+            raise TunError(f"cannot make TUN device {name}: {cause}") from error
+        return cls(fd, answer[:_IFNAMSIZ].rstrip(b"\0").decode())
+
+    def read_batch(self, limit: int) -> list[bytes]:
+        """Up to `limit` packets that wait; empty when none does."""
+        packets: list[bytes] = []
+        append, read, fd = packets.append, os.read, self.fd
+        try:
+            for _ in range(limit):
+                append(read(fd, _READ_SIZE_BYTES))
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            # The link is down (EIO) or has been deleted (EBADFD): nothing to carry.
+            if error.errno not in (errno.EIO, errno.EBADFD):
+                raise
+        return packets
+
+    def write(self, packet: bytes) -> bool:
+        """Give one packet to the kernel; False when it does not take it."""
+        try:
+            os.write(self.fd, packet)
+        except OSError:
+            # Full queue, link down, or a header the kernel rejects: a drop, which the
+            # caller counts. Never a reason to end the process.
+            return False
+        return True
+
+    def close(self) -> None:
+        """Remove the device."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1

@@ -1,0 +1,66 @@
+"""One CONNECT-IP session on one connection: packets in and out, with a reason for every drop."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from zgate_protocol.connect_ip import ConnectIpSession
+from zgate_protocol.drop_reason import DropReason
+from zgate_protocol.varint import encode_varint
+
+from zgate_datapath.connection import Connection
+
+
+class Tunnel:
+    """Packets between a session's stream and whoever holds the TUN.
+
+    Attributes:
+        drops: packets dropped here, by reason.
+    """
+
+    def __init__(self, connection: Connection, session: ConnectIpSession, stream_id: int) -> None:
+        self.connection = connection
+        self.session = session
+        self.stream_id = stream_id
+        self.drops: dict[DropReason, int] = {}
+        # RFC 9221 section 4: frame type 0x30, a DATAGRAM that reaches to the packet's end.
+        self._frame_prefix = b"\x30" + session.wrap_prefix
+        self._quarter_id = encode_varint(stream_id // 4)
+
+    @property
+    def mtu_bytes(self) -> int:
+        """The largest IP packet that fits the path now; 0 before the handshake."""
+        return max(0, self.connection.max_frame_payload_bytes + 1 - len(self._frame_prefix))
+
+    def send(self, packet: bytes) -> DropReason:
+        """Queue an IP packet towards the peer; the reason when it is dropped instead."""
+        reason = self.session.check_outgoing(packet)
+        if not reason:
+            if len(packet) > self.mtu_bytes:
+                reason = DropReason.TOO_BIG
+            else:
+                reason = self.connection.enqueue(self._frame_prefix + packet)
+        if reason:
+            self.count(reason)
+        return reason
+
+    def owns(self, payload: bytes) -> bool:
+        """Whether a DATAGRAM frame's payload is this session's."""
+        return payload.startswith(self._quarter_id)
+
+    def receive(self, payload: bytes) -> bytes | DropReason:
+        """The IP packet in a DATAGRAM frame's payload, or why there is none."""
+        packet = self.session.unwrap(payload[len(self._quarter_id) :])
+        if isinstance(packet, DropReason):
+            self.count(packet)
+        return packet
+
+    def count(self, reason: DropReason) -> None:
+        """One more packet was dropped for this reason."""
+        self.drops[reason] = self.drops.get(reason, 0) + 1
+
+
+def add_drops(total: dict[DropReason, int], more: Iterable[tuple[DropReason, int]]) -> None:
+    """Add up drop counters."""
+    for reason, count in more:
+        total[reason] = total.get(reason, 0) + count

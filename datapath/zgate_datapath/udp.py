@@ -1,0 +1,248 @@
+"""UDP in batches: GRO on receive, GSO on send, and what ICMP said of the path.
+
+One system call moves up to 64 packets of one peer (UDP_GRO, UDP_SEGMENT). Path MTU
+discovery is on and fragmentation off (RFC 9000 section 14): a packet that is too big for
+the path is lost, and the error queue says how big the path is.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import socket
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Address = tuple[Any, ...]
+"""A socket address as Python gives it: (host, port) or (host, port, flow, scope)."""
+
+_SOL_UDP = 17
+_UDP_SEGMENT = 103
+_UDP_GRO = 104
+_IP_MTU_DISCOVER, _IP_PMTUDISC_DO, _IP_RECVERR = 10, 2, 11
+_IPV6_MTU_DISCOVER, _IPV6_RECVERR = 23, 25
+_SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
+
+_GSO_MAX_SEGMENTS = 64
+_GSO_MAX_BYTES = 65000
+_RECEIVE_SIZE_BYTES = 65535
+_SOCKET_BUFFER_BYTES = 8 << 20
+# struct sock_extended_err of linux/errqueue.h: errno, origin, type, code, pad, info, data.
+_EXTENDED_ERROR = struct.Struct("=IBBBxII")
+
+IPV4_UDP_OVERHEAD_BYTES = 28
+IPV6_UDP_OVERHEAD_BYTES = 48
+
+
+@dataclass(frozen=True, slots=True)
+class PathError:
+    """What the kernel or a router said of the path to `address`.
+
+    `mtu_bytes` is the path's IP MTU when the error was "too big", else None.
+    """
+
+    address: Address
+    error_number: int
+    mtu_bytes: int | None
+
+
+def udp_overhead_bytes(address: Address) -> int:
+    """IP and UDP header bytes towards `address`."""
+    host = str(address[0])
+    is_ipv6 = ":" in host and not host.startswith("::ffff:")
+    return IPV6_UDP_OVERHEAD_BYTES if is_ipv6 else IPV4_UDP_OVERHEAD_BYTES
+
+
+class UdpSocket:
+    """One non-blocking UDP socket with batch calls."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket = sock
+        self._gso = True
+        self.dropped_on_send = 0
+        sock.setblocking(False)
+        _prefer_large_buffers(sock)
+        _discover_path_mtu(sock)
+        # An old kernel without GRO hands out packets one by one: slower, as correct.
+        _try_option(sock, _SOL_UDP, _UDP_GRO, 1)
+
+    @classmethod
+    def bind(cls, host: str, port: int) -> UdpSocket:
+        """A server's socket; "::" takes both address families where IPv6 is there.
+
+        Raises:
+            OSError: the address or port cannot be bound.
+        """
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        try:
+            sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+        except OSError as error:
+            if host != "::" or error.errno != errno.EAFNOSUPPORT:
+                raise
+            return cls.bind("0.0.0.0", port)  # noqa: S104 - the IPv4 reading of "::"
+        try:
+            if family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+            sock.bind((host, port))
+        except OSError:
+            sock.close()
+            raise
+        return cls(sock)
+
+    @classmethod
+    def towards(cls, address: Address) -> UdpSocket:
+        """A client's socket, bound to the local address that the route to `address` picks."""
+        family = socket.AF_INET6 if ":" in str(address[0]) else socket.AF_INET
+        sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+        try:
+            sock.connect(address)
+        except OSError:
+            sock.close()
+            raise
+        return cls(sock)
+
+    def fileno(self) -> int:
+        """The descriptor, for the event loop."""
+        return self._socket.fileno()
+
+    @property
+    def local_address(self) -> Address:
+        """The address and port this socket is bound to."""
+        name: Address = self._socket.getsockname()
+        return name
+
+    def close(self) -> None:
+        """Close the socket; twice is no error."""
+        self._socket.close()
+
+    def receive_batch(self, calls: int) -> Iterator[tuple[list[bytes], Address]]:
+        """Drain the socket: at most `calls` times up to 64 datagrams of one peer."""
+        receive = self._socket.recvmsg
+        for _ in range(calls):
+            try:
+                data, ancillary, _flags, address = receive(_RECEIVE_SIZE_BYTES, 64)
+            except BlockingIOError:
+                return
+            except OSError:
+                # A pending ICMP error: reported by `path_errors`, never fatal.
+                continue
+            segment_bytes = 0
+            for level, kind, value in ancillary:
+                if level == _SOL_UDP and kind == _UDP_GRO:
+                    segment_bytes = int.from_bytes(value[:4], "little")
+            if 0 < segment_bytes < len(data):
+                yield (
+                    [data[i : i + segment_bytes] for i in range(0, len(data), segment_bytes)],
+                    address,
+                )
+            else:
+                yield [data], address
+
+    def send_batch(self, datagrams: Sequence[bytes], address: Address) -> bool:
+        """Send all to `address`; False when one was too big for the path.
+
+        A full socket buffer drops (and counts), as any network would.
+        """
+        fits = True
+        for run in _segment_runs(datagrams):
+            fits = self._send_run(run, address) and fits
+        return fits
+
+    def _send_run(self, run: Sequence[bytes], address: Address) -> bool:
+        if len(run) == 1 or not self._gso:
+            return self._send_singly(run, address)
+        control = [(_SOL_UDP, _UDP_SEGMENT, struct.pack("=H", len(run[0])))]
+        try:
+            self._socket.sendmsg(run, control, 0, address)
+        except BlockingIOError:
+            self.dropped_on_send += len(run)
+        except OSError as error:
+            if error.errno in (errno.EINVAL, errno.EMSGSIZE):
+                # The kernel answers EINVAL both for a segment above the path's MTU and
+                # where it has no GSO: one by one tells which.
+                return self._send_singly(run, address)
+            if error.errno == errno.EIO:
+                self._gso = False  # no checksum offload on this device
+                return self._send_run(run, address)
+            self.dropped_on_send += len(run)
+        return True
+
+    def _send_singly(self, run: Sequence[bytes], address: Address) -> bool:
+        fits = True
+        for datagram in run:
+            fits = self._send_one(datagram, address) and fits
+        return fits
+
+    def _send_one(self, datagram: bytes, address: Address) -> bool:
+        try:
+            self._socket.sendmsg((datagram,), (), 0, address)
+        except OSError as error:
+            self.dropped_on_send += 1
+            return error.errno != errno.EMSGSIZE
+        return True
+
+    def path_errors(self, limit: int = 16) -> list[PathError]:
+        """What waits in the error queue, at most `limit` entries."""
+        errors: list[PathError] = []
+        for _ in range(limit):
+            try:
+                _, ancillary, _, address = self._socket.recvmsg(
+                    512, 512, socket.MSG_ERRQUEUE | socket.MSG_DONTWAIT
+                )
+            except OSError:
+                break
+            for level, kind, value in ancillary:
+                if (level, kind) in (
+                    (socket.IPPROTO_IP, _IP_RECVERR),
+                    (socket.IPPROTO_IPV6, _IPV6_RECVERR),
+                ):
+                    number, _origin, _type, _code, info, _ = _EXTENDED_ERROR.unpack_from(value)
+                    mtu = info if number == errno.EMSGSIZE and info else None
+                    errors.append(PathError(address, number, mtu))
+        return errors
+
+
+def _segment_runs(datagrams: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
+    """Cut into runs that one GSO send can carry: equal sizes, the last may be shorter."""
+    start = 0
+    while start < len(datagrams):
+        size = len(datagrams[start])
+        most = min(_GSO_MAX_SEGMENTS, max(1, _GSO_MAX_BYTES // max(size, 1)))
+        end = start + 1
+        for datagram in itertools.islice(datagrams, start + 1, start + most):
+            if len(datagram) > size:
+                break
+            end += 1
+            if len(datagram) < size:
+                break
+        yield datagrams[start:end]
+        start = end
+
+
+def _try_option(sock: socket.socket, level: int, option: int, value: int) -> bool:
+    try:
+        sock.setsockopt(level, option, value)
+    except OSError:
+        return False
+    return True
+
+
+def _prefer_large_buffers(sock: socket.socket) -> None:
+    for force, ordinary in (
+        (_SO_RCVBUFFORCE, socket.SO_RCVBUF),
+        (_SO_SNDBUFFORCE, socket.SO_SNDBUF),
+    ):
+        # The forced form needs CAP_NET_ADMIN; the ordinary one is capped by sysctl.
+        if not _try_option(sock, socket.SOL_SOCKET, force, _SOCKET_BUFFER_BYTES):
+            _try_option(sock, socket.SOL_SOCKET, ordinary, _SOCKET_BUFFER_BYTES)
+
+
+def _discover_path_mtu(sock: socket.socket) -> None:
+    # DO, not PROBE: the kernel refuses what it knows to be too big, and says so.
+    sock.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _IP_PMTUDISC_DO)
+    sock.setsockopt(socket.IPPROTO_IP, _IP_RECVERR, 1)
+    if sock.family == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER, _IP_PMTUDISC_DO)
+        sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_RECVERR, 1)
