@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from zgate_protocol.capsule import AssignedAddress
 from zgate_protocol.errors import H3Error
+from zgate_protocol.http_message import Header
 from zgate_protocol.ip_range import IpRange
 from zgate_protocol.uri_template import Scope
 
@@ -22,16 +23,20 @@ class RequestReceived:
 
 @dataclass(frozen=True, slots=True)
 class RequestRefused:
-    """Proxy: the request cannot be served; send ``headers`` and end the stream."""
+    """Proxy: not a request that can be served; the session is closed.
+
+    Send ``headers`` with FIN, then, unless ``error_code`` is NO_ERROR, reset the stream.
+    """
 
     status: int
     reason: str
-    headers: tuple[tuple[bytes, bytes], ...]
+    headers: tuple[Header, ...]
+    error_code: H3Error
 
 
 @dataclass(frozen=True, slots=True)
 class Established:
-    """Client: the proxy accepted the request (any 2xx)."""
+    """Client: the proxy accepted the request (any 2xx that can start the Capsule Protocol)."""
 
     status: int
     capsule_protocol: bool
@@ -43,7 +48,7 @@ class Refused:
 
     status: int
     proxy_status: str
-    """The Proxy-Status field as the proxy sent it; empty when absent."""
+    """The Proxy-Status field, made safe to print; empty when absent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +62,7 @@ class AddressesAssigned:
 
 @dataclass(frozen=True, slots=True)
 class AddressesRequested:
-    """The peer asks for addresses; each entry must be answered by one ``assign`` entry."""
+    """The peer asks for addresses; each entry must be answered by one entry of ``assign``."""
 
     requests: tuple[AssignedAddress, ...]
 
@@ -78,7 +83,7 @@ class DatagramReceived:
 
 @dataclass(frozen=True, slots=True)
 class StreamAborted:
-    """The peer broke the protocol: reset the stream (both directions) with ``error_code``."""
+    """The session cannot go on: reset the stream (both directions) with ``error_code``."""
 
     error_code: H3Error
     reason: str
