@@ -152,13 +152,17 @@ def _traffic(now: MetricsSnapshot) -> Iterator[Metric]:
     dropped = CounterMetricFamily(
         "zgate_client_dropped_packets", "Packets dropped by the kernel", labels=["client"]
     )
+    dropped_octets = CounterMetricFamily(
+        "zgate_client_dropped_bytes", "Inner bytes dropped by the kernel", labels=["client"]
+    )
     for name, traffic in now.clients.items():
         packets.add_metric([name, "up"], traffic.up_packets)
         packets.add_metric([name, "down"], traffic.down_packets)
         octets.add_metric([name, "up"], traffic.up_bytes)
         octets.add_metric([name, "down"], traffic.down_bytes)
         dropped.add_metric([name], traffic.dropped_packets)
-    yield from (packets, octets, dropped)
+        dropped_octets.add_metric([name], traffic.dropped_bytes)
+    yield from (packets, octets, dropped, dropped_octets)
 
 
 def _kernel(now: MetricsSnapshot) -> Iterator[Metric]:

@@ -1,0 +1,95 @@
+"""/metrics says what the snapshot says, and nothing twice."""
+
+from prometheus_client import generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+from zgate_gateway.metrics import ClientTraffic, MetricsSnapshot, PoolLevel, make_registry
+
+FULL = MetricsSnapshot(
+    version="0.1.0",
+    engine_name="python",
+    ready=True,
+    started_at_s=1000.5,
+    sessions=2,
+    sessions_total=7,
+    sessions_refused={"EXPIRED": 3},
+    policy_revision=4,
+    policy_rules=12,
+    policy_loaded_at_s=1001.0,
+    policy_reload_failures=1,
+    pools={"ipv4": PoolLevel(65533, 10, 2), "ipv6": PoolLevel(2**64 - 130, 10, 2)},
+    drops={"POLICY_RULE": 5, "NO_CLIENT": 6},
+    clients={'odd"name\n': ClientTraffic(1, 100, 2, 200, 3, 300)},
+    kernel_maps={"flows": (17, 262144)},
+    events_lost=8,
+    events_suppressed=9,
+    audit_written=10,
+    audit_lost=11,
+    engine={"datagrams_sent": 12},
+)
+
+
+def samples(snapshot: MetricsSnapshot) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    text = generate_latest(make_registry(lambda: snapshot)).decode()
+    found = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            key = (sample.name, tuple(sorted(sample.labels.items())))
+            assert key not in found
+            found[key] = sample.value
+    return found
+
+
+def test_every_number_of_the_snapshot_is_there() -> None:
+    client = ("client", 'odd"name\n')
+    assert samples(FULL) == {
+        ("zgate_build_info", (("engine", "python"), ("version", "0.1.0"))): 1,
+        ("zgate_ready", ()): 1,
+        ("zgate_start_time_seconds", ()): 1000.5,
+        ("zgate_sessions", ()): 2,
+        ("zgate_sessions_established_total", ()): 7,
+        ("zgate_sessions_refused_total", (("reason", "EXPIRED"),)): 3,
+        ("zgate_policy_revision", ()): 4,
+        ("zgate_policy_rules", ()): 12,
+        ("zgate_policy_reload_failures_total", ()): 1,
+        ("zgate_policy_loaded_time_seconds", ()): 1001,
+        ("zgate_pool_addresses", (("family", "ipv4"),)): 65533,
+        ("zgate_pool_addresses", (("family", "ipv6"),)): float(2**64 - 130),
+        ("zgate_pool_leased", (("family", "ipv4"),)): 10,
+        ("zgate_pool_leased", (("family", "ipv6"),)): 10,
+        ("zgate_pool_connected", (("family", "ipv4"),)): 2,
+        ("zgate_pool_connected", (("family", "ipv6"),)): 2,
+        ("zgate_client_packets_total", (client, ("direction", "up"))): 1,
+        ("zgate_client_packets_total", (client, ("direction", "down"))): 2,
+        ("zgate_client_bytes_total", (client, ("direction", "up"))): 100,
+        ("zgate_client_bytes_total", (client, ("direction", "down"))): 200,
+        ("zgate_client_dropped_packets_total", (client,)): 3,
+        ("zgate_client_dropped_bytes_total", (client,)): 300,
+        ("zgate_drops_total", (("reason", "POLICY_RULE"),)): 5,
+        ("zgate_drops_total", (("reason", "NO_CLIENT"),)): 6,
+        ("zgate_kernel_map_entries", (("map", "flows"),)): 17,
+        ("zgate_kernel_map_size", (("map", "flows"),)): 262144,
+        ("zgate_engine_total", (("counter", "datagrams_sent"),)): 12,
+        ("zgate_events_lost_total", ()): 8,
+        ("zgate_events_suppressed_total", ()): 9,
+        ("zgate_audit_written_total", ()): 10,
+        ("zgate_audit_lost_total", ()): 11,
+    }
+
+
+def test_a_gateway_that_just_started() -> None:
+    found = samples(MetricsSnapshot("0.1", "native", ready=False, started_at_s=1))
+    assert found["zgate_ready", ()] == 0
+    assert ("zgate_policy_loaded_time_seconds", ()) not in found
+
+
+def test_one_snapshot_per_scrape_and_none_to_register() -> None:
+    taken = []
+
+    def snapshot() -> MetricsSnapshot:
+        taken.append(1)
+        return FULL
+
+    registry = make_registry(snapshot)
+    assert len(taken) == 0
+    generate_latest(registry)
+    assert len(taken) == 1
