@@ -248,7 +248,9 @@ class Connection:
 
     def _flush(self, now: float) -> None:
         address = self.peer_address
-        if self._queue and address is not None:
+        if address is None:
+            return  # a server whose peer has sent nothing that could be read
+        if self._queue:
             window = self.engine.window_bytes()
             payloads = self._take_payloads(window)
             if payloads:

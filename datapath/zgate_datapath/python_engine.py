@@ -134,17 +134,16 @@ class PythonEngine:
         opened = Opened()
         quic = self._quic
         path = private.active_path(quic)
-        context = private.crypto_pair(quic).recv
         if (
             path is None
             or path.addr != address
             or not path.is_validated
-            or context.aead is None
             or not quic._handshake_complete
             or private.is_ending(quic)
         ):
             opened.rest = list(packets)
             return opened
+        context = private.crypto_pair(quic).recv
         self._receive_keys.follow(context)
         cid = quic.host_cid
         number_offset = 1 + len(cid)

@@ -26,6 +26,7 @@ class Tunnel:
         # RFC 9221 section 4: frame type 0x30, a DATAGRAM that reaches to the packet's end.
         self._frame_prefix = b"\x30" + session.wrap_prefix
         self._quarter_id = encode_varint(stream_id // 4)
+        self.payload_prefix = session.wrap_prefix
 
     @property
     def mtu_bytes(self) -> int:
@@ -54,6 +55,10 @@ class Tunnel:
         if isinstance(packet, DropReason):
             self.count(packet)
         return packet
+
+    def restore(self, payload: bytes) -> bytes:
+        """The frame payload that a DATAGRAM capsule's value would have come in."""
+        return self._quarter_id + payload
 
     def count(self, reason: DropReason) -> None:
         """One more packet was dropped for this reason."""

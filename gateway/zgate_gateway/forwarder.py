@@ -1,0 +1,109 @@
+"""From the TUN to the sessions: one lookup, destination address -> session.
+
+The kernel has decided already (BPF on the egress of the TUN); here a packet only finds its
+session, and one that does not fit the session's path is answered with Packet Too Big.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+
+from zgate_datapath.endpoint import Endpoint
+from zgate_datapath.tun import Tun
+from zgate_protocol.drop_reason import DropReason
+from zgate_protocol.icmp import TokenBucket, error_for_drop
+
+from zgate_gateway.sessions import SessionTable
+
+logger = logging.getLogger(__name__)
+
+_BATCH_PACKETS = 128
+_ICMP_PER_S = 500
+_IPV6_HDRINCL = 36
+
+
+class IcmpSender:
+    """Sends finished ICMP errors from this host to the senders of packets for clients.
+
+    Raw sockets, so that they take the host's own way out: its routes, and the connection
+    tracking that knows which packet behind the masquerade an error is about.
+    """
+
+    def __init__(self) -> None:
+        self._ipv4 = socket.socket(
+            socket.AF_INET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.IPPROTO_RAW
+        )
+        self._ipv6: socket.socket | None = None
+        # No IPv6 on this host means no IPv6 sender to tell.
+        with contextlib.suppress(OSError):
+            self._ipv6 = socket.socket(
+                socket.AF_INET6, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.IPPROTO_RAW
+            )
+            self._ipv6.setsockopt(socket.IPPROTO_IPV6, _IPV6_HDRINCL, 1)
+
+    def send(self, packet: bytes) -> None:
+        """Send a whole IP packet; one that cannot be sent is lost, as ICMP may be."""
+        with contextlib.suppress(OSError):
+            if packet[0] >> 4 == 4:
+                self._ipv4.sendto(packet, (socket.inet_ntop(socket.AF_INET, packet[16:20]), 0))
+            elif self._ipv6 is not None:
+                destination = socket.inet_ntop(socket.AF_INET6, packet[24:40])
+                self._ipv6.sendto(packet, (destination, 0))
+
+    def close(self) -> None:
+        """Close both sockets."""
+        self._ipv4.close()
+        if self._ipv6 is not None:
+            self._ipv6.close()
+
+
+class Forwarder:
+    """Reads the TUN in batches and flushes each session's connection once per batch."""
+
+    def __init__(
+        self,
+        tun: Tun,
+        table: SessionTable,
+        endpoint: Endpoint,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self._tun = tun
+        self._table = table
+        self._endpoint = endpoint
+        self._loop = loop
+        self._icmp = IcmpSender()
+        self._icmp_bucket = TokenBucket(rate_per_s=_ICMP_PER_S, burst=_ICMP_PER_S)
+
+    def start(self) -> None:
+        """Begin to read."""
+        self._loop.add_reader(self._tun.fd, self._on_readable)
+
+    def stop(self) -> None:
+        """Stop reading; the TUN stays open."""
+        self._loop.remove_reader(self._tun.fd)
+        self._icmp.close()
+
+    def _on_readable(self) -> None:
+        by_address, touch = self._table.by_address, self._endpoint.touch
+        for packet in self._tun.read_batch(_BATCH_PACKETS):
+            destination = packet[16:20] if packet[0] >> 4 == 4 else packet[24:40]
+            session = by_address.get(destination)
+            if session is None:
+                self._table.count_drop(DropReason.NO_SESSION)
+                continue
+            tunnel = session.tunnel
+            reason = tunnel.send(packet)
+            if reason:
+                self._answer(packet, reason, tunnel.mtu_bytes)
+            touch(tunnel.connection)
+        self._endpoint.flush_touched()
+
+    def _answer(self, packet: bytes, reason: DropReason, mtu_bytes: int) -> None:
+        if not self._icmp_bucket.allow(self._loop.time()):
+            return
+        error = error_for_drop(reason, packet, self._table.gateway_addresses, mtu_bytes)
+        if error is not None:
+            self._icmp.send(error)

@@ -1,0 +1,185 @@
+"""The policy in the kernel: which client has which policy, under which revision, and what it did.
+
+The kernel knows clients by a small number and policies by another. This module gives the
+numbers, keeps equal policies shared, and turns the kernel's events back into names.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv6Address
+
+from zgate_bpf.kernel_policy import ClientCounters, Generation, KernelEvent, KernelPolicy
+from zgate_bpf.tables import NO_RULE, CompiledPolicy
+
+from zgate_gateway.policy.compiler import compile_policy
+from zgate_gateway.policy.policy_set import PolicySet, Rule
+
+logger = logging.getLogger(__name__)
+
+IpAddress = IPv4Address | IPv6Address
+
+
+class KernelError(RuntimeError):
+    """The kernel's tables could not be changed; what was in force stays in force."""
+
+
+@dataclass(slots=True)
+class _Client:
+    index: int
+    name: str
+    groups: tuple[str, ...]
+    addresses: tuple[IpAddress, ...]
+
+
+@dataclass(slots=True)
+class _Revision:
+    """One policy set as it stands in the kernel."""
+
+    number: int
+    policy_set: PolicySet
+    generation: Generation
+    policy_ids: dict[CompiledPolicy, int] = field(default_factory=dict)
+    rules: dict[int, tuple[Rule, ...]] = field(default_factory=dict)
+
+    def policy_of(self, name: str, groups: Sequence[str]) -> int:
+        """The kernel's number of this client's policy; compiled and loaded when it is new."""
+        rules = self.policy_set.rules_for(name, groups)
+        compiled = compile_policy(rules, self.policy_set.default_action)
+        policy_id = self.policy_ids.get(compiled)
+        if policy_id is None:
+            policy_id = self.generation.add_policy(compiled)
+            self.policy_ids[compiled] = policy_id
+        self.rules.setdefault(policy_id, rules)
+        return policy_id
+
+
+@dataclass(frozen=True, slots=True)
+class FlowEvent:
+    """What the kernel said of a new flow or a denial, with names."""
+
+    event: KernelEvent
+    client: str | None
+    rule_id: str | None
+
+
+class Kernel:
+    """Clients and policies in the loaded programs."""
+
+    def __init__(self, programs: KernelPolicy, *, max_clients: int) -> None:
+        self.programs = programs
+        self._clients: dict[str, _Client] = {}
+        self._names: dict[int, str] = {}
+        # Freed numbers go to the end: an event that is still under way finds no other client.
+        self._free: deque[int] = deque(range(max_clients))
+        self._current: _Revision | None = None
+        self._previous: _Revision | None = None
+
+    # Policy.
+
+    @property
+    def revision(self) -> int:
+        """The revision in force; 0 before the first."""
+        return self._current.number if self._current is not None else 0
+
+    @property
+    def policy_set(self) -> PolicySet:
+        """The policy set in force."""
+        assert self._current is not None, "load_policy comes first"
+        return self._current.policy_set
+
+    @property
+    def distinct_policies(self) -> int:
+        """How many different policies the kernel holds."""
+        return len(self._current.policy_ids) if self._current is not None else 0
+
+    def load_policy(self, policy_set: PolicySet, revision: int) -> None:
+        """Build the policy set beside the one in force, read it back, and swap.
+
+        Raises:
+            KernelError: it does not fit or cannot be read back; the old one stays in force.
+        """
+        try:
+            generation = self.programs.begin(revision)
+            fresh = _Revision(revision, policy_set, generation)
+            for client in self._clients.values():
+                generation.assign(client.index, fresh.policy_of(client.name, client.groups))
+            generation.verify()
+            generation.activate()
+        except (OSError, RuntimeError, ValueError) as error:
+            raise KernelError(f"policy revision {revision}: {error}") from error
+        self._previous, self._current = self._current, fresh
+
+    # Clients.
+
+    def add_client(self, name: str, groups: Sequence[str], addresses: Sequence[IpAddress]) -> None:
+        """The kernel judges packets of these addresses by this client's policy from now on.
+
+        Raises:
+            KernelError: the tables are full, or the kernel refused.
+        """
+        self.remove_client(name)
+        if self._current is None or not self._free:
+            raise KernelError("no policy is loaded" if self._free else "the client table is full")
+        client = _Client(self._free.popleft(), name, tuple(groups), tuple(addresses))
+        try:
+            policy_id = self._current.policy_of(name, groups)
+            self.programs.reset_counters(client.index)
+            self._current.generation.assign(client.index, policy_id)
+            # The address last: until then the client is nobody, and nobody passes.
+            for address in addresses:
+                self.programs.set_client(address, client.index)
+        except (OSError, RuntimeError, ValueError) as error:
+            self._forget(client)
+            raise KernelError(f"client {name}: {error}") from error
+        self._clients[name] = client
+        self._names[client.index] = name
+
+    def remove_client(self, name: str) -> None:
+        """The kernel passes none of the client's packets any more, and forgets its flows."""
+        client = self._clients.pop(name, None)
+        if client is not None:
+            self._forget(client)
+
+    def _forget(self, client: _Client) -> None:
+        for address in client.addresses:
+            self.programs.remove_client(address)
+        if self._current is not None:
+            self._current.generation.unassign(client.index)
+        self._free.append(client.index)
+
+    def counters(self, name: str) -> ClientCounters | None:
+        """What was counted for a client since it connected."""
+        client = self._clients.get(name)
+        return self.programs.counters(client.index) if client is not None else None
+
+    def client_bytes(self, name: str) -> tuple[int, int]:
+        """Bytes up and down; zeros for an unknown client."""
+        counted = self.counters(name)
+        return (counted.up_bytes, counted.down_bytes) if counted is not None else (0, 0)
+
+    # Events.
+
+    def poll_events(self, handle: Callable[[FlowEvent], None]) -> None:
+        """Hand out the events that wait, with names."""
+        self.programs.poll_events(lambda event: handle(self._named(event)))
+
+    def _named(self, event: KernelEvent) -> FlowEvent:
+        rule = self.rule(event.revision, event.rule)
+        return FlowEvent(
+            event, self._names.get(event.client_index), rule.id if rule is not None else None
+        )
+
+    def rule(self, revision: int, global_rule: int) -> Rule | None:
+        """The rule that a verdict names; None: no rule, or of a revision long gone."""
+        if global_rule == NO_RULE:
+            return None
+        for known in (self._current, self._previous):
+            if known is not None and known.number == revision:
+                policy_id, index = known.generation.rule_of(global_rule)
+                rules = known.rules.get(policy_id, ())
+                return rules[index] if index < len(rules) else None
+        return None

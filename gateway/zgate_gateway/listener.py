@@ -1,0 +1,152 @@
+"""The UDP port: QUIC connections from clients that prove who they are.
+
+Everything a stranger can reach before the handshake is done lives here and in
+`zgate_datapath.endpoint`; nothing else of the daemon sees a peer without an identity.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from aioquic.quic.configuration import QuicConfiguration
+from aioquic.tls import AlertDescription
+from zgate_datapath.client import CIPHER_SUITES, CONTROL_PACKET_BYTES, MAX_DATAGRAM_FRAME_BYTES
+from zgate_datapath.client_authentication import PeerRefused, ServerQuicConnection
+from zgate_datapath.congestion import algorithm_name
+from zgate_datapath.connection import Connection, ConnectionHandler
+from zgate_datapath.endpoint import CONNECTION_ID_BYTES, ServerEndpoint
+from zgate_datapath.udp import UdpSocket
+from zgate_identity.refusal import CertificateRefused
+from zgate_identity.reload import ReloadingClientVerifier
+from zgate_identity.verifier import PeerIdentity
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ListenerSettings:
+    """What the port needs to know; files are PEM."""
+
+    address: str
+    port: int
+    certificate_file: Path
+    key_file: Path
+    engine: str
+    congestion: str
+    idle_timeout_s: float
+    max_udp_payload_bytes: int
+    queue_packets: int = 512
+
+
+class Listener:
+    """Accepts connections and gives each verified one a handler.
+
+    `make_handler` is called for each new connection, before anything is known of its peer;
+    `on_refused` with the reason and the text for each certificate that is refused.
+    """
+
+    def __init__(
+        self,
+        settings: ListenerSettings,
+        verifier: ReloadingClientVerifier,
+        *,
+        make_handler: Callable[[Listener, Connection, ServerQuicConnection], ConnectionHandler],
+        on_refused: Callable[[Connection, str, str], None],
+    ) -> None:
+        self._settings = settings
+        self._verifier = verifier
+        self._make_handler = make_handler
+        self._on_refused = on_refused
+        self._quic_configuration = self._load_configuration()
+        self.endpoint: ServerEndpoint | None = None
+
+    def _load_configuration(self) -> QuicConfiguration:
+        settings = self._settings
+        configuration = QuicConfiguration(
+            is_client=False,
+            alpn_protocols=["h3"],
+            cipher_suites=CIPHER_SUITES,
+            connection_id_length=CONNECTION_ID_BYTES,
+            congestion_control_algorithm=algorithm_name(settings.congestion),
+            idle_timeout=settings.idle_timeout_s,
+            max_datagram_frame_size=MAX_DATAGRAM_FRAME_BYTES,
+            max_datagram_size=CONTROL_PACKET_BYTES,
+        )
+        configuration.load_cert_chain(settings.certificate_file, settings.key_file)
+        return configuration
+
+    def open(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Bind the port and begin to accept.
+
+        Raises:
+            OSError: the address or port cannot be bound.
+        """
+        udp = UdpSocket.bind(self._settings.address, self._settings.port)
+        self.endpoint = ServerEndpoint(
+            udp,
+            loop,
+            configuration=self._quic_configuration,
+            make_connection=self._make_connection,
+        )
+        self.endpoint.start()
+
+    def stop_accepting(self) -> None:
+        """No new connection; those that are up go on."""
+        if self.endpoint is not None:
+            self.endpoint.accepting = False
+
+    def close(self) -> None:
+        """Close the port."""
+        if self.endpoint is not None:
+            self.endpoint.close()
+            self.endpoint = None
+
+    @property
+    def local_address(self) -> str:
+        """The bound address and port, for people."""
+        if self.endpoint is None:
+            return "-"
+        host, port = self.endpoint.udp.local_address[:2]
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+    def _make_connection(
+        self, original_cid: bytes, retry_cid: bytes | None, now: float
+    ) -> Connection:
+        assert self.endpoint is not None
+
+        def verify(leaf_der: bytes | None, chain_der: Sequence[bytes]) -> PeerIdentity:
+            return self._verify(connection, leaf_der, chain_der)
+
+        quic = ServerQuicConnection(
+            verify_peer=verify,
+            configuration=self._quic_configuration,
+            original_destination_connection_id=original_cid,
+            retry_source_connection_id=retry_cid,
+        )
+        connection = Connection(
+            quic,
+            udp=self.endpoint.udp,
+            engine=self._settings.engine,
+            max_udp_payload_bytes=self._settings.max_udp_payload_bytes,
+            queue_packets=self._settings.queue_packets,
+            now=now,
+        )
+        connection.set_handler(self._make_handler(self, connection, quic))
+        return connection
+
+    def _verify(
+        self, connection: Connection, leaf_der: bytes | None, chain_der: Sequence[bytes]
+    ) -> PeerIdentity:
+        try:
+            return self._verifier.verify(leaf_der, chain_der, datetime.now(UTC))
+        except CertificateRefused as refused:
+            self._on_refused(connection, str(refused.reason), refused.text)
+            # The peer learns the alert, not the text: that is for our log.
+            raise PeerRefused(
+                AlertDescription(refused.reason.tls_alert), "certificate refused"
+            ) from refused

@@ -1,0 +1,71 @@
+"""`zgate-gateway`: read the configuration, run the daemon, say clearly what is wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+
+import click
+
+from zgate_gateway.config import DEFAULT_PATH, GatewayConfig, load_config
+from zgate_gateway.logs import configure_logging
+
+EXIT_FAILED = 1
+EXIT_BAD_INPUT = 2
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--config",
+    "config_path",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help=f"YAML or JSON [default: {DEFAULT_PATH} if it is there, else built-in defaults]",
+)
+@click.option("--check", is_flag=True, help="Check the configuration and the policy, then exit.")
+def main(config_path: Path | None, check: bool) -> None:
+    """Run the zgate gateway in the foreground."""
+    from zgate_config.errors import ConfigError
+
+    from zgate_gateway.policy.policy_set import PolicySet
+
+    try:
+        config = load_config(config_path)
+        if check and config.policy_file is not None:
+            PolicySet.load(config.policy_file)
+    except ConfigError as error:
+        _stop(EXIT_BAD_INPUT, str(error))
+    if check:
+        click.echo(f"{config_path or 'built-in defaults'}: ok")
+        return
+    if os.geteuid() != 0 and not _has_net_admin():
+        _stop(
+            EXIT_FAILED,
+            "CAP_NET_ADMIN is missing: run as root, or as the zgate-gateway systemd unit does",
+        )
+    configure_logging(config.log.level)
+    sys.exit(_run(config))
+
+
+def _run(config: GatewayConfig) -> int:
+    from zgate_gateway.daemon import Gateway, StartError
+
+    try:
+        return asyncio.run(Gateway(config).run())
+    except StartError as error:
+        click.echo(f"zgate-gateway: {error}", err=True)
+        return EXIT_BAD_INPUT if error.is_bad_input else EXIT_FAILED
+
+
+def _stop(code: int, text: str) -> None:
+    click.echo(f"zgate-gateway: {text}", err=True)
+    sys.exit(code)
+
+
+def _has_net_admin() -> bool:
+    cap_net_admin = 12
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("CapEff:"):
+            return bool(int(line.split()[1], 16) >> cap_net_admin & 1)
+    return False

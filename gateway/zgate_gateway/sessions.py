@@ -1,0 +1,546 @@
+"""Sessions: who is connected, which addresses it holds, where its packets go.
+
+A request's way: HTTP/3 headers -> `ConnectIpSession` checks them (RFC 9484) -> `SessionTable.admit`
+decides -> addresses from the pools -> the kernel learns the client -> 200, ADDRESS_ASSIGN,
+ROUTE_ADVERTISEMENT -> packets. The other way round at the end: the kernel forgets the client
+first, then the peer is told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import socket
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from typing import Protocol
+
+from aioquic.h3.connection import ErrorCode
+from zgate_control.store import StoreError
+from zgate_datapath.client_authentication import ServerQuicConnection
+from zgate_datapath.connection import Connection, Headers
+from zgate_datapath.endpoint import ServerEndpoint
+from zgate_datapath.path_mtu import PathMtuState
+from zgate_datapath.tunnel import Tunnel
+from zgate_identity.verifier import PeerIdentity
+from zgate_protocol import events
+from zgate_protocol.capsule import AssignedAddress
+from zgate_protocol.connect_ip import ConnectIpSession, Role
+from zgate_protocol.drop_reason import DropReason
+from zgate_protocol.icmp import TokenBucket, error_for_drop
+from zgate_protocol.ip_range import IpRange
+from zgate_protocol.structured_field import ProxyError, build_proxy_status
+from zgate_protocol.uri_template import Scope, UriTemplate
+
+from zgate_gateway.pool import AddressPool, PoolExhausted
+
+logger = logging.getLogger(__name__)
+
+IpAddress = IPv4Address | IPv6Address
+IpNetwork = IPv4Network | IPv6Network
+
+_PROXY_NAME = "zgate"
+_RESOLVE_TIMEOUT_S = 5.0
+_MAX_STREAMS_PER_CONNECTION = 16
+_ICMP_PER_S = 100
+_PATH_TOO_SMALL = "the path carries no IPv6 packet of 1280 bytes"
+
+
+class KernelClients(Protocol):
+    """What the sessions need of the kernel: `zgate_gateway.kernel.Kernel`."""
+
+    def add_client(self, name: str, groups: Sequence[str], addresses: Sequence[IpAddress]) -> None:
+        """From now on the kernel judges packets of these addresses by this client's policy."""
+
+    def remove_client(self, name: str) -> None:
+        """From now on it passes none."""
+
+    def client_bytes(self, name: str) -> tuple[int, int]:
+        """Bytes counted up and down."""
+
+
+class SessionListener(Protocol):
+    """Who is told of sessions: the audit log."""
+
+    def session_up(self, session: Session) -> None:
+        """A session is established."""
+
+    def session_down(self, session: Session, cause: str) -> None:
+        """A session has ended."""
+
+    def session_refused(self, client: str, peer: str, reason: str, text: str) -> None:
+        """A verified client was refused."""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionSettings:
+    """What an operator can say about sessions."""
+
+    newest_wins: bool
+    max_sessions: int
+    routes: tuple[IpRange, ...]
+    template: UriTemplate
+
+
+@dataclass(eq=False, slots=True)
+class Session:
+    """One established CONNECT-IP session."""
+
+    session_id: str
+    identity: PeerIdentity
+    owner: ClientConnection
+    tunnel: Tunnel
+    addresses: tuple[IpAddress, ...]
+    scope: Scope
+    established_at: datetime
+    established_s: float
+    last_packet_s: float
+    closed: bool = False
+    drops: dict[DropReason, int] = field(default_factory=dict)
+
+    @property
+    def client(self) -> str:
+        """The client's name."""
+        return self.identity.name
+
+
+class Refusal(Exception):
+    """A request is refused: HTTP status, Proxy-Status error type, and the reason for our log."""
+
+    def __init__(self, status: int, error: ProxyError, text: str) -> None:
+        super().__init__(text)
+        self.status = status
+        self.proxy_status = build_proxy_status(_PROXY_NAME, error, text)
+        self.reason = str(error.value)
+
+
+class SessionTable:
+    """All sessions of the gateway."""
+
+    def __init__(
+        self,
+        settings: SessionSettings,
+        *,
+        pools: Sequence[AddressPool],
+        kernel: KernelClients,
+        listener: SessionListener,
+        write_tun: Callable[[bytes], bool],
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self.settings = settings
+        self.accepting = True
+        self.by_client: dict[str, Session] = {}
+        self.by_address: dict[bytes, Session] = {}
+        self.established_total = 0
+        self.refused: dict[str, int] = {}
+        self.drops: dict[DropReason, int] = {}
+        self.write_tun = write_tun
+        self.loop = loop
+        self._pools = tuple(pools)
+        self._kernel = kernel
+        self._listener = listener
+        self._ids = itertools.count(1)
+
+    @property
+    def gateway_addresses(self) -> tuple[bytes, bytes]:
+        """The gateway's own virtual IPs, IPv4 and IPv6, as the source of ICMP errors."""
+        packed = {pool.family: pool.gateway.packed for pool in self._pools}
+        return packed.get(4, bytes(4)), packed.get(6, bytes(16))
+
+    def admit(
+        self, owner: ClientConnection, identity: PeerIdentity, scope: Scope, tunnel: Tunnel
+    ) -> Session:
+        """Establish a session, or say why not.
+
+        Raises:
+            Refusal: the request must be answered with its status.
+        """
+        self._check_admission(identity)
+        previous = self.by_client.get(identity.name)
+        if previous is not None:
+            self.close(previous, "replaced by a newer session of the same client")
+        now = datetime.now(UTC)
+        addresses: list[IpAddress] = []
+        try:
+            for pool in self._pools:
+                addresses.append(pool.acquire(identity.name, now).address)
+            self._kernel.add_client(identity.name, identity.groups, addresses)
+        except PoolExhausted as error:
+            self._release(identity.name, addresses, now)
+            raise Refusal(
+                503, ProxyError.CONNECTION_LIMIT_REACHED, f"address pool: {error}"
+            ) from error
+        except (StoreError, OSError, RuntimeError) as error:
+            self._release(identity.name, addresses, now)
+            logger.error("cannot admit %s: %s", identity.name, error)
+            raise Refusal(
+                503, ProxyError.PROXY_INTERNAL_ERROR, "the gateway cannot take clients"
+            ) from error
+        session = Session(
+            session_id=f"s{next(self._ids)}",
+            identity=identity,
+            owner=owner,
+            tunnel=tunnel,
+            addresses=tuple(addresses),
+            scope=scope,
+            established_at=now,
+            established_s=self.loop.time(),
+            last_packet_s=self.loop.time(),
+        )
+        self.by_client[identity.name] = session
+        for address in addresses:
+            self.by_address[address.packed] = session
+        self.established_total += 1
+        return session
+
+    def announce(self, session: Session) -> None:
+        """The peer has been told: the session counts as up."""
+        self._listener.session_up(session)
+
+    def _check_admission(self, identity: PeerIdentity) -> None:
+        if not self.accepting:
+            raise Refusal(503, ProxyError.DESTINATION_UNAVAILABLE, "the gateway is shutting down")
+        if identity.name in self.by_client:
+            if not self.settings.newest_wins:
+                raise Refusal(
+                    409, ProxyError.CONNECTION_LIMIT_REACHED, "this client has a session already"
+                )
+        elif len(self.by_client) >= self.settings.max_sessions:
+            raise Refusal(
+                503, ProxyError.CONNECTION_LIMIT_REACHED, "the gateway has no room for sessions"
+            )
+
+    def _release(self, client: str, acquired: Sequence[IpAddress], now: datetime) -> None:
+        families = {address.version for address in acquired}
+        for pool in self._pools:
+            if pool.family in families:
+                pool.release(client, now)
+
+    def count_refused(self, client: str, peer: str, refusal: Refusal) -> None:
+        """A verified client's request was refused."""
+        self.refused[refusal.reason] = self.refused.get(refusal.reason, 0) + 1
+        self._listener.session_refused(client, peer, refusal.reason, str(refusal))
+
+    def close(self, session: Session, cause: str) -> None:
+        """End a session: the kernel first, then the peer. Twice is no error."""
+        if session.closed:
+            return
+        session.closed = True
+        self._listener.session_down(session, cause)
+        if self.by_client.get(session.client) is session:
+            del self.by_client[session.client]
+            self._kernel.remove_client(session.client)
+        for address in session.addresses:
+            if self.by_address.get(address.packed) is session:
+                del self.by_address[address.packed]
+        for reason, count in session.tunnel.drops.items():
+            self.drops[reason] = self.drops.get(reason, 0) + count
+        self._release(session.client, session.addresses, datetime.now(UTC))
+        session.tunnel.session.close()
+        session.owner.end_session(session, cause)
+
+    def touch_leases(self) -> None:
+        """Note in the store that the connected clients are there."""
+        now = datetime.now(UTC)
+        for pool in self._pools:
+            pool.touch_connected(now)
+
+    def total_drops(self) -> dict[DropReason, int]:
+        """Packets dropped in userspace by reason, ended sessions included."""
+        total = dict(self.drops)
+        for session in self.by_client.values():
+            for reason, count in session.tunnel.drops.items():
+                total[reason] = total.get(reason, 0) + count
+        return total
+
+    def count_drop(self, reason: DropReason) -> None:
+        """A packet was dropped that belongs to no session."""
+        self.drops[reason] = self.drops.get(reason, 0) + 1
+
+
+class ClientConnection:
+    """The gateway's side of one client's connection (`zgate_datapath` ConnectionHandler)."""
+
+    def __init__(
+        self,
+        table: SessionTable,
+        endpoint: ServerEndpoint,
+        connection: Connection,
+        quic: ServerQuicConnection,
+    ) -> None:
+        self._table = table
+        self._endpoint = endpoint
+        self.connection = connection
+        self._quic = quic
+        self._identity: PeerIdentity | None = None
+        self._streams: dict[int, ConnectIpSession] = {}
+        self._resolving: dict[int, asyncio.Task[None]] = {}
+        self._session: Session | None = None
+        self._icmp_bucket = TokenBucket(rate_per_s=_ICMP_PER_S, burst=_ICMP_PER_S)
+
+    @property
+    def peer(self) -> str:
+        """The client's outer address and port."""
+        address = self.connection.peer_address
+        if address is None:
+            return "-"
+        host = str(address[0]).removeprefix("::ffff:")
+        return f"[{host}]:{address[1]}" if ":" in host else f"{host}:{address[1]}"
+
+    # ConnectionHandler.
+
+    def handshake_completed(self) -> None:
+        """No identity, no session: nothing below runs for an unproved peer."""
+        self._endpoint.handshake_completed(self.connection)
+        if not self._quic.is_authenticated():
+            self.connection.close(ErrorCode.H3_REQUEST_REJECTED, "not authenticated")
+            return
+        self._identity = self._quic.peer_identity
+
+    def settings_received(self) -> None:
+        """Requests are answered as they come."""
+
+    def headers_received(self, stream_id: int, headers: Headers, ended: bool) -> None:
+        """A request, or (on a known stream) trailers, which capsule streams ignore."""
+        if self._identity is None or stream_id in self._streams:
+            return
+        if len(self._streams) >= _MAX_STREAMS_PER_CONNECTION:
+            self.connection.abort_stream(stream_id, ErrorCode.H3_REQUEST_REJECTED)
+            return
+        session = ConnectIpSession(Role.PROXY, stream_id, template=self._table.settings.template)
+        self._streams[stream_id] = session
+        self._handle(stream_id, session, session.receive_headers(headers))
+        if ended and stream_id in self._streams:
+            self.data_received(stream_id, b"", True)
+
+    def data_received(self, stream_id: int, data: bytes, ended: bool) -> None:
+        """Capsules."""
+        session = self._streams.get(stream_id)
+        if session is not None:
+            self._handle(stream_id, session, session.receive_data(data, fin=ended))
+
+    def stream_reset(self, stream_id: int, error_code: int) -> None:
+        """The client gave the session up."""
+        if stream_id in self._streams:
+            self._drop_stream(stream_id, f"reset by the client (error 0x{error_code:x})")
+            self.connection.abort_stream(stream_id, ErrorCode.H3_REQUEST_CANCELLED)
+
+    def datagrams_received(self, payloads: Sequence[bytes]) -> None:
+        """Packets from the client: into the TUN, where the kernel decides."""
+        session = self._session
+        if session is None:
+            for _ in payloads:
+                self._table.count_drop(DropReason.NO_SESSION)
+            return
+        tunnel, write = session.tunnel, self._table.write_tun
+        session.last_packet_s = self._table.loop.time()
+        for payload in payloads:
+            if not tunnel.owns(payload):
+                tunnel.count(DropReason.UNKNOWN_STREAM)
+                continue
+            packet = tunnel.receive(payload)
+            if isinstance(packet, DropReason):
+                self._answer(session, payload, packet)
+            elif not write(packet):
+                tunnel.count(DropReason.TUN_WRITE_FAILED)
+
+    def mtu_changed(self) -> None:
+        """RFC 9484 section 7.2: below IPv6's 1280 bytes there is no session."""
+        if self.connection.path_mtu.state is PathMtuState.UNUSABLE and self._session is not None:
+            stream_id = self._session.tunnel.stream_id
+            self._table.close(self._session, _PATH_TOO_SMALL)
+            self.connection.abort_stream(stream_id, ErrorCode.H3_CONNECT_ERROR)
+
+    def can_send(self) -> None:
+        """The gateway never waits: what does not fit is dropped and counted."""
+
+    def terminated(self, error_code: int, reason: str) -> None:
+        """The connection is gone, with all it carried."""
+        cause = reason or ("closed by the client" if error_code == ErrorCode.H3_NO_ERROR else "")
+        self._drop_all(cause or f"connection error 0x{error_code:x}")
+
+    # Requests and capsules.
+
+    def _handle(
+        self, stream_id: int, session: ConnectIpSession, happened: Sequence[events.Event]
+    ) -> None:
+        for event in happened:
+            if isinstance(event, events.RequestReceived):
+                self._begin(stream_id, session, event)
+            elif isinstance(event, events.RequestRefused):
+                self._refuse_headers(stream_id, list(event.headers), event.reason)
+            elif isinstance(event, events.AddressesRequested):
+                self._assign(session, stream_id, event.requests)
+            elif isinstance(event, events.DatagramReceived) and self._session is not None:
+                self.datagrams_received([self._session.tunnel.restore(event.payload)])
+            elif isinstance(event, events.StreamAborted):
+                self._drop_stream(stream_id, f"protocol error: {event.reason}")
+                self.connection.abort_stream(stream_id, int(event.error_code))
+            elif isinstance(event, events.PeerClosed):
+                self._drop_stream(stream_id, "closed by the client")
+                self._end_stream(stream_id)
+
+    def _begin(
+        self, stream_id: int, session: ConnectIpSession, request: events.RequestReceived
+    ) -> None:
+        hostname = request.scope.hostname
+        if hostname is None:
+            self._answer_request(stream_id, session, request.scope, ())
+            return
+        # RFC 9484 section 4.1: resolve before answering.
+        self._resolving[stream_id] = self._table.loop.create_task(
+            self._resolve(stream_id, session, request.scope, hostname)
+        )
+
+    async def _resolve(
+        self, stream_id: int, session: ConnectIpSession, scope: Scope, hostname: str
+    ) -> None:
+        try:
+            async with asyncio.timeout(_RESOLVE_TIMEOUT_S):
+                found = await self._table.loop.getaddrinfo(hostname, None, type=socket.SOCK_DGRAM)
+            networks = {ip_network(ip_address(entry[4][0])) for entry in found}
+        except TimeoutError:
+            self._refuse(
+                stream_id, session, Refusal(504, ProxyError.DNS_TIMEOUT, "no answer from DNS")
+            )
+        except OSError:
+            self._refuse(
+                stream_id, session, Refusal(502, ProxyError.DNS_ERROR, "the name is not known")
+            )
+        else:
+            if stream_id in self._streams:
+                self._answer_request(stream_id, session, scope, tuple(networks))
+        finally:
+            self._resolving.pop(stream_id, None)
+            self._endpoint.flush(self.connection)
+
+    def _answer_request(
+        self,
+        stream_id: int,
+        session: ConnectIpSession,
+        scope: Scope,
+        resolved: tuple[IpNetwork, ...],
+    ) -> None:
+        identity = self._identity
+        assert identity is not None
+        assert self.connection.h3 is not None
+        try:
+            if not self.connection.h3.peer_takes_datagrams():
+                raise Refusal(
+                    400, ProxyError.HTTP_REQUEST_ERROR, "SETTINGS_H3_DATAGRAM is required"
+                )
+            if self._session is not None and not self._table.settings.newest_wins:
+                raise Refusal(
+                    409, ProxyError.CONNECTION_LIMIT_REACHED, "one session per connection"
+                )
+            tunnel = Tunnel(self.connection, session, stream_id)
+            established = self._table.admit(self, identity, scope, tunnel)
+        except Refusal as refusal:
+            self._refuse(stream_id, session, refusal)
+            return
+        self._session = established
+        self.connection.send_headers(stream_id, session.accept(resolved))
+        self._assign(session, stream_id, ())
+        self.connection.send_data(stream_id, session.advertise(self._table.settings.routes))
+        self._table.announce(established)
+
+    def _refuse(self, stream_id: int, session: ConnectIpSession, refusal: Refusal) -> None:
+        identity = self._identity
+        self._table.count_refused(identity.name if identity else "-", self.peer, refusal)
+        headers = session.refuse(refusal.status, refusal.proxy_status)
+        self._refuse_headers(stream_id, headers, str(refusal))
+
+    def _refuse_headers(self, stream_id: int, headers: Headers, reason: str) -> None:
+        logger.info("request refused: %s", reason)
+        if stream_id in self._streams:
+            del self._streams[stream_id]
+            self.connection.send_headers(stream_id, headers, end=True)
+
+    def _assign(
+        self,
+        session: ConnectIpSession,
+        stream_id: int,
+        requests: Sequence[AssignedAddress],
+    ) -> None:
+        """Send the full list of the client's addresses (RFC 9484 section 4.7.1).
+
+        A request for any address, or for one that the client holds, is answered with it; a
+        request for another is refused (section 4.7.2): the lease is all it is entitled to.
+        """
+        if self._session is None or self._session.tunnel.session is not session:
+            return
+        held: dict[IpNetwork, int] = {ip_network(a): 0 for a in self._session.addresses}
+        refused: list[AssignedAddress] = []
+        for request in requests:
+            granted = next((n for n in held if _satisfies(n, request.prefix)), None)
+            if granted is None:
+                refused.append(AssignedAddress(request.request_id, _refusal_of(request.prefix)))
+            elif held[granted] == 0:
+                held[granted] = request.request_id
+            else:
+                refused.append(AssignedAddress(request.request_id, _refusal_of(request.prefix)))
+        entries = [AssignedAddress(request_id, network) for network, request_id in held.items()]
+        self.connection.send_data(stream_id, session.assign([*entries, *refused]))
+
+    # Ends.
+
+    def end_session(self, session: Session, cause: str) -> None:
+        """The table has closed our session: tell the peer, unless it told us."""
+        if self._session is session:
+            self._session = None
+        stream_id = session.tunnel.stream_id
+        if stream_id in self._streams:
+            del self._streams[stream_id]
+            self._end_stream(stream_id)
+        if not self.connection.is_terminated:
+            # One session per connection: without it the connection has no purpose.
+            self.connection.close(ErrorCode.H3_NO_ERROR, cause)
+        self._endpoint.touch(self.connection)
+        self._table.loop.call_soon(self._endpoint.flush_touched)
+
+    def _drop_stream(self, stream_id: int, cause: str) -> None:
+        self._streams.pop(stream_id, None)
+        task = self._resolving.pop(stream_id, None)
+        if task is not None:
+            task.cancel()
+        session = self._session
+        if session is not None and session.tunnel.stream_id == stream_id:
+            self._session = None
+            self._table.close(session, cause)
+
+    def _drop_all(self, cause: str) -> None:
+        for stream_id in list(self._streams):
+            self._drop_stream(stream_id, cause)
+
+    def _end_stream(self, stream_id: int) -> None:
+        if not self.connection.is_terminated:
+            try:
+                self.connection.send_data(stream_id, b"", end=True)
+            except Exception as error:
+                logger.debug("stream %d was over: %s", stream_id, error)
+
+    # ICMP to the client.
+
+    def _answer(self, session: Session, payload: bytes, reason: DropReason) -> None:
+        """Tell the client why its packet was not forwarded (RFC 9484 section 7.2.1)."""
+        if not self._icmp_bucket.allow(self._table.loop.time()):
+            return
+        packet = payload[len(session.tunnel.payload_prefix) :]
+        error = error_for_drop(reason, packet, self._table.gateway_addresses)
+        if error is not None:
+            session.tunnel.send(error)
+
+
+def _satisfies(held: IpNetwork, wanted: IpNetwork) -> bool:
+    """Whether `held` answers a request for `wanted` (unspecified means any of its family)."""
+    if held.version != wanted.version:
+        return False
+    return int(wanted.network_address) == 0 or wanted == held
+
+
+def _refusal_of(prefix: IpNetwork) -> IpNetwork:
+    """RFC 9484 section 4.7.2: all zeros with the full prefix length."""
+    return ip_network("0.0.0.0/32") if prefix.version == 4 else ip_network("::/128")
