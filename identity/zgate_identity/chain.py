@@ -294,6 +294,11 @@ def _authority_failure(
             return CertificateRefused(
                 RefusalReason.ISSUER_NOT_CA, f"{describe(authority)} may not sign certificates"
             )
+        weak = key_problem(authority)
+        if weak:
+            return CertificateRefused(
+                RefusalReason.WEAK_KEY, f"{describe(authority)}, an authority, has {weak}"
+            )
         if not authority.not_valid_before_utc <= now <= authority.not_valid_after_utc:
             return CertificateRefused(
                 RefusalReason.ISSUER_NOT_CURRENT,

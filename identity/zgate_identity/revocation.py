@@ -15,7 +15,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from zgate_identity.chain import describe, extension
+from zgate_identity.chain import describe, extension, signed_by
 from zgate_identity.refusal import CertificateRefused, RefusalReason
 
 CLOCK_SKEW = timedelta(minutes=5)
@@ -191,6 +191,26 @@ class Revocation:
             if known is None or known.is_older_than(loaded):
                 lists[loaded.issuer_key] = loaded
         return cls(lists)
+
+    def not_revoked(self, authorities: Sequence[x509.Certificate]) -> tuple[x509.Certificate, ...]:
+        """The authorities that no list of another one of them takes back.
+
+        Path validation ends at the first trusted authority, so that an intermediate which is
+        trusted itself would never be looked up there.
+        """
+        return tuple(
+            authority
+            for authority in authorities
+            if not any(self._revokes(issuer, authority) for issuer in authorities)
+        )
+
+    def _revokes(self, issuer: x509.Certificate, certificate: x509.Certificate) -> bool:
+        crl = self.lists.get(authority_key(issuer))
+        return (
+            crl is not None
+            and certificate.serial_number in crl.serials
+            and signed_by(certificate, issuer)
+        )
 
     def require_not_revoked(self, path: Sequence[PathStep], now: datetime) -> None:
         """Refuse a path with a revoked certificate in it.

@@ -96,7 +96,16 @@ def read_certificates(file: Path) -> tuple[x509.Certificate, ...]:
     Raises:
         IdentityFileError: it is unreadable or holds none.
     """
-    return tuple(_parse(file, x509.load_pem_x509_certificates, "PEM certificate"))
+    return _parse(file, _load_certificates, "PEM certificate")
+
+
+def _load_certificates(data: bytes) -> tuple[x509.Certificate, ...]:
+    """Parse all of each one now: otherwise a damaged field shows where it is first used."""
+    certificates = tuple(x509.load_pem_x509_certificates(data))
+    for certificate in certificates:
+        _ = (certificate.subject, certificate.issuer, certificate.extensions)
+        certificate.public_key()
+    return certificates
 
 
 def read_crls(file: Path) -> tuple[x509.CertificateRevocationList, ...]:
@@ -112,13 +121,16 @@ def _split_crls(data: bytes) -> tuple[x509.CertificateRevocationList, ...]:
     *lists, rest = data.split(_PEM_CRL_END)
     if not lists or b"-----BEGIN" in rest:
         raise ValueError("no complete X509 CRL block")
-    return tuple(x509.load_pem_x509_crl(part + _PEM_CRL_END) for part in lists)
+    crls = tuple(x509.load_pem_x509_crl(part + _PEM_CRL_END) for part in lists)
+    for crl in crls:
+        _ = (crl.issuer, crl.extensions, list(crl))
+    return crls
 
 
 def _parse(file: Path, parser: Callable[[bytes], ParsedT], what: str) -> ParsedT:
     try:
         return parser(read_file(file))
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+    except (ValueError, TypeError, UnsupportedAlgorithm, x509.DuplicateExtension) as error:
         raise IdentityFileError(file, f"holds no readable {what}") from error
 
 

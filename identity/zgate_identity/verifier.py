@@ -36,7 +36,7 @@ from zgate_identity.chain import (
 )
 from zgate_identity.names import client_groups, client_name
 from zgate_identity.refusal import CertificateRefused, RefusalReason
-from zgate_identity.revocation import PathStep, Revocation, authority_key, path_of
+from zgate_identity.revocation import CrlError, PathStep, Revocation, authority_key, path_of
 
 MAX_INTERMEDIATES = 2
 CLIENT = Expectation(ExtendedKeyUsageOID.CLIENT_AUTH, "clientAuth", names_hosts=False)
@@ -88,12 +88,14 @@ class ClientVerifier:
         max_intermediates: int = MAX_INTERMEDIATES,
     ) -> None:
         check_authorities(ca_certs)
-        self._authorities = tuple(ca_certs)
-        self._authority_keys = frozenset(authority_key(ca) for ca in ca_certs)
-        self.revocation = Revocation.load(crls, self._authorities)
+        self.revocation = Revocation.load(crls, ca_certs)
+        self._authorities = self.revocation.not_revoked(ca_certs)
+        if not self._authorities:
+            raise CrlError("every authority is revoked")
+        self._authority_keys = frozenset(authority_key(ca) for ca in self._authorities)
         self._policy = (
             PolicyBuilder()
-            .store(Store(list(ca_certs)))
+            .store(Store(list(self._authorities)))
             .max_chain_depth(max_intermediates)
             .extension_policies(ca_policy=authority_policy(), ee_policy=CLIENT.leaf_policy())
         )
