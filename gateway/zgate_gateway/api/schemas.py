@@ -20,7 +20,7 @@ MAX_POLICY_CHARS = 64 * 1024 * 1024
 ClientName = Annotated[
     str,
     StringConstraints(
-        min_length=1, max_length=MAX_CLIENT_NAME_CHARS, pattern=r"^[^\x00-\x1f\x7f-\x9f/]+$"
+        min_length=1, max_length=MAX_CLIENT_NAME_CHARS, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$"
     ),
 ]
 

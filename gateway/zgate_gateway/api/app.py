@@ -1,0 +1,219 @@
+"""The routes. Each one asks the facade and hands back what it said; nothing is decided here.
+
+Two applications: :func:`create_app` with everything, for the Unix socket, and
+:func:`create_probe_app` with health, readiness and metrics only, for a local TCP port. Every error
+is ``application/problem+json`` (RFC 9457) with a cause and a cure.
+"""
+
+from __future__ import annotations
+
+import logging
+from http import HTTPStatus
+from typing import Annotated, Any
+
+from fastapi import APIRouter, FastAPI, HTTPException, Path, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder
+from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from zgate_gateway.metrics import make_registry
+
+from . import schemas
+from .facade import FacadeError, GatewayFacade
+
+_log = logging.getLogger(__name__)
+
+#: JSON may need several bytes for a character of the policy; whoever escapes them all is refused.
+MAX_BODY_BYTES = schemas.MAX_POLICY_CHARS * 2
+
+_PROBLEM = "application/problem+json"
+_PROBLEMS: dict[int | str, dict[str, Any]] = {
+    "default": {"model": schemas.Problem, "description": "cause and cure of the error"}
+}
+
+
+def create_app(facade: GatewayFacade) -> FastAPI:
+    """Return the administration API. Its schema is at ``/openapi.json``."""
+    app = _bare_app("zgate gateway")
+    app.include_router(_probe_routes(facade, make_registry(facade.metrics)))
+    app.include_router(_read_routes(facade))
+    app.include_router(_change_routes(facade))
+    return app
+
+
+def create_probe_app(facade: GatewayFacade) -> FastAPI:
+    """Return health, readiness and metrics: what may be read by whoever reaches a TCP port."""
+    app = _bare_app("zgate gateway probes")
+    app.include_router(_probe_routes(facade, make_registry(facade.metrics)))
+    return app
+
+
+def _bare_app(title: str) -> FastAPI:
+    # The interactive pages load scripts from a CDN: an appliance offers the schema alone.
+    app = FastAPI(title=title, version="1", docs_url=None, redoc_url=None, responses=_PROBLEMS)
+    app.add_middleware(_BodyLimit, limit_bytes=MAX_BODY_BYTES)
+    app.add_exception_handler(FacadeError, _on_facade_error)
+    app.add_exception_handler(RequestValidationError, _on_bad_request)
+    app.add_exception_handler(StarletteHTTPException, _on_http_error)
+    app.add_exception_handler(Exception, _on_bug)
+    return app
+
+
+# --- routes ---------------------------------------------------------------------------------------
+# All are coroutines, even where nothing is awaited: a plain function would run in a thread, and the
+# daemon's state belongs to its event loop.
+
+
+def _probe_routes(facade: GatewayFacade, registry: CollectorRegistry) -> APIRouter:
+    router = APIRouter(tags=["probes"])
+
+    @router.get("/health")
+    async def health() -> schemas.Probe:
+        """The process answers, whatever its state."""
+        return schemas.Probe(ok=True, state=facade.status().state)
+
+    @router.get("/ready", responses={503: {"model": schemas.Probe}})
+    async def ready(response: Response) -> schemas.Probe:
+        """New sessions are taken; 503 while they are not, with the reasons."""
+        status = facade.status()
+        ok = status.state is schemas.GatewayState.READY and not status.not_ready_because
+        if not ok:
+            response.status_code = HTTPStatus.SERVICE_UNAVAILABLE
+        return schemas.Probe(ok=ok, state=status.state, because=status.not_ready_because)
+
+    @router.get("/metrics", response_class=Response)
+    async def metrics(request: Request) -> Response:
+        """Prometheus text or OpenMetrics, as the scraper accepts."""
+        encode, content_type = choose_encoder(request.headers.get("accept", ""))
+        return Response(encode(registry), media_type=content_type)
+
+    return router
+
+
+def _read_routes(facade: GatewayFacade) -> APIRouter:
+    router = APIRouter(prefix="/v1")
+
+    @router.get("/status")
+    async def status() -> schemas.Status:
+        """The gateway at a glance."""
+        return facade.status()
+
+    @router.get("/sessions")
+    async def sessions() -> schemas.SessionList:
+        """The sessions that are up, by client and age."""
+        found = sorted(facade.sessions(), key=lambda one: (one.client, one.established_at))
+        return schemas.SessionList(sessions=found)
+
+    @router.get("/clients")
+    async def clients() -> schemas.ClientList:
+        """Every client that the gateway knows, by name."""
+        return schemas.ClientList(clients=sorted(facade.clients(), key=lambda one: one.name))
+
+    @router.get("/policy")
+    async def policy() -> schemas.PolicyView:
+        """The policy in force, rule by rule."""
+        return facade.policy()
+
+    @router.get("/why")
+    async def why(query: Annotated[schemas.WhyQuery, Query()]) -> schemas.Why:
+        """Whether a client's packet would pass, by which rule, and whether the kernel agrees."""
+        return facade.why(query)
+
+    return router
+
+
+def _change_routes(facade: GatewayFacade) -> APIRouter:
+    router = APIRouter(prefix="/v1")
+
+    @router.post("/policy/check")
+    async def check_policy(request: schemas.PolicyCheckRequest) -> schemas.PolicyCheck:
+        """Check a policy without loading it."""
+        return await facade.check_policy(request)
+
+    @router.post("/policy/reload")
+    async def reload_policy() -> schemas.PolicyReload:
+        """Load the policy file again. If it is refused, the policy in force stays."""
+        return await facade.reload_policy()
+
+    # A name may hold a slash, so it takes the path up to the last part.
+    @router.post("/sessions/{client:path}/kick")
+    async def kick(
+        client: Annotated[schemas.ClientName, Path()], request: schemas.KickRequest
+    ) -> schemas.Kick:
+        """Close a client's sessions. Its lease stays, and it may connect again."""
+        return await facade.kick(client, request.reason)
+
+    return router
+
+
+# --- errors ---------------------------------------------------------------------------------------
+
+
+def _problem(status: int, title: str, cause: str, cure: str) -> JSONResponse:
+    problem = schemas.Problem(title=title, status=status, cause=cause, cure=cure)
+    return JSONResponse(problem.model_dump(), status_code=status, media_type=_PROBLEM)
+
+
+async def _on_facade_error(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, FacadeError)
+    return _problem(error.status, error.title, error.cause, error.cure)
+
+
+async def _on_bad_request(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"][1:]) or "the request"
+    return _problem(
+        HTTPStatus.UNPROCESSABLE_ENTITY,
+        "Bad request",
+        f"{where}: {first['msg']}",
+        "correct the request; /openapi.json describes it",
+    )
+
+
+async def _on_http_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, StarletteHTTPException)
+    title = HTTPStatus(error.status_code).phrase
+    return _problem(
+        error.status_code,
+        title,
+        f"{request.method} {request.url.path}: {error.detail}",
+        "/openapi.json says what this gateway offers; is zgatectl of the same version?",
+    )
+
+
+async def _on_bug(request: Request, error: Exception) -> JSONResponse:
+    # Starlette raises the exception again after this answer, and uvicorn logs it with its trace.
+    return _problem(
+        HTTPStatus.INTERNAL_SERVER_ERROR,
+        "Internal error",
+        f"{request.method} {request.url.path} failed: {type(error).__name__}",
+        "this is a bug; the gateway's log has the details",
+    )
+
+
+class _BodyLimit:
+    """Refuse bodies above a size before they fill the memory, declared or not."""
+
+    def __init__(self, app: ASGIApp, *, limit_bytes: int) -> None:
+        self._app = app
+        self._limit_bytes = limit_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        seen = 0
+
+        async def limited() -> Message:
+            nonlocal seen
+            message = await receive()
+            seen += len(message.get("body", b""))
+            if seen > self._limit_bytes:
+                raise HTTPException(413, f"the body is larger than {self._limit_bytes} bytes")
+            return message
+
+        await self._app(scope, limited, send)

@@ -1,0 +1,237 @@
+"""A gateway that is none: what the API's and zgatectl's tests stand on."""
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from zgate_gateway.api import schemas
+from zgate_gateway.api.facade import FacadeError, UnknownClient
+from zgate_gateway.api.schemas import GatewayState, VerdictAction
+from zgate_gateway.metrics import MetricsSnapshot
+
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+
+class FakeGateway:
+    """A GatewayFacade made of constants. ``calls`` notes what was asked; ``error`` is raised."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+        self.error: Exception | None = None
+        self.state = GatewayState.READY
+        self.not_ready_because: list[str] = []
+        self.check = schemas.PolicyCheck(valid=True, clients=2, groups=1, rules=5)
+        self.kernel_action: VerdictAction | None = VerdictAction.DENY
+
+    def _called(self, *call: Any) -> None:
+        self.calls.append(call)
+        if self.error is not None:
+            raise self.error
+
+    def status(self) -> schemas.Status:
+        self._called("status")
+        return schemas.Status(
+            version="0.1.0",
+            state=self.state,
+            not_ready_because=self.not_ready_because,
+            started_at=NOW,
+            uptime_s=93784,
+            pid=4242,
+            listen=["[::]:443"],
+            engine="python",
+            tun_name="zgate0",
+            tun_mtu_bytes=1420,
+            sessions=2,
+            sessions_max=10000,
+            sessions_total=7,
+            sessions_refused={"EXPIRED": 3},
+            pools=[
+                schemas.PoolUse(
+                    family=4,
+                    network="10.100.0.0/16",
+                    gateway="10.100.0.1",
+                    capacity=65533,
+                    leased=3,
+                    connected=2,
+                )
+            ],
+            policy=self.policy().summary,
+            kernel_maps={"flows": schemas.MapUse(used=17, size=262144)},
+            kernel_events=schemas.EventState(received=20, lost=1, suppressed=2),
+            drops={"POLICY_RULE": 5, "NO_CLIENT": 0},
+            audit=schemas.AuditState(path="/var/log/zgate/audit.jsonl", written=20),
+        )
+
+    def sessions(self) -> list[schemas.Session]:
+        self._called("sessions")
+        return [self._session(name) for name in ("client-2", "client-1")]
+
+    def _session(self, name: str) -> schemas.Session:
+        return schemas.Session(
+            client=name,
+            groups=["staff"],
+            session_id=f"id-of-{name}",
+            peer="[2001:db8:1234:5678:9abc:def0:1234:5678]:51820",
+            addresses=["10.100.0.2/32", "fd7a:7a67:6174:65::2/128"],
+            established_at=NOW,
+            age_s=3725,
+            idle_s=0.5,
+            rtt_ms=12.34,
+            mtu_bytes=1420,
+            certificate_serial="0a1b",
+            certificate_not_after=NOW,
+            counters=schemas.Counters(up_packets=10, up_bytes=12345678, down_bytes=987654321000),
+        )
+
+    def clients(self) -> list[schemas.Client]:
+        self._called("clients")
+        connected = schemas.Client(
+            name="client-1",
+            groups=["staff"],
+            connected=True,
+            addresses=["10.100.0.2", "fd7a:7a67:6174:65::2"],
+            in_policy=True,
+            rules=4,
+            created_at=NOW,
+            last_seen_at=NOW,
+            counters=schemas.Counters(dropped_packets=5),
+        )
+        return [schemas.Client(name="never-seen", connected=False, in_policy=True), connected]
+
+    def policy(self) -> schemas.PolicyView:
+        self._called("policy")
+        summary = schemas.PolicySummary(
+            revision=7,
+            source="/etc/zgate/policy.yaml",
+            sha256="ab" * 32,
+            loaded_at=NOW,
+            clients=1,
+            groups=1,
+            rules=3,
+            kernel_policies=2,
+        )
+        rule = schemas.RuleView(
+            rule_id="allow-dns",
+            action=VerdictAction.ALLOW,
+            kind="ip_cidr",
+            destinations=["8.8.8.8/32", "1.1.1.1/32"],
+            protocols=["udp", "tcp"],
+            ports=["53", "8000-8100"],
+            line=9,
+        )
+        last = schemas.RuleView(
+            rule_id="deny-default", action=VerdictAction.DENY, kind="default", line=15
+        )
+        finding = schemas.PolicyFinding(
+            severity=schemas.Severity.WARNING, text="policy.yaml:12: x: never reached", line=12
+        )
+        return schemas.PolicyView(
+            summary=summary,
+            clients={"client-1": [rule, last]},
+            groups={"staff": [last]},
+            warnings=[finding],
+        )
+
+    def why(self, query: schemas.WhyQuery) -> schemas.Why:
+        self._called("why", query)
+        if query.client != "client-1":
+            raise UnknownClient(f"no client named {query.client}", "zgatectl clients lists them")
+        compiler = schemas.Verdict(
+            action=VerdictAction.DENY,
+            reason="POLICY_RULE",
+            rule_id="deny-default",
+            rule_file="/etc/zgate/policy.yaml",
+            rule_line=15,
+            revision=7,
+        )
+        kernel = None
+        if self.kernel_action is not None:
+            kernel = compiler.model_copy(update={"action": self.kernel_action})
+        return schemas.Why(
+            client=query.client,
+            groups=["staff"],
+            connected=kernel is not None,
+            source="10.100.0.2",
+            destination=str(query.destination),
+            protocol=query.protocol,
+            port=query.port,
+            compiler=compiler,
+            kernel=kernel,
+            kernel_note=None if kernel is not None else "the client has no session",
+            agree=kernel is None or kernel.action is compiler.action,
+        )
+
+    def metrics(self) -> MetricsSnapshot:
+        self._called("metrics")
+        return MetricsSnapshot("0.1.0", "python", ready=True, started_at_s=1, sessions=2)
+
+    async def check_policy(self, request: schemas.PolicyCheckRequest) -> schemas.PolicyCheck:
+        self._called("check_policy", request)
+        return self.check
+
+    async def reload_policy(self) -> schemas.PolicyReload:
+        self._called("reload_policy")
+        view = self.policy()
+        return schemas.PolicyReload(
+            previous_revision=6,
+            summary=view.summary,
+            changed=True,
+            duration_ms=12.5,
+            warnings=view.warnings,
+        )
+
+    async def kick(self, client: str, reason: str) -> schemas.Kick:
+        self._called("kick", client, reason)
+        if client == "nobody":
+            raise UnknownClient(
+                "nobody has no session", "zgatectl sessions lists those that are up"
+            )
+        return schemas.Kick(client=client, sessions_closed=1, addresses=["10.100.0.2"])
+
+
+@pytest.fixture
+def fake_gateway() -> FakeGateway:
+    return FakeGateway()
+
+
+class LiveGateway:
+    """The fake behind a real Unix socket, in an event loop of its own thread."""
+
+    def __init__(self, fake: FakeGateway, socket_path: Path) -> None:
+        self.fake = fake
+        self.socket_path = socket_path
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever)
+
+    def start(self) -> None:
+        from zgate_gateway.api.server import ApiServer
+
+        self._thread.start()
+        self._server = ApiServer(self.fake, socket_path=self.socket_path, socket_group=None)
+        self._call(self._server.start())
+
+    def stop(self) -> None:
+        self._call(self._server.stop())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def _call(self, work: Any) -> None:
+        asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout=10)
+
+
+@pytest.fixture
+def live_gateway(fake_gateway: FakeGateway, tmp_path: Path) -> Iterator[LiveGateway]:
+    gateway = LiveGateway(fake_gateway, tmp_path / "api.sock")
+    gateway.start()
+    yield gateway
+    gateway.stop()
+
+
+@pytest.fixture
+def facade_error() -> FacadeError:
+    return FacadeError("the kernel said no", "look at its log")
