@@ -31,33 +31,31 @@ CONNECTION_NAMES = (
     "_close_pending",
     "_cryptos",
     "_handshake_complete",
-    "_handshake_confirmed",
-    "_host_cids",
     "_idle_timeout",
     "_initialize",
     "_loss",
-    "_max_datagram_size",
     "_network_paths",
     "_packet_number",
     "_peer_cid",
+    "_peer_cid_available",
     "_remote_max_datagram_frame_size",
     "_spaces",
     "_spin_bit",
     "_spin_highest_pn",
     "_state",
+    "_streams",
 )
 SPACE_NAMES = (
     "ack_at",
     "ack_eliciting_in_flight",
     "ack_queue",
     "expected_packet_number",
-    "largest_acked_packet",
     "largest_received_packet",
     "largest_received_time",
     "received_packets",
     "sent_packets",
 )
-WINDOW_NAMES = ("_lower", "_received", "_size")
+WINDOW_NAMES = ("_size",)
 RECOVERY_NAMES = ("_cc", "_rtt_smoothed", "_rtt_min", "_time_of_last_sent_ack_eliciting_packet")
 CRYPTO_PAIR_NAMES = ("_update_key", "_update_key_requested", "recv", "send", "key_phase")
 CRYPTO_CONTEXT_NAMES = ("aead", "hp", "key_phase")

@@ -1,0 +1,77 @@
+"""The UDP socket in batches, on loopback: nothing lost, merged or reordered."""
+
+from __future__ import annotations
+
+import select
+import socket
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from zgate_datapath.udp import UdpSocket, _segment_runs, udp_overhead_bytes
+
+
+def receive(sock: UdpSocket, count: int) -> list[bytes]:
+    found: list[bytes] = []
+    while len(found) < count:
+        ready, _, _ = select.select([sock.fileno()], [], [], 5)
+        assert ready, f"only {len(found)} of {count} arrived"
+        for packets, _address in sock.receive_batch(100):
+            found.extend(packets)
+    return found
+
+
+@pytest.fixture(params=["127.0.0.1", "::1"])
+def ends(request: pytest.FixtureRequest):  # type: ignore[no-untyped-def]
+    if request.param == "::1" and not socket.has_ipv6:
+        pytest.skip("no IPv6 on this host")
+    server = UdpSocket.bind(request.param, 0)
+    client = UdpSocket.towards(server.local_address)
+    yield client, server
+    client.close()
+    server.close()
+
+
+def test_mixed_sizes_arrive_as_they_were_sent(ends: tuple[UdpSocket, UdpSocket]) -> None:
+    client, server = ends
+    sent = [bytes([n % 256]) * size for n, size in enumerate([1200] * 70 + [90, 1200, 1201, 5] * 9)]
+    assert client.send_batch(sent, server.local_address)
+    assert receive(server, len(sent)) == sent
+
+
+@given(st.lists(st.integers(min_value=1, max_value=1452), max_size=200))
+@settings(max_examples=200)
+def test_runs_keep_order_and_fit_one_gso_send(sizes: list[int]) -> None:
+    packets = [bytes(size) for size in sizes]
+    runs = [list(run) for run in _segment_runs(packets)]
+    assert [packet for run in runs for packet in run] == packets
+    for run in runs:
+        assert len(run) <= 64
+        assert sum(map(len, run)) <= 65000
+        assert all(len(packet) == len(run[0]) for packet in run[:-1])
+        assert len(run[-1]) <= len(run[0])
+
+
+def test_a_packet_above_the_paths_mtu_is_reported() -> None:
+    server = UdpSocket.bind("127.0.0.1", 0)
+    client = UdpSocket.towards(server.local_address)
+    # Loopback carries 65536 bytes; UDP itself ends at 65507.
+    assert not client.send_batch([bytes(65508)], server.local_address)
+    assert client.dropped_on_send == 1
+
+
+def test_a_closed_port_is_reported_and_raises_nothing() -> None:
+    server = UdpSocket.bind("127.0.0.1", 0)
+    address = server.local_address
+    server.close()
+    client = UdpSocket.towards(address)
+    client.send_batch([b"x"], address)
+    select.select([client.fileno()], [], [], 5)
+    assert list(client.receive_batch(4)) == []
+    client.close()
+
+
+def test_overheads() -> None:
+    assert udp_overhead_bytes(("192.0.2.1", 1)) == 28
+    assert udp_overhead_bytes(("::ffff:192.0.2.1", 1, 0, 0)) == 28
+    assert udp_overhead_bytes(("2001:db8::1", 1, 0, 0)) == 48
