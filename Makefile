@@ -1,21 +1,28 @@
 # README's commands; everything else is for those who build zgate.
+
 # The system's own CPython: Debian's bcc and nftables modules live there.
 PYTHON ?= /usr/bin/python3
 VENV := .venv
 BIN := $(VENV)/bin
+PACKAGES := protocol bpf datapath identity config gateway agent control cli lab
+# The demo, the privileged tests and the bench make network namespaces.
+AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: venv test check lint types
+.PHONY: help demo test check lint types bench venv packages-test packages-bench clean
 
-venv: $(VENV)/.installed
+help:
+	@echo "make demo    see a gateway and two agents work, in namespaces of this machine"
+	@echo "make test    run all tests"
+	@echo "make check   lint, types and tests"
+	@echo "make bench   measure against OpenVPN and WireGuard"
 
-$(VENV)/.installed: pyproject.toml requirements.txt
-	$(PYTHON) -m venv --system-site-packages $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
-	touch $@
+demo: venv
+	$(AS_ROOT) $(BIN)/python -m zgate_lab.demo
 
-test: venv
+test: venv packages-test
 	$(BIN)/pytest
+
+check: lint types test
 
 lint: venv
 	$(BIN)/ruff format --check .
@@ -23,6 +30,25 @@ lint: venv
 	$(BIN)/lint-imports
 
 types: venv
-	$(BIN)/mypy protocol bpf datapath identity config gateway agent control cli lab
+	$(BIN)/mypy $(PACKAGES)
 
-check: lint types test
+bench: venv packages-bench
+	$(AS_ROOT) $(BIN)/python -m bench
+
+packages-test:
+	@tools/install-packages.sh packages-test.txt
+
+packages-bench:
+	@tools/install-packages.sh packages-bench.txt
+
+venv: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml requirements.txt tools/packages-run.txt
+	@tools/install-packages.sh packages-run.txt
+	$(PYTHON) -m venv --system-site-packages $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,407 @@
+"""The daemon as its administrators see it (`zgate_gateway.api.facade.GatewayFacade`).
+
+Thin: each answer is a snapshot of what the daemon's parts hold.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from zgate_bpf.kernel_policy import ClientCounters, Direction
+from zgate_bpf.tables import NO_RULE, Action
+from zgate_config.errors import ConfigError
+from zgate_control.store import StoreError
+from zgate_protocol.drop_reason import DropReason
+
+from zgate_gateway.api import schemas
+from zgate_gateway.api.facade import OperationFailed, PolicyRefused, UnknownClient
+from zgate_gateway.kernel import KernelError
+from zgate_gateway.metrics import ClientTraffic, MetricsSnapshot, PoolLevel
+from zgate_gateway.policy.check import check_policy
+from zgate_gateway.policy.policy_set import PolicySet, Rule
+from zgate_gateway.probe_packet import build_probe_packet
+from zgate_gateway.sessions import Session
+
+if TYPE_CHECKING:
+    from zgate_gateway.daemon import Gateway
+
+
+class Administration:
+    """Implements the facade on a running gateway."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+
+    # Reading.
+
+    def status(self) -> schemas.Status:
+        """See `GatewayFacade.status`."""
+        gateway = self._gateway
+        programs = gateway.kernel.programs
+        return schemas.Status(
+            version=gateway.version,
+            state=schemas.GatewayState(gateway.state),
+            not_ready_because=self._problems(),
+            started_at=gateway.started_at,
+            uptime_s=max(0.0, (datetime.now(UTC) - gateway.started_at).total_seconds()),
+            pid=os.getpid(),
+            listen=[gateway.listener.local_address],
+            engine=gateway.engine_name,
+            tun_name=gateway.config.tun.name,
+            tun_mtu_bytes=gateway.config.tun.mtu_bytes,
+            sessions=len(gateway.sessions.by_client),
+            sessions_max=gateway.config.sessions.max,
+            sessions_total=gateway.sessions.established_total,
+            sessions_refused=self._refused(),
+            pools=[
+                schemas.PoolUse(
+                    family=pool.family,
+                    network=str(pool.network),
+                    gateway=str(pool.gateway),
+                    capacity=pool.capacity,
+                    leased=pool.leased,
+                    connected=pool.connected,
+                )
+                for pool in gateway.pools
+            ],
+            policy=self._policy_summary(),
+            kernel_maps={
+                name: schemas.MapUse(used=used, size=size)
+                for name, (used, size) in programs.map_usage().items()
+            },
+            kernel_events=schemas.EventState(
+                received=gateway.journal.events_received,
+                lost=programs.lost_events(),
+                suppressed=programs.suppressed_events(),
+            ),
+            drops=self._drops(),
+            audit=schemas.AuditState(
+                path=str(gateway.audit.path),
+                written=gateway.audit.written,
+                lost=gateway.audit.lost,
+                last_error=gateway.audit.last_error,
+            ),
+        )
+
+    def _problems(self) -> list[str]:
+        gateway = self._gateway
+        problems = [] if gateway.state == "ready" else [f"the gateway is {gateway.state}"]
+        if gateway.policy_error is not None:
+            problems.append(f"policy reload failed: {gateway.policy_error}")
+        return problems
+
+    def _refused(self) -> dict[str, int]:
+        gateway = self._gateway
+        return dict(Counter(gateway.sessions.refused) + Counter(gateway.certificates_refused))
+
+    def _drops(self) -> dict[str, int]:
+        gateway = self._gateway
+        total = Counter(gateway.kernel.programs.drops()) + Counter(gateway.sessions.total_drops())
+        return {DropReason(reason).name: count for reason, count in sorted(total.items())}
+
+    def _policy_summary(self) -> schemas.PolicySummary:
+        gateway = self._gateway
+        policy_set = gateway.kernel.policy_set
+        return schemas.PolicySummary(
+            revision=gateway.kernel.revision,
+            source=str(policy_set.source) if policy_set.source else None,
+            sha256=policy_set.sha256,
+            loaded_at=gateway.policy_loaded_at,
+            default_action=_action(policy_set.default_action),
+            clients=policy_set.client_count,
+            groups=policy_set.group_count,
+            rules=policy_set.rule_count,
+            kernel_policies=gateway.kernel.distinct_policies,
+        )
+
+    def sessions(self) -> list[schemas.Session]:
+        """See `GatewayFacade.sessions`."""
+        return [self._session(s) for s in self._gateway.sessions.by_client.values()]
+
+    def _session(self, session: Session) -> schemas.Session:
+        gateway = self._gateway
+        now_s = gateway.sessions.loop.time()
+        identity = session.identity
+        statistics = session.owner.connection.statistics()
+        return schemas.Session(
+            client=session.client,
+            groups=list(identity.groups),
+            session_id=session.session_id,
+            peer=session.owner.peer,
+            addresses=[f"{a}/{a.max_prefixlen}" for a in session.addresses],
+            established_at=session.established_at,
+            age_s=now_s - session.established_s,
+            idle_s=max(0.0, now_s - session.last_packet_s),
+            rtt_ms=statistics["smoothed_rtt_s"] * 1000 or None,
+            mtu_bytes=session.tunnel.mtu_bytes,
+            scope_target=str(session.scope.target or "*"),
+            scope_protocol=session.scope.ip_protocol,
+            certificate_serial=f"{identity.serial:040x}",
+            certificate_not_after=identity.not_after,
+            counters=_counters(gateway.kernel.counters(session.client)) or schemas.Counters(),
+            drops={reason.name: n for reason, n in session.tunnel.drops.items()},
+        )
+
+    def clients(self) -> list[schemas.Client]:
+        """See `GatewayFacade.clients`."""
+        gateway = self._gateway
+        policy_set = gateway.kernel.policy_set
+        known = {record.name: record for record in gateway.store.clients()}
+        addresses: dict[str, list[str]] = {}
+        for pool in gateway.pools:
+            for lease in pool.leases():
+                addresses.setdefault(lease.client, []).append(str(lease.address))
+        names = {*known, *addresses, *policy_set.clients, *gateway.sessions.by_client}
+        answer = []
+        for name in sorted(names):
+            session = gateway.sessions.by_client.get(name)
+            record = known.get(name)
+            groups = session.identity.groups if session else record.groups if record else ()
+            answer.append(
+                schemas.Client(
+                    name=name,
+                    groups=list(groups),
+                    connected=session is not None,
+                    addresses=addresses.get(name, []),
+                    in_policy=name in policy_set.clients,
+                    rules=len(policy_set.rules_for(name, groups)),
+                    created_at=record.created_at if record else None,
+                    last_seen_at=record.last_seen_at if record else None,
+                    counters=_counters(gateway.kernel.counters(name)),
+                )
+            )
+        return answer
+
+    def policy(self) -> schemas.PolicyView:
+        """See `GatewayFacade.policy`."""
+        policy_set = self._gateway.kernel.policy_set
+        return schemas.PolicyView(
+            summary=self._policy_summary(),
+            clients={name: _rules(rules) for name, rules in policy_set.clients.items()},
+            groups={name: _rules(rules) for name, rules in policy_set.groups.items()},
+            warnings=[_finding(finding) for finding in check_policy(policy_set)],
+        )
+
+    def metrics(self) -> MetricsSnapshot:
+        """See `GatewayFacade.metrics`."""
+        gateway = self._gateway
+        programs = gateway.kernel.programs
+        clients = {}
+        for name in gateway.sessions.by_client:
+            counted = gateway.kernel.counters(name)
+            if counted is not None:
+                clients[name] = ClientTraffic(
+                    counted.up_packets,
+                    counted.up_bytes,
+                    counted.down_packets,
+                    counted.down_bytes,
+                    counted.dropped_packets,
+                    counted.dropped_bytes,
+                )
+        endpoint = gateway.listener.endpoint
+        return MetricsSnapshot(
+            version=gateway.version,
+            engine_name=gateway.engine_name,
+            ready=gateway.state == "ready",
+            started_at_s=gateway.started_at.timestamp(),
+            sessions=len(gateway.sessions.by_client),
+            sessions_total=gateway.sessions.established_total,
+            sessions_refused=self._refused(),
+            policy_revision=gateway.kernel.revision,
+            policy_rules=gateway.kernel.policy_set.rule_count,
+            policy_loaded_at_s=gateway.policy_loaded_at.timestamp(),
+            policy_reload_failures=gateway.policy_reload_failures,
+            pools={
+                f"ipv{pool.family}": PoolLevel(pool.capacity, pool.leased, pool.connected)
+                for pool in gateway.pools
+            },
+            drops=self._drops(),
+            clients=clients,
+            kernel_maps=programs.map_usage(),
+            events_lost=programs.lost_events(),
+            events_suppressed=programs.suppressed_events(),
+            audit_written=gateway.audit.written,
+            audit_lost=gateway.audit.lost,
+            engine={
+                "unknown_packets": endpoint.unknown_packets if endpoint else 0,
+                "retries_sent": endpoint.retries_sent if endpoint else 0,
+                "initials_refused": endpoint.refused_initials if endpoint else 0,
+                "udp_send_drops": endpoint.udp.dropped_on_send if endpoint else 0,
+            },
+        )
+
+    # Why.
+
+    def why(self, query: schemas.WhyQuery) -> schemas.Why:
+        """See `GatewayFacade.why`: the compiler's answer beside the loaded program's."""
+        gateway = self._gateway
+        session = gateway.sessions.by_client.get(query.client)
+        policy_set = gateway.kernel.policy_set
+        record = gateway.store.client(query.client)
+        if session is None and record is None and query.client not in policy_set.clients:
+            raise UnknownClient(
+                f"no client is called {query.client}",
+                "zgatectl clients lists those that the gateway knows",
+            )
+        groups = session.identity.groups if session else record.groups if record else ()
+        explained = policy_set.explain(
+            query.client, groups, query.destination, query.protocol, query.port
+        )
+        compiler = schemas.Verdict(
+            action=_action(explained.action),
+            reason=_reason(explained.action, by_rule=explained.rule is not None).name,
+            rule_id=explained.rule.id if explained.rule else None,
+            rule_file=str(policy_set.source) if policy_set.source else None,
+            rule_line=explained.rule.line if explained.rule else None,
+            revision=gateway.kernel.revision,
+        )
+        kernel, note, source = self._ask_kernel(session, query)
+        return schemas.Why(
+            client=query.client,
+            groups=list(groups),
+            connected=session is not None,
+            source=source,
+            destination=str(query.destination),
+            protocol=query.protocol,
+            port=query.port,
+            compiler=compiler,
+            kernel=kernel,
+            kernel_note=note,
+            agree=kernel is None
+            or (kernel.action, kernel.rule_id, kernel.rule_line)
+            == (compiler.action, compiler.rule_id, compiler.rule_line),
+        )
+
+    def _ask_kernel(
+        self, session: Session | None, query: schemas.WhyQuery
+    ) -> tuple[schemas.Verdict | None, str | None, str | None]:
+        """The verdict of the loaded program on that packet, or why it cannot be asked."""
+        if session is None:
+            return None, "the client is not connected: the kernel knows no address of it", None
+        family = query.destination.version
+        source = next((a for a in session.addresses if a.version == family), None)
+        if source is None:
+            return None, f"the client holds no IPv{family} address", None
+        packet = build_probe_packet(source, query.destination, query.protocol, query.port)
+        gateway = self._gateway
+        try:
+            verdict = gateway.kernel.programs.evaluate(packet, Direction.UP)
+        except (OSError, RuntimeError) as error:
+            return None, f"the kernel could not be asked: {error}", str(source)
+        rule = gateway.kernel.rule(verdict.revision, verdict.rule)
+        source_file = gateway.kernel.policy_set.source
+        answer = schemas.Verdict(
+            action=_action(Action.ALLOW if verdict.passed else Action.DENY),
+            reason=DropReason(verdict.reason).name,
+            rule_id=rule.id if rule else None,
+            rule_file=str(source_file) if rule and source_file else None,
+            rule_line=rule.line if rule else None,
+            revision=verdict.revision,
+        )
+        note = None
+        if rule is None and verdict.rule != NO_RULE:
+            note = f"rule {verdict.rule} of revision {verdict.revision} has no name any more"
+        return answer, note, str(source)
+
+    # Changing.
+
+    async def check_policy(self, request: schemas.PolicyCheckRequest) -> schemas.PolicyCheck:
+        """See `GatewayFacade.check_policy`."""
+        try:
+            policy_set = PolicySet.parse(request.text, request.name)
+        except ConfigError as error:
+            finding = schemas.PolicyFinding(severity=schemas.Severity.ERROR, text=str(error))
+            return schemas.PolicyCheck(valid=False, findings=[finding])
+        findings = [_finding(finding) for finding in check_policy(policy_set)]
+        return schemas.PolicyCheck(
+            valid=all(f.severity is not schemas.Severity.ERROR for f in findings),
+            findings=findings,
+            clients=policy_set.client_count,
+            groups=policy_set.group_count,
+            rules=policy_set.rule_count,
+        )
+
+    async def reload_policy(self) -> schemas.PolicyReload:
+        """See `GatewayFacade.reload_policy`."""
+        gateway = self._gateway
+        previous = gateway.kernel.revision
+        began_s = time.monotonic()
+        try:
+            changed = gateway.reload_policy()
+        except ConfigError as error:
+            raise PolicyRefused(
+                str(error), f"revision {previous} stays in force; correct the file and reload"
+            ) from error
+        except (KernelError, StoreError) as error:
+            raise OperationFailed(str(error), f"revision {previous} stays in force") from error
+        return schemas.PolicyReload(
+            previous_revision=previous,
+            summary=self._policy_summary(),
+            changed=changed,
+            duration_ms=(time.monotonic() - began_s) * 1000,
+            warnings=[_finding(f) for f in check_policy(gateway.kernel.policy_set)],
+        )
+
+    async def kick(self, client: str, reason: str) -> schemas.Kick:
+        """See `GatewayFacade.kick`."""
+        gateway = self._gateway
+        session = gateway.sessions.by_client.get(client)
+        if session is None:
+            raise UnknownClient(
+                f"{client} has no session", "zgatectl sessions lists those that are up"
+            )
+        gateway.sessions.close(session, f"kicked: {reason}" if reason else "kicked")
+        gateway.audit.client_kicked(client=client, sessions=1, reason=reason)
+        return schemas.Kick(
+            client=client, sessions_closed=1, addresses=[str(a) for a in session.addresses]
+        )
+
+
+def _action(action: Action) -> schemas.VerdictAction:
+    return schemas.VerdictAction.ALLOW if action is Action.ALLOW else schemas.VerdictAction.DENY
+
+
+def _reason(action: Action, *, by_rule: bool) -> DropReason:
+    if action is Action.ALLOW:
+        return DropReason.NONE
+    return DropReason.POLICY_RULE if by_rule else DropReason.POLICY_DEFAULT
+
+
+def _counters(counted: ClientCounters | None) -> schemas.Counters | None:
+    if counted is None:
+        return None
+    return schemas.Counters(
+        up_packets=counted.up_packets,
+        up_bytes=counted.up_bytes,
+        down_packets=counted.down_packets,
+        down_bytes=counted.down_bytes,
+        dropped_packets=counted.dropped_packets,
+        dropped_bytes=counted.dropped_bytes,
+    )
+
+
+def _rules(rules: tuple[Rule, ...]) -> list[schemas.RuleView]:
+    return [
+        schemas.RuleView(
+            rule_id=rule.id,
+            action=_action(rule.action),
+            kind=rule.kind,
+            destinations=[str(network) for network in rule.destinations],
+            protocols=[str(protocol) for protocol in rule.protocol_names],
+            ports=[str(ports) for ports in rule.port_texts],
+            line=rule.line,
+        )
+        for rule in rules
+    ]
+
+
+def _finding(finding: object) -> schemas.PolicyFinding:
+    return schemas.PolicyFinding(
+        severity=schemas.Severity(str(getattr(finding, "severity", "warning"))),
+        text=str(finding),
+        line=getattr(finding, "line", None),
+    )

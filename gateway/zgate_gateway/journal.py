@@ -1,0 +1,90 @@
+"""What happened, told to the audit log: sessions, refusals, and the kernel's flow events."""
+
+from __future__ import annotations
+
+import asyncio
+from ipaddress import ip_address
+
+from zgate_bpf.kernel_policy import EventKind, KernelEvent
+from zgate_protocol.drop_reason import DropReason
+
+from zgate_gateway.audit import AuditLog, Flow
+from zgate_gateway.kernel import FlowEvent, Kernel
+from zgate_gateway.sessions import Session
+
+_ICMP_PROTOCOLS = (1, 58)
+
+
+class Journal:
+    """Writes audit records (`zgate_gateway.sessions.SessionListener`)."""
+
+    def __init__(self, audit: AuditLog, kernel: Kernel, loop: asyncio.AbstractEventLoop) -> None:
+        self._audit = audit
+        self._kernel = kernel
+        self._loop = loop
+        self.events_received = 0
+
+    def session_up(self, session: Session) -> None:
+        """Who came, from where, and what it holds."""
+        self._audit.session_up(
+            client=session.client,
+            groups=session.identity.groups,
+            session=session.session_id,
+            peer=session.owner.peer,
+            addresses=session.addresses,
+            certificate_serial=f"{session.identity.serial:040x}",
+        )
+
+    def session_down(self, session: Session, cause: str) -> None:
+        """Who left, why, and what the kernel had counted; called before it forgets."""
+        up_bytes, down_bytes = self._kernel.client_bytes(session.client)
+        self._audit.session_down(
+            client=session.client,
+            session=session.session_id,
+            peer=session.owner.peer,
+            addresses=session.addresses,
+            cause=cause,
+            duration_s=self._loop.time() - session.established_s,
+            up_bytes=up_bytes,
+            down_bytes=down_bytes,
+        )
+
+    def session_refused(self, client: str, peer: str, reason: str, text: str) -> None:
+        """A verified client that was not let in."""
+        self._audit.session_refused(client=client, peer=peer, reason=reason, text=text)
+
+    def flow(self, named: FlowEvent) -> None:
+        """A new flow, a denial, or how many of them the kernel left out."""
+        self.events_received += 1
+        event = named.event
+        if event.kind is EventKind.FLOW_ALLOWED:
+            self._audit.flow_allowed(
+                client=named.client or "-",
+                flow=_flow(event),
+                rule=named.rule_id,
+                revision=event.revision,
+            )
+        else:
+            self._audit.flow_denied(
+                client=named.client,
+                flow=_flow(event),
+                reason=DropReason(event.reason).name,
+                rule=named.rule_id,
+                revision=event.revision,
+            )
+        if event.suppressed:
+            self._audit.rate_limited(client=named.client, suppressed=event.suppressed)
+
+
+def _flow(event: KernelEvent) -> Flow:
+    is_icmp = event.protocol in _ICMP_PROTOCOLS
+    return Flow(
+        direction="up" if event.is_up else "down",
+        source=ip_address(event.source),
+        destination=ip_address(event.destination),
+        protocol=event.protocol,
+        source_port=None if is_icmp else event.source_port,
+        destination_port=None if is_icmp else event.destination_port,
+        icmp_type=event.destination_port >> 8 if is_icmp else None,
+        icmp_code=event.destination_port & 0xFF if is_icmp else None,
+    )

@@ -1,0 +1,400 @@
+"""`make demo`: a gateway, two agents, real packets, and a proof of each promise.
+
+Everything happens in network namespaces of its own. Each line that is shown has been proved a
+moment before; the exit status is 0 only if every one was. With a terminal the lab then stays up
+until Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from zgate_lab.errors import LabError
+from zgate_lab.internet import Host, Internet, WebServer
+from zgate_lab.lab import Namespace
+from zgate_lab.process import Process
+from zgate_lab.traffic import https_get, ping
+from zgate_lab.waiting import wait_until
+
+BIN = Path(sys.executable).parent
+START_TIMEOUT_S = 30.0
+DOWNLOAD_BYTES = 8 << 20
+PINGS = 1000
+DENIED_TIMEOUT_S = 2.0
+
+POLICY = """\
+version: "1.0"
+metadata: {name: zgate-demo}
+default_action: deny
+clients:
+  alice:
+    description: "A doctor: may use the office's web server, and ping it"
+    rules:
+      - id: allow-office-web
+        type: ip_cidr
+        action: allow
+        destinations: [10.20.0.0/24, "fd00:20::/64"]
+        protocols: [tcp]
+        ports: [443]
+      - id: allow-office-ping
+        type: ip_cidr
+        action: allow
+        destinations: [10.20.0.0/24, "fd00:20::/64"]
+        protocols: [icmp]
+  bob:
+    description: "A visitor: not the office"
+    rules:
+      - id: deny-office
+        type: ip_cidr
+        action: deny
+        destinations: [10.20.0.0/24, "fd00:20::/64"]
+"""
+
+
+class NotProved(Exception):
+    """Something that the demo promises did not happen."""
+
+
+def require(condition: object, text: str) -> None:
+    """Raise NotProved with `text` unless the condition is true."""
+    if not condition:
+        raise NotProved(text)
+
+
+@dataclass
+class Demo:
+    """The lab with everything that runs in it."""
+
+    console: Console
+    internet: Internet
+    failures: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.directory = self.internet.lab.directory
+        self.socket = self.directory / "gateway.sock"
+        self.audit_file = self.directory / "audit.jsonl"
+        self.processes: dict[str, Process] = {}
+
+    # -- the parts
+
+    def make_identities(self) -> str:
+        """A CA, the gateway's certificate, one for each client, by the real command line."""
+        pki = self.directory / "pki"
+        self._run("pki", "--dir", str(pki), "init")
+        gateway = self.internet.gateway
+        self._issue("gateway", "server", "--dns", "gateway.demo", "--ip", str(gateway.ipv4))
+        for name in ("alice", "bob"):
+            self._issue(name, "client", "--group", "staff")
+        return f"CA, gateway and two client certificates in {pki}"
+
+    def _issue(self, name: str, usage: str, *more: str) -> None:
+        out = self.directory / name
+        arguments = ("issue", name, "--usage", usage, *more, "--out", str(out))
+        self._run("pki", "--dir", str(self.directory / "pki"), *arguments)
+
+    def start_gateway(self) -> str:
+        """The daemon, on the host between uplink and site."""
+        policy_file = self.directory / "policy.yaml"
+        policy_file.write_text(POLICY)
+        config_file = self.directory / "gateway.yaml"
+        own = self.directory / "gateway"
+        config_file.write_text(
+            json.dumps(
+                {
+                    "state_dir": str(self.directory / "state"),
+                    "runtime_dir": str(self.directory / "run"),
+                    "socket_path": str(self.socket),
+                    "policy_file": str(policy_file),
+                    "pki": {
+                        "ca": str(self.directory / "pki" / "ca.crt"),
+                        "crl": str(self.directory / "pki" / "crl.pem"),
+                        "certificate": str(own / "gateway.crt"),
+                        "key": str(own / "gateway.key"),
+                    },
+                    "routes": ["10.20.0.0/24", "10.66.0.0/24", "fd00:20::/64", "fd00:66::/64"],
+                    "audit": {"path": str(self.audit_file)},
+                },
+                indent=2,
+            )
+        )
+        process = self.internet.gateway.namespace.spawn(
+            "gateway", BIN / "zgate-gateway", "--config", config_file
+        )
+        process.wait_for_output('"ready: ', START_TIMEOUT_S)
+        self.processes["gateway"] = process
+        return f"zgate-gateway serves UDP {self.internet.gateway.ipv4}:443 (pid {process.pid})"
+
+    def start_agents(self) -> str:
+        """One agent on each device."""
+        for name, device in (("alice", self.internet.device1), ("bob", self.internet.device2)):
+            own = self.directory / name
+            config_file = self.directory / f"{name}.yaml"
+            config_file.write_text(
+                json.dumps(
+                    {
+                        "gateway": f"{self.internet.gateway.ipv4}:443",
+                        "server_name": "gateway.demo",
+                        "ca": str(self.directory / "pki" / "ca.crt"),
+                        "certificate": str(own / f"{name}.crt"),
+                        "key": str(own / f"{name}.key"),
+                        "runtime_dir": str(self.directory / f"{name}-run"),
+                    },
+                    indent=2,
+                )
+            )
+            self.processes[name] = device.namespace.spawn(
+                name, BIN / "zgate-agent", "run", "--config", config_file
+            )
+        for name in ("alice", "bob"):
+            self.processes[name].wait_for(
+                lambda name=name: name in self._sessions(),  # type: ignore[misc]
+                START_TIMEOUT_S,
+                "its session",
+            )
+        return ", ".join(
+            f"{name} holds {' and '.join(session['addresses'])}"
+            for name, session in sorted(self._sessions().items())
+        )
+
+    def start_office(self) -> str:
+        """HTTPS servers on both hosts of the site."""
+        self.office: WebServer = self.internet.start_web_server(self.internet.office)
+        self.forbidden: WebServer = self.internet.start_web_server(self.internet.forbidden)
+        return f"HTTPS at {self.office.url_ipv4} and, for nobody, {self.forbidden.url_ipv4}"
+
+    # -- the proofs
+
+    def prove_ping(self) -> str:
+        """ICMP and ICMPv6 through the tunnel."""
+        for address in (self.internet.office.ipv4, self.internet.office.ipv6):
+            result = ping(self.internet.device1.namespace.name, address, count=3)
+            require(result.lost == 0, f"alice's ping to {address}: {result.lost} of 3 lost")
+        return f"alice pings {self.internet.office.ipv4} and {self.internet.office.ipv6}"
+
+    def prove_download(self) -> str:
+        """HTTPS over IPv4 and IPv6."""
+        for url in (self.office.url_ipv4, self.office.url_ipv6):
+            result = https_get(
+                self.internet.device1.namespace.name,
+                f"{url}bytes/{DOWNLOAD_BYTES}",
+                self.office.certificate_file,
+            )
+            require(result.body_bytes == DOWNLOAD_BYTES, f"{url}: got {result}")
+        return f"alice downloads {DOWNLOAD_BYTES >> 20} MiB over HTTPS, by IPv4 and by IPv6"
+
+    def prove_denial(self) -> str:
+        """The policy's explicit rule, in the kernel, against bob."""
+        self._require_no_answer(self.internet.device2.namespace, self.office)
+        record = self._denial("bob", self.internet.office)
+        require(record["rule"] == "deny-office", f"denied by {record['rule']}, not deny-office")
+        why = self._ask("why", "bob", str(self.internet.office.ipv4), "tcp/443", "--json")
+        require(why["kernel"]["rule_id"] == "deny-office", f"why says {why['kernel']}")
+        require(why["agree"], "compiler and kernel disagree")
+        return (
+            f"bob -> {self.internet.office.ipv4}:443 dropped by the BPF program:"
+            f" rule {record['rule']}, revision {record['revision']}"
+        )
+
+    def prove_default_denial(self) -> str:
+        """No rule, no way: nobody reaches the forbidden host."""
+        for device in (self.internet.device1, self.internet.device2):
+            self._require_no_answer(device.namespace, self.forbidden)
+        require(not self.forbidden.requests(), "a request reached the forbidden host")
+        record = self._denial("alice", self.internet.forbidden)
+        require(record["reason"] == "POLICY_DEFAULT", f"reason {record['reason']}")
+        return f"nobody reaches {self.internet.forbidden.ipv4}: no rule, dropped by default"
+
+    def prove_counters(self) -> str:
+        """Per-client counters out of the kernel."""
+        clients = {
+            one["name"]: one["counters"] for one in self._ask("clients", "--json")["clients"]
+        }
+        alice, bob = clients["alice"], clients["bob"]
+        require(alice["down_bytes"] > 2 * DOWNLOAD_BYTES, f"alice's counters: {alice}")
+        require(bob["dropped_packets"] > 0 and bob["down_packets"] == 0, f"bob's: {bob}")
+        return (
+            f"kernel counters: alice {alice['down_bytes'] / 1e6:.1f} MB down in"
+            f" {alice['down_packets']} packets; bob {bob['dropped_packets']} packets dropped"
+        )
+
+    def prove_masquerade(self) -> str:
+        """The office sees the gateway, never a device or a virtual IP."""
+        inside = self.internet.gateway_inside
+        seen = {record.client for record in self.office.requests()}
+        require(
+            seen == {str(inside.ipv4), str(inside.ipv6)}, f"the office's log shows {sorted(seen)}"
+        )
+        return f"masquerade: the office's log shows only {inside.ipv4} and {inside.ipv6}"
+
+    def prove_no_loss(self) -> str:
+        """A thousand pings, none lost."""
+        result = ping(
+            self.internet.device1.namespace.name,
+            self.internet.office.ipv4,
+            count=PINGS,
+            interval_s=0.004,
+        )
+        require(result.lost == 0, f"{result.lost} of {PINGS} pings lost")
+        return f"{PINGS} pings, 0 lost, {result.rtt_average_ms} ms on average"
+
+    def prove_clean_end(self) -> str:
+        """SIGTERM: exit status 0 everywhere, nothing left in the gateway's kernel."""
+        for name in ("alice", "bob", "gateway"):
+            status = self.processes[name].stop()
+            require(status == 0, f"{name} ended with status {status}")
+        namespace = self.internet.gateway.namespace
+        require("zgate" not in namespace.run("nft", "list", "tables").stdout, "nftables left")
+        require("zgate0" not in namespace.run("ip", "-o", "link").stdout, "zgate0 left")
+        require(namespace.sysctl("net.ipv4.ip_forward") == "0", "ip_forward left on")
+        return "all three end with status 0; TUN, nftables and sysctls are back as they were"
+
+    # -- tools
+
+    def _require_no_answer(self, namespace: Namespace, server: WebServer) -> None:
+        answered = namespace.run(
+            *("curl", "-sS", "--max-time", str(DENIED_TIMEOUT_S), "--cacert"),
+            *(str(server.certificate_file), server.url_ipv4),
+            check=False,
+        )
+        require(answered.returncode != 0, f"{namespace.role} got an answer from {server.url_ipv4}")
+
+    def _denial(self, client: str, host: Host) -> dict[str, Any]:
+        """The audit record of the client's denied flow to the host."""
+
+        def found() -> dict[str, Any] | None:
+            for line in self.audit_file.read_text().splitlines():
+                record: dict[str, Any] = json.loads(line)
+                if (
+                    record["event"] == "flow_denied"
+                    and record["client"] == client
+                    and record["destination"] == str(host.ipv4)
+                ):
+                    return record
+            return None
+
+        record = wait_until(found, 5.0, f"the audit record of {client}'s denial")
+        assert record is not None
+        return record
+
+    def _sessions(self) -> dict[str, dict[str, Any]]:
+        answer = self._ask("sessions", "--json")
+        return {session["client"]: session for session in answer["sessions"]}
+
+    def _ask(self, *arguments: str) -> Any:
+        return json.loads(self._run("--socket", str(self.socket), *arguments))
+
+    def _run(self, *arguments: str) -> str:
+        done = subprocess.run(
+            [BIN / "zgatectl", *arguments], capture_output=True, text=True, check=False, timeout=60
+        )
+        require(done.returncode == 0, f"zgatectl {' '.join(arguments)}: {done.stderr.strip()}")
+        return done.stdout
+
+    def show(self, title: str, step: Callable[[], str]) -> bool:
+        """Run one step and show its line."""
+        try:
+            with self.console.status(f"{title} ..."):
+                text = step()
+        except (NotProved, LabError, OSError, ValueError, KeyError) as error:
+            self.console.print(f"[red]✘[/red] {title}: {error}", highlight=False)
+            self.failures.append(title)
+            return False
+        self.console.print(f"[green]✔[/green] {text}", highlight=False)
+        return True
+
+    def tell_how_to_look(self) -> None:
+        """What somebody at the terminal can try."""
+        enter = "sudo ip netns exec"
+        device = self.internet.device1.namespace.name
+        control = f"{BIN / 'zgatectl'} --socket {self.socket}"
+        self.console.print("\nThe lab stays up. In another terminal:", highlight=False)
+        for command in (
+            f"sudo {control} sessions",
+            f"sudo {control} policy show",
+            f"sudo {control} why bob {self.internet.office.ipv4} tcp/443",
+            f"{enter} {device} curl --cacert {self.office.certificate_file} {self.office.url_ipv4}",
+            f"{enter} {self.internet.gateway.namespace.name} nft list ruleset",
+            f"tail -f {self.audit_file}",
+        ):
+            self.console.print(f"  {command}", highlight=False, soft_wrap=True)
+        self.console.print("Ctrl-C ends it and removes everything.", highlight=False)
+
+
+def host_state() -> str:
+    """The host's own links, routes and nftables: the demo must leave them as they are."""
+    commands = (
+        ("ip", "-o", "link"),
+        ("ip", "route", "show", "table", "all"),
+        ("ip", "-6", "route", "show", "table", "all"),
+        ("nft", "list", "ruleset"),
+    )
+    return "\n".join(
+        subprocess.run(command, capture_output=True, text=True, check=False).stdout
+        for command in commands
+    )
+
+
+def run(console: Console, *, stay: threading.Event | None) -> int:
+    """The whole demo; `stay`: wait for this event before the end. Returns the exit status."""
+    before = host_state()
+    with Internet.open() as internet:
+        demo = Demo(console, internet)
+        parts: list[tuple[str, Callable[[], str]]] = [
+            ("certificates", demo.make_identities),
+            ("servers", demo.start_office),
+            ("gateway", demo.start_gateway),
+            ("agents", demo.start_agents),
+        ]
+        proofs: list[tuple[str, Callable[[], str]]] = [
+            ("ping", demo.prove_ping),
+            ("download", demo.prove_download),
+            ("a denied destination", demo.prove_denial),
+            ("default deny", demo.prove_default_denial),
+            ("counters", demo.prove_counters),
+            ("masquerade", demo.prove_masquerade),
+            ("no loss", demo.prove_no_loss),
+        ]
+        # Without its parts nothing can be proved; one failed proof does not hide the next.
+        if all(demo.show(title, part) for title, part in parts):
+            for title, proof in proofs:
+                demo.show(title, proof)
+            if stay is not None:
+                demo.tell_how_to_look()
+                stay.wait()
+            demo.show("clean end", demo.prove_clean_end)
+        failures = demo.failures
+    if host_state() != before:
+        console.print("[red]✘[/red] the host's own network is not as it was")
+        failures.append("host untouched")
+    else:
+        console.print("[green]✔[/green] the host's own links, routes and nftables are untouched")
+    return 1 if failures else 0
+
+
+def main() -> None:
+    """Entry point of `python -m zgate_lab.demo`."""
+    console = Console()
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    interactive = sys.stdin.isatty() and sys.stdout.isatty()
+    try:
+        status = run(console, stay=stop if interactive else None)
+    except LabError as error:
+        console.print(f"[red]✘[/red] {error}", highlight=False)
+        status = 1
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()
