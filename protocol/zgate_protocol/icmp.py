@@ -96,14 +96,14 @@ def build_icmp_error(
 ) -> bytes | None:
     """Return the ICMP error about ``original``, or None where the RFCs forbid one.
 
-    ``source_address`` (4 or 16 bytes, of the packet's version) is who sends the error;
-    ``mtu_bytes`` is what fits (PACKET_TOO_BIG only).
+    ``source_address`` (4 or 16 bytes, of the packet's version) is who sends the error, and
+    is not unspecified; ``mtu_bytes`` is what fits (PACKET_TOO_BIG only).
     """
     try:
         header = parse_ip(original)
     except PacketError:
         return None
-    if not _may_be_answered(header, original, kind):
+    if not any(source_address) or not _may_be_answered(header, original, kind):
         return None
     if header.version == 4:
         icmp_type, code = kind.value[0]

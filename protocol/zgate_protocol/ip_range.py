@@ -237,12 +237,16 @@ class RouteTable:
         intervals = self._by_protocol.get((len(address), ALL_PROTOCOLS))
         return intervals is not None and address in intervals
 
+    def holds(self, address: bytes) -> bool:
+        """Say whether any range, of whatever protocol, holds ``address`` (4 or 16 bytes)."""
+        intervals = self._every.get(len(address))
+        return intervals is not None and address in intervals
+
     def match(self, address: bytes, protocol: int) -> Match:
         """Say how ``address`` (4 or 16 bytes) and ``protocol`` stand in the table."""
         if self.all_protocols(address):
             return Match.ALL_PROTOCOLS
-        every = self._every.get(len(address))
-        if every is None or address not in every:
+        if not self.holds(address):
             return Match.NO_RANGE
         if protocol == (ICMP if len(address) == 4 else ICMPV6):
             return Match.THIS_PROTOCOL

@@ -110,6 +110,8 @@ class PacketGate:
             return DropReason.SOURCE_NOT_ASSIGNED
         if is_host_only(destination):
             return DropReason.DESTINATION_NOT_ROUTED
+        if self._is_proxy and not self._peer.holds(source):
+            return DropReason.SOURCE_NOT_ASSIGNED
         if self._peer.all_protocols(source) and self._here.all_protocols(destination):
             self._remember(self._inbound_pairs, source + destination)
             return _PASS
@@ -184,9 +186,12 @@ class PacketGate:
             if self._is_proxy
             else DropReason.DESTINATION_NOT_ROUTED
         )
-        reason = _reason_of(self._peer.match(destination, protocol), missing)
-        if reason or self._source_is_free(source):
-            return reason
+        reason = self._judge_outbound_source(packet, source, protocol)
+        return reason or _reason_of(self._peer.match(destination, protocol), missing)
+
+    def _judge_outbound_source(self, packet: bytes, source: bytes, protocol: int) -> DropReason:
+        if self._source_is_free(source):
+            return _PASS
         if self._is_proxy and _is_icmp(packet, protocol):
             return self._judge_scoped_icmp(packet)
         return _reason_of(self._here.match(source, protocol), DropReason.SOURCE_NOT_ASSIGNED)
