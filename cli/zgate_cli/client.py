@@ -1,0 +1,137 @@
+"""The gateway's API as zgatectl calls it: HTTP over a Unix socket, answers as typed models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+from urllib.parse import quote
+
+import httpx
+from pydantic import BaseModel, ValidationError
+from zgate_gateway.api import schemas
+
+from .errors import BadInput, CommandError, NotReachable
+
+_Model = TypeVar("_Model", bound=BaseModel)
+
+#: A reload compiles and loads the whole policy; everything else is answered at once.
+_TIMEOUT = httpx.Timeout(30.0, connect=3.0)
+_START = "start it (systemctl start zgate-gateway), or name its socket with --socket"
+
+
+class GatewayClient:
+    """A connection to one gateway. Every method raises :class:`CommandError` and nothing else."""
+
+    def __init__(self, socket_path: Path, *, timeout: httpx.Timeout = _TIMEOUT) -> None:
+        self._socket_path = socket_path
+        self._http = httpx.Client(
+            transport=httpx.HTTPTransport(uds=str(socket_path)),
+            base_url="http://gateway",
+            timeout=timeout,
+            trust_env=False,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._http.close()
+
+    def status(self) -> schemas.Status:
+        """The gateway at a glance."""
+        return self._ask(schemas.Status, "GET", "/v1/status")
+
+    def sessions(self) -> schemas.SessionList:
+        """The sessions that are up."""
+        return self._ask(schemas.SessionList, "GET", "/v1/sessions")
+
+    def clients(self) -> schemas.ClientList:
+        """Every client that the gateway knows."""
+        return self._ask(schemas.ClientList, "GET", "/v1/clients")
+
+    def policy(self) -> schemas.PolicyView:
+        """The policy in force."""
+        return self._ask(schemas.PolicyView, "GET", "/v1/policy")
+
+    def reload_policy(self) -> schemas.PolicyReload:
+        """Load the policy file again."""
+        return self._ask(schemas.PolicyReload, "POST", "/v1/policy/reload")
+
+    def kick(self, client: str, request: schemas.KickRequest) -> schemas.Kick:
+        """Close a client's sessions."""
+        # Dots are escaped, too: a client named ".." must not be taken for a path segment.
+        part = quote(client, safe="").replace(".", "%2E")
+        return self._ask(
+            schemas.Kick, "POST", f"/v1/sessions/{part}/kick", json=request.model_dump()
+        )
+
+    def why(self, query: schemas.WhyQuery) -> schemas.Why:
+        """Ask for the verdict on one packet."""
+        params = query.model_dump(mode="json", exclude_none=True)
+        return self._ask(schemas.Why, "GET", "/v1/why", params=params)
+
+    def _ask(self, model: type[_Model], method: str, path: str, **options: Any) -> _Model:
+        try:
+            response = self._http.request(method, path, **options)
+        except httpx.HTTPError as error:
+            raise self._unreachable(error) from error
+        if response.is_error:
+            raise self._refused(response)
+        try:
+            return model.model_validate_json(response.content)
+        except ValidationError as error:
+            raise self._foreign() from error
+
+    def _refused(self, response: httpx.Response) -> CommandError:
+        try:
+            problem = schemas.Problem.model_validate_json(response.content)
+        except ValidationError:
+            return self._foreign()
+        kind = BadInput if response.status_code in {400, 422} else CommandError
+        return kind(problem.cause, problem.cure)
+
+    def _foreign(self) -> CommandError:
+        return CommandError(
+            f"the answer on {self._socket_path} is not one that this zgatectl understands",
+            "install the same version of zgatectl and gateway, and check --socket",
+        )
+
+    def _unreachable(self, error: httpx.HTTPError) -> CommandError:
+        path = self._socket_path
+        if isinstance(error, httpx.TimeoutException):
+            cause, cure = f"the gateway on {path} does not answer", "see its log; it may be stuck"
+        elif isinstance(error, httpx.NetworkError):
+            cause, cure = _explain(_os_error(error), path)
+        else:
+            cause, cure = f"what answers on {path} is no zgate gateway", "check --socket"
+        return NotReachable(cause, cure)
+
+
+def _explain(error: OSError | None, path: Path) -> tuple[str, str]:
+    """Return cause and cure of a socket that cannot be used."""
+    match error:
+        case FileNotFoundError():
+            return f"there is no socket {path}: the gateway is not running", _START
+        case PermissionError():
+            return f"permission denied on {path}", "use root, or an account of the group zgate"
+        case ConnectionRefusedError():
+            return f"nobody listens on {path}: the gateway is not running any more", _START
+        case None:
+            return f"the gateway on {path} closed the connection", "see its log, and try again"
+        case _:
+            return f"{path}: {error.strerror or error}", "check --socket"
+
+
+def _os_error(error: BaseException | None) -> OSError | None:
+    """Find what the operating system said behind the layers of the HTTP client."""
+    while error is not None:
+        if isinstance(error, OSError):
+            return error
+        error = error.__cause__ or error.__context__
+    return None

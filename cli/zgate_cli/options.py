@@ -1,0 +1,53 @@
+"""What every command has in common: ``--socket`` and ``--json``, before or after its name."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+DEFAULT_SOCKET = Path("/run/zgate/gateway.sock")
+SOCKET_VARIABLE = "ZGATE_SOCKET"
+
+
+@dataclass(frozen=True, slots=True)
+class Invocation:
+    """Which gateway to ask, and how to print the answer."""
+
+    socket_path: Path = DEFAULT_SOCKET
+    as_json: bool = False
+
+
+def invocation_of(context: click.Context) -> Invocation:
+    """Return what was given before the command's name."""
+    found = context.find_object(Invocation)
+    return found if found is not None else Invocation()
+
+
+def with_socket_and_json(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the two options; both are None or False if they were not given."""
+    socket = click.option(
+        "--socket",
+        "socket_path",
+        type=click.Path(path_type=Path),
+        help=f"The gateway's Unix socket.  [default: ${SOCKET_VARIABLE}, or {DEFAULT_SOCKET}]",
+    )
+    as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+    return socket(as_json(command))
+
+
+def gateway_command(command: Callable[..., None]) -> Callable[..., None]:
+    """Call ``command`` with an :class:`Invocation` in place of the two options."""
+
+    @with_socket_and_json
+    @functools.wraps(command)
+    def wrapped(*, socket_path: Path | None, as_json: bool, **arguments: Any) -> None:
+        outer = invocation_of(click.get_current_context())
+        here = Invocation(socket_path or outer.socket_path, as_json or outer.as_json)
+        command(here, **arguments)
+
+    return wrapped

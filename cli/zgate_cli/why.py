@@ -1,0 +1,169 @@
+"""``zgatectl why``: the policy's answer and the kernel's, side by side."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import Any
+
+import click
+from pydantic import ValidationError
+from rich.text import Text
+from zgate_gateway.api import schemas
+
+from .client import GatewayClient
+from .completion import complete_client
+from .errors import BadInput, VerdictsDiffer
+from .options import Invocation, gateway_command
+from .output import cell, console, facts, print_json
+
+ICMP, TCP, UDP, ICMPV6, SCTP, DCCP, UDPLITE = 1, 6, 17, 58, 132, 33, 136
+_NAMES = {
+    "icmp": ICMP,
+    "icmpv6": ICMPV6,
+    "tcp": TCP,
+    "udp": UDP,
+    "sctp": SCTP,
+    "dccp": DCCP,
+    "udplite": UDPLITE,
+    "gre": 47,
+    "esp": 50,
+    "ah": 51,
+    "ospf": 89,
+}
+_WITH_PORTS = frozenset({TCP, UDP, SCTP, DCCP, UDPLITE})
+_ACTION_STYLE = {schemas.VerdictAction.ALLOW: "green", schemas.VerdictAction.DENY: "red"}
+
+
+class DestinationType(click.ParamType[IPv4Address | IPv6Address]):
+    """An address; names are not looked up, for the client might be told another one."""
+
+    name = "destination"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> IPv4Address | IPv6Address:
+        """Return the address, or a usage error."""
+        try:
+            address = ip_address(value)
+        except ValueError:
+            self.fail(f"{value!r} is no IP address; look the name up first", param, ctx)
+        if isinstance(address, IPv6Address) and address.scope_id is not None:
+            self.fail(f"{value!r} has a zone, and never leaves its link", param, ctx)
+        return address
+
+
+class ServiceType(click.ParamType[tuple[int, int | None]]):
+    """``tcp/443``, ``udp/53``, ``icmp``, ``gre`` or a protocol's number."""
+
+    name = "service"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, int | None]:
+        """Return protocol and port (None for protocols without ports), or a usage error."""
+        name, slash, port_text = str(value).lower().partition("/")
+        protocol = _NAMES.get(name, _number(name, 255))
+        if protocol is None:
+            self.fail(f"{name!r} is no protocol; use one of {', '.join(_NAMES)} or 0-255")
+        if protocol not in _WITH_PORTS:
+            if slash:
+                self.fail(f"{name} has no ports; leave {slash}{port_text} out", param, ctx)
+            return protocol, None
+        port = _number(port_text, 65535)
+        if port is None:
+            self.fail(f"{name} needs a port from 0 to 65535, as in {name}/443", param, ctx)
+        return protocol, port
+
+
+@click.command()
+@click.argument("client", shell_complete=complete_client)
+@click.argument("destination", type=DestinationType())
+@click.argument("service", metavar="[PROTO/PORT]", type=ServiceType(), required=False)
+@gateway_command
+def why(
+    invocation: Invocation,
+    *,
+    client: str,
+    destination: IPv4Address | IPv6Address,
+    service: tuple[int, int | None] | None,
+) -> None:
+    """Would a packet of CLIENT to DESTINATION pass, and which rule says so?
+
+    PROTO/PORT is tcp/443, udp/53, icmp, gre, ...; without it the question is whether a ping
+    passes. The compiler's answer stands beside the loaded kernel program's; if the two differ, the
+    exit code is 3.
+    """
+    query = _query(client, destination, service)
+    with GatewayClient(invocation.socket_path) as gateway:
+        answer = gateway.why(query)
+    if invocation.as_json:
+        print_json(answer)
+    else:
+        console().print(facts(_rows(answer)))
+    if not answer.agree:
+        raise VerdictsDiffer(
+            "the kernel does not do what the policy says",
+            "load it again (zgatectl policy reload), and report this: it is a bug",
+        )
+
+
+def _query(
+    client: str,
+    destination: IPv4Address | IPv6Address,
+    service: tuple[int, int | None] | None,
+) -> schemas.WhyQuery:
+    protocol, port = service if service is not None else (ICMP, None)
+    if protocol in {ICMP, ICMPV6}:  # whoever says icmp means the one of this family
+        protocol = ICMP if destination.version == 4 else ICMPV6
+    try:
+        return schemas.WhyQuery(
+            client=client, destination=destination, protocol=protocol, port=port
+        )
+    except ValidationError as error:
+        raise BadInput(
+            "CLIENT is a name of 1 to 64 printable characters",
+            "zgatectl clients lists those that the gateway knows",
+        ) from error
+
+
+def _rows(answer: schemas.Why) -> list[tuple[str, Text | str]]:
+    who = f"{answer.client} (groups: {', '.join(answer.groups) or 'none'})"
+    rows: list[tuple[str, Text | str]] = [
+        ("client", who),
+        ("packet", _packet(answer)),
+        ("policy says", _verdict(answer.compiler)),
+    ]
+    if answer.kernel is not None:
+        rows.append(("kernel says", _verdict(answer.kernel)))
+    if answer.kernel_note is not None:
+        rows.append(("kernel" if answer.kernel is None else "", cell(answer.kernel_note, "yellow")))
+    return rows
+
+
+def _packet(answer: schemas.Why) -> str:
+    names = {number: name for name, number in _NAMES.items()}
+    protocol = names.get(answer.protocol, f"protocol {answer.protocol}")
+    if answer.protocol in {ICMP, ICMPV6}:
+        protocol += " echo request"
+    port = "" if answer.port is None else f" port {answer.port}"
+    return f"{answer.source or 'any address'} -> {answer.destination}, {protocol}{port}"
+
+
+def _verdict(verdict: schemas.Verdict) -> Text:
+    text = cell(verdict.action.value, _ACTION_STYLE[verdict.action])
+    if verdict.rule_id is not None:
+        text.append_text(cell(f", rule {verdict.rule_id}"))
+    elif verdict.reason in {"NONE", "POLICY_DEFAULT"}:
+        text.append_text(cell(", no rule matches: the default action"))
+    else:
+        text.append_text(cell(f", {verdict.reason}"))
+    if verdict.rule_file is not None and verdict.rule_line is not None:
+        text.append_text(cell(f", {verdict.rule_file}:{verdict.rule_line}"))
+    return text.append_text(cell(f", revision {verdict.revision}"))
+
+
+def _number(text: str, largest: int) -> int | None:
+    if not (text.isascii() and text.isdecimal()) or len(text) > 5:
+        return None
+    number = int(text)
+    return number if number <= largest else None
