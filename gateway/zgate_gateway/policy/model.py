@@ -1,0 +1,218 @@
+"""The policy file: its format and what every key means.
+
+::
+
+    version: "1.0"
+    metadata: {name: zgate-policy}      # optional, free-form; `name` is text
+    default_action: deny                # optional; deny when absent
+    clients:
+      alice:                            # the Common Name of the client's certificate
+        description: "Radiology"        # optional
+        rules:
+          - id: allow-dns
+            type: ip_cidr
+            action: allow
+            destinations: [8.8.8.8/32, 2001:4860:4860::/48]
+            protocols: [udp, tcp]       # optional; any when absent
+            ports: [53, 8000-8100]      # optional; any when absent
+            metadata: {reason: "DNS"}   # optional, free-form
+          - {id: rest, type: default, action: deny}
+    groups:                             # an OU entry of the client's certificate
+      staff: {rules: [...]}
+
+**Order.** A client's rules are its own, then those of its groups in the order in which its
+certificate names them. The first rule that matches decides; if none does, ``default_action`` does.
+A client that the file does not name has its groups' rules only. A client's own rule of type
+``default`` therefore leaves nothing for its groups to decide.
+
+**What a rule matches** is what a client sends, by destination, protocol and port; replies need no
+rule. Every key that is there must match; a list matches if one of its entries does. An empty list
+is a mistake, not "any" and not "none": leave the key out.
+
+``type``
+    ``ip_cidr`` needs ``destinations``. ``default`` matches everything of both address families and
+    takes none of the keys below.
+``destinations``
+    CIDRs or addresses, of either family or both. Host bits set (``10.0.0.1/8``) are a mistake, and
+    the message names the network that was probably meant. ``0.0.0.0/0`` is IPv4 only, ``::/0`` IPv6
+    only.
+``protocols``
+    ``tcp``, ``udp``, ``sctp``, ``icmp`` (ICMP to IPv4 destinations and ICMPv6 to IPv6 ones),
+    ``icmpv6`` (ICMPv6 to IPv6 destinations), ``any``, or an IP protocol number from 0 to 255, which
+    means that number in both families. IPv6 extension headers are not protocols: the header after
+    them is the packet's protocol.
+``ports``
+    Destination ports: numbers and ranges (``8000-8100``, both ends included). Only with protocols
+    that have ports: tcp, udp, sctp. Without ``protocols`` they mean tcp and udp.
+``icmp_types``
+    Types of ICMP messages: a number (``8``), a number with a code (``"3/4"``), or a name that means
+    the right number in each family: ``echo-request``, ``echo-reply``, ``destination-unreachable``,
+    ``time-exceeded``, ``parameter-problem``. Only with ICMP protocols. Without ``protocols`` they
+    mean ``icmp``. Errors about an allowed flow need no rule.
+``id``
+    Unique among a client's own rules, and among a group's. Verdicts and logs name rules by it.
+
+Unknown keys are mistakes, in the free-form ``metadata`` excepted.
+"""
+
+from __future__ import annotations
+
+import re
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, PlainValidator, model_validator
+from pydantic.functional_validators import AfterValidator
+from zgate_config import StrictModel, expected, misfit
+from zgate_config.types import IpNetwork, Text
+from zgate_identity.names import name_problem
+
+from zgate_gateway.policy.services import (
+    ICMP_NAMES,
+    ICMP_PROTOCOLS,
+    PORT_PROTOCOLS,
+    PROTOCOL_NUMBERS,
+    IcmpType,
+    PortRange,
+    Protocol,
+)
+
+_PORT_RANGE = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?\Z")
+_ICMP_TYPE = re.compile(r"([0-9]{1,3})(?:/([0-9]{1,3}))?\Z")
+_MAX_PORT = 0xFFFF
+
+
+class RuleType(StrEnum):
+    """What kind of destination a rule names."""
+
+    IP_CIDR = "ip_cidr"
+    DEFAULT = "default"
+
+
+class ActionName(StrEnum):
+    """What a rule does with the packets that it matches."""
+
+    ALLOW = "allow"
+    DENY = "deny"
+
+
+def _protocol(value: object) -> Protocol:
+    text = str(value).lower() if isinstance(value, str | int) else ""
+    if text in PROTOCOL_NUMBERS or (text.isascii() and text.isdecimal() and int(text) <= 0xFF):
+        return Protocol(str(int(text)) if text.isdecimal() else text)
+    raise expected(f"a protocol: {', '.join(PROTOCOL_NUMBERS)}, or a number from 0 to 255")
+
+
+def _port_range(value: object) -> PortRange:
+    is_port = isinstance(value, int | str) and not isinstance(value, bool)
+    match = _PORT_RANGE.match(str(value)) if is_port else None
+    if match is not None:
+        first = int(match[1])
+        last = int(match[2]) if match[2] else first
+        if first <= last <= _MAX_PORT:
+            return PortRange(first, last)
+    raise expected("a port or a range of ports such as 443 or 8000-8100 (0 to 65535)")
+
+
+def _icmp_type(value: object) -> IcmpType:
+    if isinstance(value, str) and value.lower() in ICMP_NAMES:
+        return IcmpType(name=value.lower())
+    is_type = isinstance(value, int | str) and not isinstance(value, bool)
+    match = _ICMP_TYPE.match(str(value)) if is_type else None
+    if match is not None:
+        number, code = int(match[1]), int(match[2]) if match[2] else None
+        if number <= 0xFF and (code is None or code <= 0xFF):
+            return IcmpType(number=number, code=code)
+    raise expected(f'an ICMP type: {", ".join(ICMP_NAMES)}, a number, or "type/code"')
+
+
+def _version(value: object) -> str:
+    if value in ("1.0", 1.0) and not isinstance(value, bool | int):
+        return "1.0"
+    raise expected('the version "1.0"')
+
+
+def _name(value: str) -> str:
+    problem = name_problem(value)
+    if problem:
+        raise expected(f"a name as a certificate can hold it (this one {problem})")
+    return value
+
+
+Name = Annotated[str, AfterValidator(_name)]
+
+
+class RuleModel(StrictModel):
+    """One rule as written."""
+
+    id: Text
+    type: RuleType
+    action: ActionName
+    destinations: Annotated[tuple[IpNetwork, ...], Field(min_length=1)] | None = None
+    protocols: (
+        Annotated[tuple[Annotated[Protocol, PlainValidator(_protocol)], ...], Field(min_length=1)]
+        | None
+    ) = None
+    ports: (
+        Annotated[
+            tuple[Annotated[PortRange, PlainValidator(_port_range)], ...], Field(min_length=1)
+        ]
+        | None
+    ) = None
+    icmp_types: (
+        Annotated[tuple[Annotated[IcmpType, PlainValidator(_icmp_type)], ...], Field(min_length=1)]
+        | None
+    ) = None
+    metadata: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _keys_fit_the_type(self) -> RuleModel:
+        if self.type is RuleType.IP_CIDR:
+            if self.destinations is None:
+                raise misfit("destinations", "a list of CIDRs (type ip_cidr needs one)")
+            return self
+        for key in ("destinations", "protocols", "ports", "icmp_types"):
+            if getattr(self, key) is not None:
+                raise misfit(key, "no such key in a rule of type default, which matches everything")
+        return self
+
+    @model_validator(mode="after")
+    def _services_fit(self) -> RuleModel:
+        if self.ports is not None and self.icmp_types is not None:
+            raise misfit("icmp_types", "ports or icmp_types, not both in one rule", "both")
+        for index, protocol in enumerate(self.protocols or ()):
+            key = f"protocols[{index}]"
+            if self.ports is not None and protocol not in PORT_PROTOCOLS:
+                raise misfit("protocols", f"{_PORT_TEXT} beside ports", f'"{protocol}" in {key}')
+            if self.icmp_types is not None and protocol not in ICMP_PROTOCOLS:
+                raise misfit(
+                    "protocols", f"{_ICMP_TEXT} beside icmp_types", f'"{protocol}" in {key}'
+                )
+        return self
+
+
+_PORT_TEXT = "only protocols that have ports (tcp, udp, sctp)"
+_ICMP_TEXT = "only ICMP protocols (icmp, icmpv6)"
+
+
+class SubjectModel(StrictModel):
+    """A client's or a group's rules."""
+
+    description: str = ""
+    rules: tuple[RuleModel, ...] = ()
+
+
+class MetadataModel(StrictModel, extra="allow"):
+    """What the file says about itself; any key is fine."""
+
+    name: str = ""
+
+
+class PolicyModel(StrictModel):
+    """The whole file."""
+
+    version: Annotated[Literal["1.0"], PlainValidator(_version)]
+    metadata: MetadataModel = MetadataModel()
+    default_action: ActionName = ActionName.DENY
+    clients: dict[Name, SubjectModel] = Field(default_factory=dict)
+    groups: dict[Name, SubjectModel] = Field(default_factory=dict)

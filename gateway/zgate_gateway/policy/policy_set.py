@@ -1,0 +1,199 @@
+"""All policies of a gateway: what a policy file says, for every client."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from zgate_bpf.tables import MAX_RULES_PER_POLICY, Action, CompiledPolicy
+from zgate_config import (
+    ConfigError,
+    Document,
+    Mistake,
+    format_key_path,
+    parse_document,
+    read_document,
+    validate,
+)
+
+from zgate_gateway.policy.compiler import compile_policy
+from zgate_gateway.policy.model import ActionName, PolicyModel, SubjectModel
+from zgate_gateway.policy.rules import Rule, first_match
+from zgate_gateway.policy.services import ICMP, ICMPV6, IpAddress
+
+_ECHO_REQUEST = {(4, ICMP): 8 << 8, (6, ICMPV6): 128 << 8}
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """The compiler's side of "why?": the verdict and the rule that gave it.
+
+    :ivar rule: None if no rule matched; then ``action`` is the policy's default.
+    :ivar rule_index: position in the client's rules.
+    """
+
+    action: Action
+    rule: Rule | None = None
+    rule_index: int | None = None
+
+    @property
+    def rule_id(self) -> str | None:
+        """The rule's name."""
+        return self.rule.id if self.rule is not None else None
+
+    @property
+    def rule_path(self) -> str | None:
+        """Where in the file the rule is: ``clients.alice.rules[0]``."""
+        return self.rule.path if self.rule is not None else None
+
+    @property
+    def line(self) -> int | None:
+        """The line of the file on which the rule begins."""
+        return self.rule.line if self.rule is not None else None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PolicySet:
+    """What one policy file says. Nothing in it changes once it is made.
+
+    :ivar source: the file; None for the empty set and for text that was checked.
+    :ivar sha256: of the file's bytes, in hexadecimal; None for the empty set.
+    :ivar name: ``metadata.name`` of the file.
+    :ivar clients: the rules written under each client's name.
+    :ivar groups: the rules written under each group's name.
+    :ivar default_action_line: where ``default_action`` is written, or would be.
+    """
+
+    default_action: Action = Action.DENY
+    clients: Mapping[str, tuple[Rule, ...]] = field(default_factory=dict)
+    groups: Mapping[str, tuple[Rule, ...]] = field(default_factory=dict)
+    source: Path | None = None
+    sha256: str | None = None
+    name: str = ""
+    default_action_line: int = 1
+
+    @classmethod
+    def empty(cls) -> PolicySet:
+        """Return the policy of a gateway without a policy file: everything is denied."""
+        return cls()
+
+    @classmethod
+    def load(cls, path: Path) -> PolicySet:
+        """Read a policy file. Raises :class:`zgate_config.ConfigError`."""
+        return cls._from_document(read_document(path), path)
+
+    @classmethod
+    def parse(cls, text: str | bytes, name: str = "policy.yaml") -> PolicySet:
+        """Read the contents of a policy file called ``name``. Raises ConfigError."""
+        return cls._from_document(parse_document(text, name), None)
+
+    @classmethod
+    def _from_document(cls, document: Document, source: Path | None) -> PolicySet:
+        model = validate(document, PolicyModel)
+        mistakes = sorted(_semantic_mistakes(document, model), key=lambda found: found.line or 0)
+        if mistakes:
+            raise ConfigError(mistakes)
+        return cls(
+            default_action=(
+                Action.ALLOW if model.default_action is ActionName.ALLOW else Action.DENY
+            ),
+            clients=_rules(document, "clients", model.clients),
+            groups=_rules(document, "groups", model.groups),
+            source=source,
+            sha256=document.sha256,
+            name=model.metadata.name,
+            default_action_line=document.line_of(("default_action",)),
+        )
+
+    @property
+    def client_count(self) -> int:
+        """How many clients have an entry."""
+        return len(self.clients)
+
+    @property
+    def group_count(self) -> int:
+        """How many groups have an entry."""
+        return len(self.groups)
+
+    @property
+    def rule_count(self) -> int:
+        """How many rules are written in the file."""
+        return sum(map(len, [*self.clients.values(), *self.groups.values()]))
+
+    def rules_for(self, client: str, groups: Iterable[str] = ()) -> tuple[Rule, ...]:
+        """Return a client's rules in first-match order: its own, then those of its groups."""
+        rules = self.clients.get(client, ())
+        for group in dict.fromkeys(groups):
+            rules += self.groups.get(group, ())
+        return rules
+
+    def compiled_for(self, client: str, groups: Iterable[str] = ()) -> CompiledPolicy:
+        """Return :meth:`rules_for`, compiled; one object for all whose rules mean the same."""
+        return compile_policy(self.rules_for(client, groups), self.default_action)
+
+    def explain(
+        self,
+        client: str,
+        groups: Iterable[str],
+        destination: IpAddress,
+        protocol: int,
+        port: int | None = None,
+    ) -> Explanation:
+        """Say what becomes of a packet from ``client``, and why.
+
+        ``port`` is the destination port, or ``type << 8 | code`` for ICMP. Without it: an echo
+        request for ICMP, port 0 for everything else.
+        """
+        if port is None:
+            port = _ECHO_REQUEST.get((destination.version, protocol), 0)
+        return explain(
+            self.rules_for(client, groups), self.default_action, destination, protocol, port
+        )
+
+
+def explain(
+    rules: Sequence[Rule],
+    default_action: Action,
+    destination: IpAddress,
+    protocol: int,
+    port: int,
+) -> Explanation:
+    """Say what ``rules`` make of a packet; see :meth:`PolicySet.explain`."""
+    index = first_match(rules, destination, protocol, port)
+    if index is None:
+        return Explanation(default_action)
+    return Explanation(rules[index].action, rules[index], index)
+
+
+def _rules(
+    document: Document, key: str, subjects: Mapping[str, SubjectModel]
+) -> dict[str, tuple[Rule, ...]]:
+    return {
+        name: tuple(
+            Rule.from_model(
+                rule, format_key_path(path := (key, name, "rules", index)), document.line_of(path)
+            )
+            for index, rule in enumerate(subject.rules)
+        )
+        for name, subject in subjects.items()
+    }
+
+
+def _semantic_mistakes(document: Document, model: PolicyModel) -> Iterator[Mistake]:
+    """What only shows when several rules are seen together."""
+    for key, subjects in (("clients", model.clients), ("groups", model.groups)):
+        for name, subject in subjects.items():
+            count = len(subject.rules)
+            if count > MAX_RULES_PER_POLICY:
+                text = f"expected at most {MAX_RULES_PER_POLICY} rules, got {count}"
+                yield document.mistake((key, name, "rules"), text)
+            seen: Counter[str] = Counter()
+            for index, rule in enumerate(subject.rules):
+                seen[rule.id] += 1
+                if seen[rule.id] == 2:
+                    path = (key, name, "rules", index, "id")
+                    yield document.mistake(
+                        path, f'expected an id of its own, got "{rule.id}" again'
+                    )

@@ -1,0 +1,99 @@
+"""One rule, ready to be compiled and explained: what it matches, and where it is written."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from ipaddress import IPv4Network, IPv6Network
+from typing import Any
+
+from zgate_bpf.tables import Action
+
+from zgate_gateway.policy.model import ActionName, RuleModel, RuleType
+from zgate_gateway.policy.services import IpAddress, IpNetwork, Service, services_of
+
+EVERYWHERE: tuple[IpNetwork, ...] = (IPv4Network("0.0.0.0/0"), IPv6Network("::/0"))
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A rule of a client or a group.
+
+    :ivar id: as written; unique among the rules of one client or one group.
+    :ivar destinations: sorted, without repetition; both families' whole space for type `default`.
+    :ivar services_ipv4: what it matches of packets to IPv4 destinations; empty: nothing.
+    :ivar services_ipv6: the same for IPv6.
+    :ivar protocols: as written, for people; empty: any. So are ``ports`` and ``icmp_types``.
+    :ivar path: where it is in the file: ``clients.alice.rules[0]``.
+    :ivar line: line in the file, from 1.
+    :ivar meaning: equal for rules that do the same to the same packets, whatever their names.
+    """
+
+    id: str
+    type: RuleType
+    action: Action
+    destinations: tuple[IpNetwork, ...]
+    services_ipv4: tuple[Service, ...]
+    services_ipv6: tuple[Service, ...]
+    protocols: tuple[str, ...] = ()
+    ports: tuple[str, ...] = ()
+    icmp_types: tuple[str, ...] = ()
+    path: str = ""
+    line: int = 0
+    metadata: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    meaning: bytes = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        matched = (int(self.action), self.destinations, self.services_ipv4, self.services_ipv6)
+        object.__setattr__(self, "meaning", hashlib.sha256(repr(matched).encode()).digest())
+
+    @classmethod
+    def from_model(cls, model: RuleModel, path: str, line: int) -> Rule:
+        """Make a rule of what the file says."""
+        destinations = EVERYWHERE
+        if model.destinations is not None:
+            unique = set(model.destinations)
+            destinations = tuple(sorted(unique, key=_network_order))
+        keys = model.protocols, model.ports, model.icmp_types
+        return cls(
+            id=model.id,
+            type=model.type,
+            action=Action.ALLOW if model.action is ActionName.ALLOW else Action.DENY,
+            destinations=destinations,
+            services_ipv4=services_of(*keys, family=4),
+            services_ipv6=services_of(*keys, family=6),
+            protocols=tuple(model.protocols or ()),
+            ports=tuple(map(str, model.ports or ())),
+            icmp_types=tuple(map(str, model.icmp_types or ())),
+            path=path,
+            line=line,
+            metadata=model.metadata,
+        )
+
+    def services(self, family: int) -> tuple[Service, ...]:
+        """What it matches of packets to destinations of family 4 or 6."""
+        return self.services_ipv4 if family == 4 else self.services_ipv6
+
+    def matches(self, destination: IpAddress, protocol: int, port: int) -> bool:
+        """Whether it matches a packet; ``port`` is ``type << 8 | code`` for ICMP."""
+        return any(
+            service.contains(protocol, port) for service in self.services(destination.version)
+        ) and any(destination in network for network in self.destinations)
+
+
+def first_match(
+    rules: Sequence[Rule], destination: IpAddress, protocol: int, port: int
+) -> int | None:
+    """Return the index of the first rule that matches, by asking one after the other.
+
+    This is what "first match" means; the compiled tables must agree with it.
+    """
+    for index, rule in enumerate(rules):
+        if rule.matches(destination, protocol, port):
+            return index
+    return None
+
+
+def _network_order(network: IpNetwork) -> tuple[int, int, int]:
+    return network.version, int(network.network_address), network.prefixlen
