@@ -31,9 +31,8 @@ def complete_client(
     from .client import GatewayClient
     from .errors import CommandError
 
-    path = context.params.get("socket_path") or invocation_of(context).socket_path
     try:
-        with GatewayClient(path) as gateway:
+        with GatewayClient(invocation_of(context).socket_path) as gateway:
             known = gateway.clients().clients
     except CommandError:
         return []

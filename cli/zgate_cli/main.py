@@ -9,14 +9,12 @@ cannot be reached.
 
 from __future__ import annotations
 
-import os
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import click
 
-from .options import DEFAULT_SOCKET, SOCKET_VARIABLE, Invocation, with_socket_and_json
+from .options import with_socket_and_json
 
 #: Name of a command: (where it is, what it does).
 _COMMANDS = {
@@ -56,16 +54,12 @@ class LazyGroup(click.Group):
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @with_socket_and_json
 @click.version_option(package_name="zgate", prog_name="zgatectl")
-@click.pass_context
-def cli(context: click.Context, /, socket_path: Path | None, **options: Any) -> None:
+def cli(**_options: Any) -> None:
     """Look into a zgate gateway and steer it.
 
     Exit codes: 0 done, 1 failed, 2 bad input, 3 the kernel and the policy disagree, 4 the gateway
     cannot be reached.
     """
-    named = os.environ.get(SOCKET_VARIABLE)
-    default = Path(named) if named else DEFAULT_SOCKET
-    context.obj = Invocation(socket_path or default, bool(options["as_json"]))
 
 
 def main() -> None:

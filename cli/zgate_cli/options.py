@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,13 +24,21 @@ class Invocation:
 
 
 def invocation_of(context: click.Context) -> Invocation:
-    """Return what was given before the command's name."""
-    found = context.find_object(Invocation)
-    return found if found is not None else Invocation()
+    """Return what was given at the innermost place, else the environment's socket, else ours."""
+    named = os.environ.get(SOCKET_VARIABLE)
+    socket_path = Path(named) if named else DEFAULT_SOCKET
+    as_json = False
+    chain = [context]
+    while chain[-1].parent is not None:
+        chain.append(chain[-1].parent)
+    for one in reversed(chain):
+        socket_path = one.params.get("socket_path") or socket_path
+        as_json = as_json or bool(one.params.get("as_json"))
+    return Invocation(socket_path, as_json)
 
 
 def with_socket_and_json(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the two options; both are None or False if they were not given."""
+    """Add the two options; :func:`invocation_of` reads them."""
     socket = click.option(
         "--socket",
         "socket_path",
@@ -46,8 +55,7 @@ def gateway_command(command: Callable[..., None]) -> Callable[..., None]:
     @with_socket_and_json
     @functools.wraps(command)
     def wrapped(*, socket_path: Path | None, as_json: bool, **arguments: Any) -> None:
-        outer = invocation_of(click.get_current_context())
-        here = Invocation(socket_path or outer.socket_path, as_json or outer.as_json)
-        command(here, **arguments)
+        del socket_path, as_json  # the context has them, and those given before the command's name
+        command(invocation_of(click.get_current_context()), **arguments)
 
     return wrapped

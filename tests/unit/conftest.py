@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from zgate_gateway.api import schemas
-from zgate_gateway.api.facade import FacadeError, UnknownClient
+from zgate_gateway.api.facade import UnknownClient
 from zgate_gateway.api.schemas import GatewayState, VerdictAction
 from zgate_gateway.metrics import MetricsSnapshot
 
@@ -199,19 +199,23 @@ def fake_gateway() -> FakeGateway:
 
 
 class LiveGateway:
-    """The fake behind a real Unix socket, in an event loop of its own thread."""
+    """A real server on a Unix socket, in an event loop of its own thread; the fake can change."""
 
-    def __init__(self, fake: FakeGateway, socket_path: Path) -> None:
-        self.fake = fake
+    def __init__(self, socket_path: Path) -> None:
         self.socket_path = socket_path
+        self.fake = FakeGateway()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever)
+
+    def __getattr__(self, name: str) -> Any:
+        """Whatever the server asks, the fake of the running test answers."""
+        return getattr(self.fake, name)
 
     def start(self) -> None:
         from zgate_gateway.api.server import ApiServer
 
         self._thread.start()
-        self._server = ApiServer(self.fake, socket_path=self.socket_path, socket_group=None)
+        self._server = ApiServer(self, socket_path=self.socket_path, socket_group=None)
         self._call(self._server.start())
 
     def stop(self) -> None:
@@ -224,14 +228,15 @@ class LiveGateway:
         asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout=10)
 
 
-@pytest.fixture
-def live_gateway(fake_gateway: FakeGateway, tmp_path: Path) -> Iterator[LiveGateway]:
-    gateway = LiveGateway(fake_gateway, tmp_path / "api.sock")
-    gateway.start()
-    yield gateway
-    gateway.stop()
+@pytest.fixture(scope="session")
+def _live_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveGateway]:
+    server = LiveGateway(tmp_path_factory.mktemp("api") / "api.sock")
+    server.start()
+    yield server
+    server.stop()
 
 
 @pytest.fixture
-def facade_error() -> FacadeError:
-    return FacadeError("the kernel said no", "look at its log")
+def live_gateway(_live_server: LiveGateway, fake_gateway: FakeGateway) -> LiveGateway:
+    _live_server.fake = fake_gateway
+    return _live_server

@@ -1,0 +1,44 @@
+"""Completion scripts, and completion of client names."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.shell_completion import ShellComplete
+from click.testing import CliRunner
+from zgate_cli.main import cli
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_scripts(shell: str) -> None:
+    result = CliRunner().invoke(cli, ["completion", shell])
+    assert result.exit_code == 0
+    assert "_ZGATECTL_COMPLETE" in result.stdout and "zgatectl" in result.stdout
+
+
+def test_an_unknown_shell() -> None:
+    assert CliRunner().invoke(cli, ["completion", "tcsh"]).exit_code == 2
+
+
+def complete(arguments: list[str], incomplete: str) -> list[str]:
+    shell = ShellComplete(cli, {}, "zgatectl", "_ZGATECTL_COMPLETE")
+    return [item.value for item in shell.get_completions(arguments, incomplete)]
+
+
+def test_client_names_come_from_the_gateway(
+    live_gateway: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    socket = str(live_gateway.socket_path)
+    assert complete(["kick", "--socket", socket], "") == ["client-1", "never-seen"]
+    assert complete(["--socket", socket, "kick"], "cl") == ["client-1"]
+    monkeypatch.setenv("ZGATE_SOCKET", socket)
+    assert complete(["why"], "n") == ["never-seen"]
+
+
+def test_without_a_gateway_nothing_is_offered(tmp_path: Path) -> None:
+    assert complete(["kick", "--socket", str(tmp_path / "none")], "") == []
+
+
+def test_commands_are_completed() -> None:
+    assert complete([], "s") == ["status", "sessions"]
+    assert complete(["policy"], "") == ["check", "reload", "show"]

@@ -1,0 +1,132 @@
+"""zgatectl why."""
+
+from typing import Any
+
+import click
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from zgate_cli.why import ServiceType
+from zgate_gateway.api import schemas
+
+
+def test_it_shows_both_verdicts_and_the_line(zgatectl: Any, fits: Any) -> None:
+    text = fits(zgatectl("why", "client-1", "10.20.0.5", "tcp/443"))
+    words = " ".join(text.split())
+    assert "client client-1 (groups: staff)" in words
+    assert "packet 10.100.0.2 -> 10.20.0.5, tcp port 443" in words
+    verdict = "deny, rule deny-default, /etc/zgate/policy.yaml:15, revision 7"
+    assert f"policy says {verdict}" in words and f"kernel says {verdict}" in words
+
+
+def test_exit_code_3_if_the_kernel_disagrees(zgatectl: Any, fake_gateway: Any) -> None:
+    fake_gateway.kernel_action = schemas.VerdictAction.ALLOW
+    result = zgatectl("why", "client-1", "10.20.0.5", "tcp/443", code=3)
+    assert "kernel says" in result.stdout and "allow" in result.stdout
+    assert result.stderr.startswith("zgatectl: the kernel does not do what the policy says; ")
+    as_json = zgatectl("why", "client-1", "10.20.0.5", "tcp/443", "--json", code=3)
+    assert '"agree": false' in as_json.stdout
+
+
+def test_a_client_without_a_session_has_no_kernel_verdict(zgatectl: Any, fake_gateway: Any) -> None:
+    fake_gateway.kernel_action = None
+    text = zgatectl("why", "client-1", "10.20.0.5").stdout
+    assert "kernel says" not in text and "the client has no session" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "protocol", "port"),
+    [
+        (["10.0.0.1"], 1, None),
+        (["fd00::1"], 58, None),
+        (["fd00::1", "icmp"], 58, None),
+        (["10.0.0.1", "icmpv6"], 1, None),
+        (["10.0.0.1", "TCP/0"], 6, 0),
+        (["10.0.0.1", "17/53"], 17, 53),
+        (["10.0.0.1", "sctp/65535"], 132, 65535),
+        (["10.0.0.1", "gre"], 47, None),
+        (["10.0.0.1", "255"], 255, None),
+    ],
+)
+def test_what_is_asked(
+    zgatectl: Any, fake_gateway: Any, arguments: list[str], protocol: int, port: int | None
+) -> None:
+    zgatectl("why", "client-1", *arguments)
+    ((_, query),) = fake_gateway.calls
+    assert (query.protocol, query.port, str(query.destination)) == (protocol, port, arguments[0])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ([], "DESTINATION"),
+        (["example.com"], "look the name up"),
+        (["fe80::1%eth0"], "zone"),
+        (["10.0.0.0/8"], "no IP address"),
+        (["10.0.0.1", "tcp"], "tcp/443"),
+        (["10.0.0.1", "tcp/65536"], "port"),
+        (["10.0.0.1", "tcp/-1"], "port"),
+        (["10.0.0.1", "tcp/\N{ARABIC-INDIC DIGIT ONE}"], "port"),
+        (["10.0.0.1", "icmp/8"], "no ports"),
+        (["10.0.0.1", "256"], "no protocol"),
+        (["10.0.0.1", "nonsense/1"], "no protocol"),
+        (["10.0.0.1", ""], "no protocol"),
+    ],
+)
+def test_bad_questions_are_usage_errors(
+    zgatectl: Any, fake_gateway: Any, arguments: list[str], named: str
+) -> None:
+    assert named in zgatectl("why", "client-1", *arguments, code=2).stderr
+    assert fake_gateway.calls == []
+
+
+@pytest.mark.parametrize("name", ["", "x" * 65, "a\nb"])
+def test_bad_names(zgatectl: Any, fake_gateway: Any, name: str) -> None:
+    assert "CLIENT is a name" in zgatectl("why", name, "10.0.0.1", code=2).stderr
+    assert fake_gateway.calls == []
+
+
+def test_an_unknown_client(zgatectl: Any) -> None:
+    result = zgatectl("why", "who", "10.0.0.1", code=1)
+    assert result.stderr == "zgatectl: no client named who; zgatectl clients lists them\n"
+
+
+@pytest.mark.parametrize(
+    ("verdict", "text"),
+    [
+        ({"reason": "POLICY_DEFAULT"}, "deny, no rule matches: the default action, revision 7"),
+        ({"reason": "LINK_LOCAL"}, "deny, LINK_LOCAL, revision 7"),
+        ({"action": "allow", "reason": "NONE"}, "allow, no rule matches: the default action"),
+    ],
+)
+def test_verdicts_without_a_rule(
+    zgatectl: Any,
+    fake_gateway: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    verdict: dict[str, str],
+    text: str,
+) -> None:
+    def why(query: schemas.WhyQuery) -> schemas.Why:
+        return schemas.Why(
+            client="c",
+            connected=False,
+            destination="fe80::1",
+            protocol=58,
+            compiler=schemas.Verdict(**{"action": "deny", "revision": 7, **verdict}),
+            agree=True,
+        )
+
+    monkeypatch.setattr(fake_gateway, "why", why)
+    words = " ".join(zgatectl("why", "c", "fe80::1").stdout.split())
+    assert text in words
+    assert "any address -> fe80::1, icmpv6 echo request" in words
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.text() | st.from_regex(r"[a-z0-9]{0,8}/[0-9]{0,7}"))
+def test_any_service_is_understood_or_a_usage_error(text: str) -> None:
+    try:
+        protocol, port = ServiceType().convert(text, None, None)
+    except click.UsageError:
+        return
+    assert 0 <= protocol <= 255 and (port is None or 0 <= port <= 65535)
