@@ -18,6 +18,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from zgate_control.store import StoreError
 
 from zgate_gateway.metrics import make_registry
 
@@ -56,6 +57,7 @@ def _bare_app(title: str) -> FastAPI:
     app = FastAPI(title=title, version="1", docs_url=None, redoc_url=None, responses=_PROBLEMS)
     app.add_middleware(_BodyLimit, limit_bytes=MAX_BODY_BYTES)
     app.add_exception_handler(FacadeError, _on_facade_error)
+    app.add_exception_handler(StoreError, _on_store_error)
     app.add_exception_handler(RequestValidationError, _on_bad_request)
     app.add_exception_handler(StarletteHTTPException, _on_http_error)
     app.add_exception_handler(Exception, _on_bug)
@@ -160,6 +162,12 @@ def _problem(status: int, title: str, cause: str, cure: str) -> JSONResponse:
 async def _on_facade_error(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, FacadeError)
     return _problem(error.status, error.title, error.cause, error.cure)
+
+
+async def _on_store_error(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, StoreError)
+    cause = f"store {error.target}: {error.cause}"
+    return _problem(HTTPStatus.INTERNAL_SERVER_ERROR, "Store failed", cause, error.cure)
 
 
 async def _on_bad_request(_request: Request, error: Exception) -> JSONResponse:

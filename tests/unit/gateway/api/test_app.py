@@ -9,6 +9,7 @@ import httpx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from zgate_control.store import StoreError
 from zgate_gateway.api import app as app_module
 from zgate_gateway.api import schemas
 from zgate_gateway.api.app import create_app, create_probe_app
@@ -125,6 +126,15 @@ async def test_errors_of_the_gateway_name_cause_and_cure(
     found = problem(await api.request(method, path, json=body), status)
     assert (found.cause, found.cure, found.title) == ("the cause", "the cure", error.title)
     assert str(fake_gateway.error) == "the cause; the cure"
+
+
+@pytest.mark.parametrize(("method", "path", "body"), ROUTES)
+async def test_a_failing_store_names_cause_and_cure(
+    api: httpx.AsyncClient, fake_gateway: Any, method: str, path: str, body: Any
+) -> None:
+    fake_gateway.error = StoreError("zgate.db", "the disk is full", "free some space")
+    found = problem(await api.request(method, path, json=body), 500)
+    assert (found.cause, found.cure) == ("store zgate.db: the disk is full", "free some space")
 
 
 @pytest.mark.parametrize(("method", "path", "body"), ROUTES)
