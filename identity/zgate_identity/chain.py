@@ -123,10 +123,7 @@ def _parse(der: bytes) -> x509.Certificate:
             RefusalReason.MALFORMED,
             f"a certificate of {len(der)} bytes; at most {MAX_CERTIFICATE_BYTES} are read",
         )
-    certificate = x509.load_der_x509_certificate(der)
-    if certificate.version is not x509.Version.v3:
-        raise CertificateRefused(RefusalReason.MALFORMED, "not an X.509 version 3 certificate")
-    return certificate
+    return x509.load_der_x509_certificate(der)
 
 
 def key_problem(certificate: x509.Certificate) -> str | None:

@@ -51,7 +51,8 @@ class PeerIdentity:
         groups: the OU entries, in their order, each once.
         serial: the serial number of the certificate.
         not_after: when the first certificate of the chain expires, aware, UTC.
-        fingerprint: SHA-256 of the certificate, 64 hexadecimal digits.
+        fingerprint: SHA-256 of the certificate, 64 hexadecimal digits. To show, not to decide by:
+            the client can write its certificate's signature in several ways.
         path: the certificates that vouch, from the client's own up, each as serial number and
             issuer; for `ClientVerifier.recheck`.
     """

@@ -60,6 +60,7 @@ class Forge:
         issuer: Authority | None = None,
         is_ca: bool = True,
         path_length: int | None = None,
+        cert_sign: bool = True,
         crl_sign: bool = True,
         key_usage: bool = True,
         not_before: datetime = NOW - 100 * DAY,
@@ -78,7 +79,7 @@ class Forge:
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False)
         )
         if key_usage:
-            usage = self.key_usage(key_cert_sign=is_ca, crl_sign=crl_sign)
+            usage = self.key_usage(key_cert_sign=is_ca and cert_sign, crl_sign=crl_sign)
             builder = builder.add_extension(usage, critical=True)
         if issuer:
             builder = builder.add_extension(self.key_identifier(issuer), critical=False)
@@ -136,6 +137,7 @@ class Forge:
         last_update: datetime = NOW - DAY,
         next_update: datetime = NOW + DAY,
         extra: Sequence[x509.ExtensionType] = (),
+        hash_algorithm: hashes.SHA224 | hashes.SHA256 | None = None,
     ) -> x509.CertificateRevocationList:
         builder = (
             x509.CertificateRevocationListBuilder()
@@ -150,7 +152,7 @@ class Forge:
             builder = builder.add_extension(x509.CRLNumber(number), critical=False)
         for each in extra:
             builder = builder.add_extension(each, critical=True)
-        return builder.sign(signer or issuer.key, hashes.SHA256())
+        return builder.sign(signer or issuer.key, hash_algorithm or hashes.SHA256())
 
     def key_usage(self, **allowed: bool) -> x509.KeyUsage:
         usages = dict.fromkeys(

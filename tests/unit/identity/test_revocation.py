@@ -3,6 +3,7 @@ from typing import Any
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from zgate_identity.refusal import CertificateRefused, RefusalReason
 from zgate_identity.revocation import CrlError, PathStep, Revocation, authority_key
 
@@ -25,6 +26,26 @@ def test_an_authority_that_may_not_sign_lists_cannot(forge: Any) -> None:
     mute = forge.authority("Mute", crl_sign=False)
     with pytest.raises(CrlError, match="signature"):
         Revocation.load([forge.crl(mute)], [mute.certificate])
+
+
+def test_a_list_signed_with_a_weak_hash_is_not_loaded(forge: Any, ca: Any) -> None:
+    weak = forge.crl(ca, hash_algorithm=hashes.SHA224())
+    with pytest.raises(CrlError, match="SHA-256"):
+        Revocation.load([weak], [ca.certificate])
+
+
+def test_a_list_without_an_end_is_not_loaded(forge: Any, ca: Any) -> None:
+    class Endless:
+        """The library cannot build such a list, though it reads one."""
+
+        next_update_utc = None
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(forge_made, name)
+
+    forge_made = forge.crl(ca)
+    with pytest.raises(CrlError, match="no nextUpdate"):
+        Revocation.load([Endless()], [ca.certificate])  # type: ignore[list-item]
 
 
 @pytest.mark.parametrize(

@@ -93,6 +93,12 @@ def test_truncated_at_every_byte(forge: Any, ca: Any, server: bytes) -> None:
         assert caught.value.reason is RefusalReason.MALFORMED
 
 
+def test_a_file_without_an_authority_verifies_nobody(forge: Any, ca: Any) -> None:
+    for bad in ([], [forge.leaf(ca)]):
+        with pytest.raises(ValueError, match="authority"):
+            ServerVerifier(bad, "gw.example")
+
+
 def test_what_is_no_host_cannot_be_dialled(ca: Any) -> None:
     with pytest.raises(ValueError, match="no host name"):
         ServerVerifier([ca.certificate], "not a host")

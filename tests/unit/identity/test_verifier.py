@@ -236,6 +236,14 @@ def test_refused_intermediate_that_is_no_ca(forge: Any, ca: Any, verifier: Clien
     assert caught.reason is RefusalReason.ISSUER_NOT_CA
 
 
+def test_refused_intermediate_whose_key_may_not_sign_certificates(
+    forge: Any, ca: Any, verifier: ClientVerifier
+) -> None:
+    signer = forge.authority("Signs lists only", issuer=ca, cert_sign=False)
+    caught = refusal(verifier, forge.now, forge.client(signer), signer.der)
+    assert caught.reason is RefusalReason.ISSUER_NOT_CA
+
+
 def test_refused_expired_intermediate(forge: Any, ca: Any, verifier: ClientVerifier) -> None:
     middle = forge.authority("Middle", issuer=ca, not_after=forge.now - DAY)
     caught = refusal(verifier, forge.now, forge.client(middle), middle.der)
