@@ -7,27 +7,22 @@ until Ctrl-C.
 
 from __future__ import annotations
 
-import json
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from zgate_lab.deployment import BIN, Deployment
 from zgate_lab.errors import LabError
 from zgate_lab.internet import Host, Internet, WebServer
 from zgate_lab.lab import Namespace
-from zgate_lab.process import Process
 from zgate_lab.traffic import https_get, ping
-from zgate_lab.waiting import wait_until
 
-BIN = Path(sys.executable).parent
-START_TIMEOUT_S = 30.0
 DOWNLOAD_BYTES = 8 << 20
 PINGS = 1000
 DENIED_TIMEOUT_S = 2.0
@@ -80,90 +75,29 @@ class Demo:
     failures: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.directory = self.internet.lab.directory
-        self.socket = self.directory / "gateway.sock"
-        self.audit_file = self.directory / "audit.jsonl"
-        self.processes: dict[str, Process] = {}
+        self.zgate = Deployment(self.internet, POLICY)
 
     # -- the parts
 
     def make_identities(self) -> str:
         """A CA, the gateway's certificate, one for each client, by the real command line."""
-        pki = self.directory / "pki"
-        self._run("pki", "--dir", str(pki), "init")
-        gateway = self.internet.gateway
-        self._issue("gateway", "server", "--dns", "gateway.demo", "--ip", str(gateway.ipv4))
-        for name in ("alice", "bob"):
-            self._issue(name, "client", "--group", "staff")
-        return f"CA, gateway and two client certificates in {pki}"
-
-    def _issue(self, name: str, usage: str, *more: str) -> None:
-        out = self.directory / name
-        arguments = ("issue", name, "--usage", usage, *more, "--out", str(out))
-        self._run("pki", "--dir", str(self.directory / "pki"), *arguments)
+        self.zgate.make_identities({"alice": ["staff"], "bob": []})
+        return f"CA, gateway and two client certificates in {self.zgate.pki}"
 
     def start_gateway(self) -> str:
         """The daemon, on the host between uplink and site."""
-        policy_file = self.directory / "policy.yaml"
-        policy_file.write_text(POLICY)
-        config_file = self.directory / "gateway.yaml"
-        own = self.directory / "gateway"
-        config_file.write_text(
-            json.dumps(
-                {
-                    "state_dir": str(self.directory / "state"),
-                    "runtime_dir": str(self.directory / "run"),
-                    "socket_path": str(self.socket),
-                    "policy_file": str(policy_file),
-                    "pki": {
-                        "ca": str(self.directory / "pki" / "ca.crt"),
-                        "crl": str(self.directory / "pki" / "crl.pem"),
-                        "certificate": str(own / "gateway.crt"),
-                        "key": str(own / "gateway.key"),
-                    },
-                    "routes": ["10.20.0.0/24", "10.66.0.0/24", "fd00:20::/64", "fd00:66::/64"],
-                    "audit": {"path": str(self.audit_file)},
-                },
-                indent=2,
-            )
-        )
-        process = self.internet.gateway.namespace.spawn(
-            "gateway", BIN / "zgate-gateway", "--config", config_file
-        )
-        process.wait_for_output('"ready: ', START_TIMEOUT_S)
-        self.processes["gateway"] = process
+        process = self.zgate.start_gateway()
         return f"zgate-gateway serves UDP {self.internet.gateway.ipv4}:443 (pid {process.pid})"
 
     def start_agents(self) -> str:
         """One agent on each device."""
-        for name, device in (("alice", self.internet.device1), ("bob", self.internet.device2)):
-            own = self.directory / name
-            config_file = self.directory / f"{name}.yaml"
-            config_file.write_text(
-                json.dumps(
-                    {
-                        "gateway": f"{self.internet.gateway.ipv4}:443",
-                        "server_name": "gateway.demo",
-                        "ca": str(self.directory / "pki" / "ca.crt"),
-                        "certificate": str(own / f"{name}.crt"),
-                        "key": str(own / f"{name}.key"),
-                        "runtime_dir": str(self.directory / f"{name}-run"),
-                    },
-                    indent=2,
-                )
-            )
-            self.processes[name] = device.namespace.spawn(
-                name, BIN / "zgate-agent", "run", "--config", config_file
-            )
-        for name in ("alice", "bob"):
-            self.processes[name].wait_for(
-                lambda name=name: name in self._sessions(),  # type: ignore[misc]
-                START_TIMEOUT_S,
-                "its session",
-            )
+        sessions = {
+            "alice": self.zgate.start_agent("alice", self.internet.device1),
+            "bob": self.zgate.start_agent("bob", self.internet.device2),
+        }
         return ", ".join(
             f"{name} holds {' and '.join(session['addresses'])}"
-            for name, session in sorted(self._sessions().items())
+            for name, session in sessions.items()
         )
 
     def start_office(self) -> str:
@@ -197,7 +131,7 @@ class Demo:
         self._require_no_answer(self.internet.device2.namespace, self.office)
         record = self._denial("bob", self.internet.office)
         require(record["rule"] == "deny-office", f"denied by {record['rule']}, not deny-office")
-        why = self._ask("why", "bob", str(self.internet.office.ipv4), "tcp/443", "--json")
+        why = self.zgate.ask("why", "bob", str(self.internet.office.ipv4), "tcp/443")
         require(why["kernel"]["rule_id"] == "deny-office", f"why says {why['kernel']}")
         require(why["agree"], "compiler and kernel disagree")
         return (
@@ -216,10 +150,7 @@ class Demo:
 
     def prove_counters(self) -> str:
         """Per-client counters out of the kernel."""
-        clients = {
-            one["name"]: one["counters"] for one in self._ask("clients", "--json")["clients"]
-        }
-        alice, bob = clients["alice"], clients["bob"]
+        alice, bob = self.zgate.counters("alice"), self.zgate.counters("bob")
         require(alice["down_bytes"] > 2 * DOWNLOAD_BYTES, f"alice's counters: {alice}")
         require(bob["dropped_packets"] > 0 and bob["down_packets"] == 0, f"bob's: {bob}")
         return (
@@ -249,8 +180,7 @@ class Demo:
 
     def prove_clean_end(self) -> str:
         """SIGTERM: exit status 0 everywhere, nothing left in the gateway's kernel."""
-        for name in ("alice", "bob", "gateway"):
-            status = self.processes[name].stop()
+        for name, status in self.zgate.stop().items():
             require(status == 0, f"{name} ended with status {status}")
         namespace = self.internet.gateway.namespace
         require("zgate" not in namespace.run("nft", "list", "tables").stdout, "nftables left")
@@ -270,35 +200,9 @@ class Demo:
 
     def _denial(self, client: str, host: Host) -> dict[str, Any]:
         """The audit record of the client's denied flow to the host."""
-
-        def found() -> dict[str, Any] | None:
-            for line in self.audit_file.read_text().splitlines():
-                record: dict[str, Any] = json.loads(line)
-                if (
-                    record["event"] == "flow_denied"
-                    and record["client"] == client
-                    and record["destination"] == str(host.ipv4)
-                ):
-                    return record
-            return None
-
-        record = wait_until(found, 5.0, f"the audit record of {client}'s denial")
-        assert record is not None
-        return record
-
-    def _sessions(self) -> dict[str, dict[str, Any]]:
-        answer = self._ask("sessions", "--json")
-        return {session["client"]: session for session in answer["sessions"]}
-
-    def _ask(self, *arguments: str) -> Any:
-        return json.loads(self._run("--socket", str(self.socket), *arguments))
-
-    def _run(self, *arguments: str) -> str:
-        done = subprocess.run(
-            [BIN / "zgatectl", *arguments], capture_output=True, text=True, check=False, timeout=60
+        return self.zgate.wait_audit(
+            "flow_denied", client=client, destination=str(host.ipv4), protocol=6
         )
-        require(done.returncode == 0, f"zgatectl {' '.join(arguments)}: {done.stderr.strip()}")
-        return done.stdout
 
     def show(self, title: str, step: Callable[[], str]) -> bool:
         """Run one step and show its line."""
@@ -316,7 +220,7 @@ class Demo:
         """What somebody at the terminal can try."""
         enter = "sudo ip netns exec"
         device = self.internet.device1.namespace.name
-        control = f"{BIN / 'zgatectl'} --socket {self.socket}"
+        control = f"{BIN / 'zgatectl'} --socket {self.zgate.socket}"
         self.console.print("\nThe lab stays up. In another terminal:", highlight=False)
         for command in (
             f"sudo {control} sessions",
@@ -324,7 +228,7 @@ class Demo:
             f"sudo {control} why bob {self.internet.office.ipv4} tcp/443",
             f"{enter} {device} curl --cacert {self.office.certificate_file} {self.office.url_ipv4}",
             f"{enter} {self.internet.gateway.namespace.name} nft list ruleset",
-            f"tail -f {self.audit_file}",
+            f"tail -f {self.zgate.audit_file}",
         ):
             self.console.print(f"  {command}", highlight=False, soft_wrap=True)
         self.console.print("Ctrl-C ends it and removes everything.", highlight=False)

@@ -1,0 +1,226 @@
+"""zgate as it is deployed, in a lab: the real command lines with files that they made themselves.
+
+What the demo, the end-to-end tests and the bench start; nothing here imports gateway or agent.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from zgate_lab.errors import LabError
+from zgate_lab.internet import Host, Internet
+from zgate_lab.process import Process
+from zgate_lab.waiting import wait_until
+
+BIN = Path(sys.executable).parent
+SERVER_NAME = "gateway.demo"
+START_TIMEOUT_S = 30.0
+COMMAND_TIMEOUT_S = 60.0
+ROUTES = ("10.20.0.0/24", "10.66.0.0/24", "fd00:20::/64", "fd00:66::/64")
+
+
+class CommandFailed(LabError):
+    """A zgate command ended with another status than 0."""
+
+    def __init__(self, command: Sequence[str], status: int, output: str) -> None:
+        super().__init__(f"{' '.join(command)}: status {status}: {output.strip()}")
+        self.status = status
+        self.output = output
+
+
+class Deployment:
+    """One gateway, its clients, their certificates and files, in the `Internet` topology."""
+
+    def __init__(self, internet: Internet, policy: str) -> None:
+        self.internet = internet
+        self.directory = internet.lab.directory
+        self.socket = self.directory / "gateway.sock"
+        self.audit_file = self.directory / "audit.jsonl"
+        self.policy_file = self.directory / "policy.yaml"
+        self.pki = self.directory / "pki"
+        self.policy_file.write_text(policy)
+        self.gateway: Process | None = None
+        self.agents: dict[str, Process] = {}
+
+    # Identities.
+
+    def make_identities(self, clients: Mapping[str, Sequence[str]]) -> None:
+        """A CA, the gateway's certificate, and one for each client with its groups."""
+        self.run("pki", "--dir", str(self.pki), "init")
+        address = self.internet.gateway
+        self.issue("gateway", "server", "--dns", SERVER_NAME, "--ip", str(address.ipv4))
+        for name, groups in clients.items():
+            self.issue(name, "client", *(word for group in groups for word in ("--group", group)))
+
+    def issue(self, name: str, usage: str, *more: str) -> Path:
+        """Issue a certificate; its files are `NAME.crt` and `NAME.key` in the returned folder."""
+        out = self.directory / name
+        pki = ("pki", "--dir", str(self.pki))
+        self.run(*pki, "issue", name, "--usage", usage, *more, "--out", str(out))
+        return out
+
+    def revoke(self, name: str) -> None:
+        """Revoke all certificates of a client."""
+        self.run("pki", "--dir", str(self.pki), "revoke", name)
+
+    # The gateway.
+
+    def gateway_config(self) -> dict[str, Any]:
+        """The gateway's configuration, as the file will hold it."""
+        own = self.directory / "gateway"
+        return {
+            "state_dir": str(self.directory / "state"),
+            "runtime_dir": str(self.directory / "run"),
+            "socket_path": str(self.socket),
+            "policy_file": str(self.policy_file),
+            "pki": {
+                "ca": str(self.pki / "ca.crt"),
+                "crl": str(self.pki / "crl.pem"),
+                "certificate": str(own / "gateway.crt"),
+                "key": str(own / "gateway.key"),
+            },
+            "routes": list(ROUTES),
+            "audit": {"path": str(self.audit_file)},
+        }
+
+    def start_gateway(self, **changes: Any) -> Process:
+        """Start the daemon and wait until it is ready; `changes` replace top-level keys."""
+        config_file = self.directory / "gateway.yaml"
+        config_file.write_text(json.dumps({**self.gateway_config(), **changes}, indent=2))
+        process = self.internet.gateway.namespace.spawn(
+            "gateway", BIN / "zgate-gateway", "--config", config_file
+        )
+        # The log is one file over restarts: ready is who answers on the socket.
+        process.wait_for(lambda: self._is_ready(process), START_TIMEOUT_S, "ready")
+        self.gateway = process
+        return process
+
+    def _is_ready(self, process: Process) -> bool:
+        try:
+            status = self.ask("status")
+        except CommandFailed:
+            return False
+        return bool(status["pid"] == process.pid and status["state"] == "ready")
+
+    # Agents.
+
+    def agent_config(self, name: str) -> dict[str, Any]:
+        """An agent's configuration, as the file will hold it."""
+        own = self.directory / name
+        return {
+            "gateway": f"{self.internet.gateway.ipv4}:443",
+            "server_name": SERVER_NAME,
+            "ca": str(self.pki / "ca.crt"),
+            "certificate": str(own / f"{name}.crt"),
+            "key": str(own / f"{name}.key"),
+            "runtime_dir": str(self.directory / f"{name}-run"),
+        }
+
+    def spawn_agent(self, name: str, device: Host, **changes: Any) -> Process:
+        """Start an agent on a device; returns at once."""
+        config_file = self.directory / f"{name}.yaml"
+        config_file.write_text(json.dumps({**self.agent_config(name), **changes}, indent=2))
+        process = device.namespace.spawn(name, BIN / "zgate-agent", "run", "--config", config_file)
+        self.agents[name] = process
+        return process
+
+    def start_agent(self, name: str, device: Host, **changes: Any) -> dict[str, Any]:
+        """Start an agent and wait until it is connected; its session as the gateway sees it."""
+        return self.wait_connected(name, self.spawn_agent(name, device, **changes))
+
+    def wait_connected(self, name: str, process: Process) -> dict[str, Any]:
+        """Wait until gateway and agent agree that the session is up."""
+        return (
+            process.wait_for(
+                lambda: self.sessions().get(name) if self._is_connected(name) else None,
+                START_TIMEOUT_S,
+                f"the session of {name}",
+            )
+            or {}
+        )
+
+    def _is_connected(self, name: str) -> bool:
+        return bool(self.agent_status(name).get("connected"))
+
+    def agent_status(self, name: str) -> dict[str, Any]:
+        """What `zgate-agent status --json` says; empty when the agent does not answer."""
+        done = subprocess.run(
+            [
+                BIN / "zgate-agent",
+                "status",
+                "--json",
+                "--runtime-dir",
+                self.directory / f"{name}-run",
+            ],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=COMMAND_TIMEOUT_S,
+        )
+        try:
+            answer = json.loads(done.stdout)
+        except ValueError:
+            return {}
+        return answer if isinstance(answer, dict) else {}
+
+    # Questions.
+
+    def run(self, *arguments: str) -> str:
+        """Run zgatectl on this host; its output.
+
+        Raises:
+            CommandFailed: it ended with another status than 0.
+        """
+        command = [str(BIN / "zgatectl"), *arguments]
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, timeout=COMMAND_TIMEOUT_S
+        )
+        if done.returncode:
+            raise CommandFailed(command, done.returncode, done.stderr or done.stdout)
+        return done.stdout
+
+    def ask(self, *arguments: str) -> Any:
+        """Ask the gateway: `zgatectl ... --json`, parsed."""
+        return json.loads(self.run("--socket", str(self.socket), *arguments, "--json"))
+
+    def sessions(self) -> dict[str, dict[str, Any]]:
+        """The sessions that are up, by client."""
+        return {session["client"]: session for session in self.ask("sessions")["sessions"]}
+
+    def counters(self, client: str) -> dict[str, int]:
+        """The kernel's counters of a connected client."""
+        for one in self.ask("clients")["clients"]:
+            if one["name"] == client:
+                return dict(one["counters"] or {})
+        raise LabError(f"the gateway knows no client {client}")
+
+    def audit(self, event: str, **fields: Any) -> list[dict[str, Any]]:
+        """The audit records of an event whose fields have these values."""
+        if not self.audit_file.exists():
+            return []
+        records = [json.loads(line) for line in self.audit_file.read_text().splitlines()]
+        return [
+            record
+            for record in records
+            if record["event"] == event
+            and all(record.get(name) == value for name, value in fields.items())
+        ]
+
+    def wait_audit(self, event: str, timeout_s: float = 5.0, **fields: Any) -> dict[str, Any]:
+        """Wait for an audit record; the first that fits."""
+        found = wait_until(
+            lambda: self.audit(event, **fields), timeout_s, f"the audit record {event} {fields}"
+        )
+        return found[0]
+
+    def stop(self) -> dict[str, int]:
+        """SIGTERM to all, agents first; exit statuses by name."""
+        statuses = {name: agent.stop() for name, agent in self.agents.items()}
+        if self.gateway is not None:
+            statuses["gateway"] = self.gateway.stop()
+        return statuses
