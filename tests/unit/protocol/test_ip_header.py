@@ -223,7 +223,10 @@ def packed(text: str) -> bytes:
 
 @pytest.mark.parametrize(
     "text",
-    "169.254.0.1 224.0.0.251 255.255.255.255 fe80::1 febf::1 ff02::1 ff01::1 ff12::1 ff32::1".split(),
+    [
+        *("169.254.0.1", "224.0.0.251", "255.255.255.255", "fe80::1", "febf::1"),
+        *("ff02::1", "ff01::1", "ff12::1", "ff32::8000:1"),
+    ],
 )
 def test_link_local(text: str) -> None:
     assert is_link_local(packed(text))
