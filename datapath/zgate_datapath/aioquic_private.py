@@ -60,6 +60,7 @@ RECOVERY_NAMES = ("_cc", "_rtt_smoothed", "_rtt_min", "_time_of_last_sent_ack_el
 CRYPTO_PAIR_NAMES = ("_update_key", "_update_key_requested", "recv", "send", "key_phase")
 CRYPTO_CONTEXT_NAMES = ("aead", "hp", "key_phase")
 TLS_NAMES = (
+    "_client_handle_certificate_verify",
     "_request_client_certificate",
     "_peer_certificate",
     "_peer_certificate_chain",

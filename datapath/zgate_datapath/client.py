@@ -8,13 +8,18 @@ import os
 import ssl
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from ipaddress import IPv4Interface, IPv6Interface, ip_interface
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from aioquic.h3.connection import ErrorCode
 from aioquic.quic.configuration import QuicConfiguration
-from aioquic.quic.connection import QuicConnection
 from aioquic.tls import AlertDescription, CipherSuite
+from zgate_identity.files import IdentityError
+from zgate_identity.refusal import CertificateRefused
+from zgate_identity.server_verifier import ServerVerifier
+from zgate_identity.tls_files import check_ca_file
 from zgate_protocol import events
 from zgate_protocol.connect_ip import ConnectIpSession, Role
 from zgate_protocol.drop_reason import DropReason
@@ -26,6 +31,11 @@ from zgate_datapath.congestion import algorithm_name
 from zgate_datapath.connection import Connection, Headers
 from zgate_datapath.endpoint import CONNECTION_ID_BYTES, Endpoint
 from zgate_datapath.path_mtu import PathMtuState
+from zgate_datapath.peer_authentication import (
+    ClientQuicConnection,
+    PeerRefused,
+    VerifyGateway,
+)
 from zgate_datapath.tun import Tun
 from zgate_datapath.tunnel import Tunnel
 from zgate_datapath.udp import Address, UdpSocket, udp_overhead_bytes
@@ -177,8 +187,10 @@ class TunnelClient:
         except OSError as error:
             raise ConnectionLost(f"cannot reach {config.host}: {error}") from error
         try:
-            quic = QuicConnection(configuration=self._quic_configuration())
-        except (OSError, ValueError) as error:
+            quic = ClientQuicConnection(
+                verify_gateway=self._gateway_check(), configuration=self._quic_configuration()
+            )
+        except (OSError, ValueError, IdentityError) as error:
             udp.close()
             raise TunnelError(f"certificate or key file: {error}") from error
         now = self._loop.time()
@@ -197,6 +209,20 @@ class TunnelClient:
         self._endpoint.start()
         quic.connect(address, now=now)
         self._endpoint.flush(self._connection)
+
+    def _gateway_check(self) -> VerifyGateway:
+        authorities = check_ca_file(Path(self._config.ca_file), datetime.now(UTC))
+        verifier = ServerVerifier(authorities, self._config.server_name)
+
+        def verify(leaf_der: bytes, chain_der: Sequence[bytes]) -> None:
+            try:
+                verifier.verify(leaf_der, chain_der, datetime.now(UTC))
+            except CertificateRefused as refused:
+                raise PeerRefused(
+                    AlertDescription(refused.reason.tls_alert), str(refused)
+                ) from refused
+
+        return verify
 
     def _quic_configuration(self) -> QuicConfiguration:
         config = self._config

@@ -42,6 +42,13 @@ class Endpoint:
         self._by_id: dict[bytes, Connection] = {}
         self._touched: set[Connection] = set()
         self._timers: dict[Connection, tuple[float, asyncio.TimerHandle]] = {}
+        self._empty = asyncio.Event()
+
+    async def wait_empty(self) -> None:
+        """Wait until the last connection has ended."""
+        while self.connections:
+            self._empty.clear()
+            await self._empty.wait()
 
     def start(self) -> None:
         """Begin to receive."""
@@ -77,6 +84,8 @@ class Endpoint:
     def forget(self, connection: Connection) -> None:
         """No packet and no timer reaches the connection any more."""
         self.connections.discard(connection)
+        if not self.connections:
+            self._empty.set()
         self._touched.discard(connection)
         for connection_id in connection.connection_ids:
             if self._by_id.get(connection_id) is connection:

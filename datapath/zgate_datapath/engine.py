@@ -73,15 +73,21 @@ class ProbeResult(Protocol):
         ...
 
 
-def make_engine(choice: str, quic: QuicConnection) -> PacketEngine:
-    """The engine that the configuration names: `auto`, `native` or `python`.
+def engine_name(choice: str) -> str:
+    """The engine that a configured choice (`auto`, `native`, `python`) means here.
 
     Raises:
         ValueError: no such engine here.
     """
-    # The native engine registers itself here when it exists; `auto` prefers it.
+    # The native engine will register itself here; `auto` will prefer it.
     if choice in ("auto", "python"):
-        from zgate_datapath.python_engine import PythonEngine
-
-        return PythonEngine(quic)
+        return "python"
     raise ValueError(f"engine {choice!r}: expected auto or python (native is not built)")
+
+
+def make_engine(choice: str, quic: QuicConnection) -> PacketEngine:
+    """A new engine for one connection; see `engine_name`."""
+    from zgate_datapath.python_engine import PythonEngine
+
+    assert engine_name(choice) == PythonEngine.name
+    return PythonEngine(quic)

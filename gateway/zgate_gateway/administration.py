@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING
 
 from zgate_bpf.kernel_policy import ClientCounters, Direction
 from zgate_bpf.tables import NO_RULE, Action
-from zgate_config.errors import ConfigError
+from zgate_config import ConfigError
 from zgate_control.store import StoreError
 from zgate_protocol.drop_reason import DropReason
 
 from zgate_gateway.api import schemas
 from zgate_gateway.api.facade import OperationFailed, PolicyRefused, UnknownClient
+from zgate_gateway.api.policy_report import check_text, warnings_of
 from zgate_gateway.kernel import KernelError
 from zgate_gateway.metrics import ClientTraffic, MetricsSnapshot, PoolLevel
-from zgate_gateway.policy.check import check_policy
-from zgate_gateway.policy.policy_set import PolicySet, Rule
+from zgate_gateway.policy.rules import Rule
 from zgate_gateway.probe_packet import build_probe_packet
 from zgate_gateway.sessions import Session
 
@@ -88,11 +88,8 @@ class Administration:
         )
 
     def _problems(self) -> list[str]:
-        gateway = self._gateway
-        problems = [] if gateway.state == "ready" else [f"the gateway is {gateway.state}"]
-        if gateway.policy_error is not None:
-            problems.append(f"policy reload failed: {gateway.policy_error}")
-        return problems
+        state = self._gateway.state
+        return [] if state == "ready" else [f"the gateway is {state}"]
 
     def _refused(self) -> dict[str, int]:
         gateway = self._gateway
@@ -183,8 +180,12 @@ class Administration:
             summary=self._policy_summary(),
             clients={name: _rules(rules) for name, rules in policy_set.clients.items()},
             groups={name: _rules(rules) for name, rules in policy_set.groups.items()},
-            warnings=[_finding(finding) for finding in check_policy(policy_set)],
+            warnings=self._warnings(),
         )
+
+    def _warnings(self) -> list[schemas.PolicyFinding]:
+        policy_set = self._gateway.kernel.policy_set
+        return warnings_of(policy_set, str(policy_set.source or "policy"))
 
     def metrics(self) -> MetricsSnapshot:
         """See `GatewayFacade.metrics`."""
@@ -292,7 +293,7 @@ class Administration:
             verdict = gateway.kernel.programs.evaluate(packet, Direction.UP)
         except (OSError, RuntimeError) as error:
             return None, f"the kernel could not be asked: {error}", str(source)
-        rule = gateway.kernel.rule(verdict.revision, verdict.rule)
+        rule = gateway.kernel.rule(session.client, verdict.revision, verdict.rule)
         source_file = gateway.kernel.policy_set.source
         answer = schemas.Verdict(
             action=_action(Action.ALLOW if verdict.passed else Action.DENY),
@@ -311,19 +312,7 @@ class Administration:
 
     async def check_policy(self, request: schemas.PolicyCheckRequest) -> schemas.PolicyCheck:
         """See `GatewayFacade.check_policy`."""
-        try:
-            policy_set = PolicySet.parse(request.text, request.name)
-        except ConfigError as error:
-            finding = schemas.PolicyFinding(severity=schemas.Severity.ERROR, text=str(error))
-            return schemas.PolicyCheck(valid=False, findings=[finding])
-        findings = [_finding(finding) for finding in check_policy(policy_set)]
-        return schemas.PolicyCheck(
-            valid=all(f.severity is not schemas.Severity.ERROR for f in findings),
-            findings=findings,
-            clients=policy_set.client_count,
-            groups=policy_set.group_count,
-            rules=policy_set.rule_count,
-        )
+        return check_text(request.text, request.name)
 
     async def reload_policy(self) -> schemas.PolicyReload:
         """See `GatewayFacade.reload_policy`."""
@@ -343,7 +332,7 @@ class Administration:
             summary=self._policy_summary(),
             changed=changed,
             duration_ms=(time.monotonic() - began_s) * 1000,
-            warnings=[_finding(f) for f in check_policy(gateway.kernel.policy_set)],
+            warnings=self._warnings(),
         )
 
     async def kick(self, client: str, reason: str) -> schemas.Kick:
@@ -389,19 +378,11 @@ def _rules(rules: tuple[Rule, ...]) -> list[schemas.RuleView]:
         schemas.RuleView(
             rule_id=rule.id,
             action=_action(rule.action),
-            kind=rule.kind,
+            kind=str(rule.type),
             destinations=[str(network) for network in rule.destinations],
-            protocols=[str(protocol) for protocol in rule.protocol_names],
-            ports=[str(ports) for ports in rule.port_texts],
+            protocols=list(rule.protocols),
+            ports=list(rule.ports),
             line=rule.line,
         )
         for rule in rules
     ]
-
-
-def _finding(finding: object) -> schemas.PolicyFinding:
-    return schemas.PolicyFinding(
-        severity=schemas.Severity(str(getattr(finding, "severity", "warning"))),
-        text=str(finding),
-        line=getattr(finding, "line", None),
-    )

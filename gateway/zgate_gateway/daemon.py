@@ -22,16 +22,17 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 
 from zgate_bpf.kernel_policy import BpfLoadError, KernelPolicy
-from zgate_config.errors import ConfigError
+from zgate_config import ConfigError
 from zgate_control.store import Store, StoreError
 from zgate_datapath import aioquic_private
-from zgate_datapath.client_authentication import ServerQuicConnection
 from zgate_datapath.connection import Connection
+from zgate_datapath.engine import engine_name
+from zgate_datapath.peer_authentication import ServerQuicConnection
 from zgate_datapath.tun import Tun
 from zgate_identity.files import IdentityError
 from zgate_identity.gateway_identity import ensure_gateway_identity
-from zgate_identity.reload import ReloadingClientVerifier
 from zgate_identity.refusal import CertificateRefused
+from zgate_identity.reload import ReloadingClientVerifier
 from zgate_identity.tls_files import check_server_files
 from zgate_protocol.ip_range import IpRange, normalize_ranges
 from zgate_protocol.uri_template import default_template
@@ -53,6 +54,7 @@ logger = logging.getLogger(__name__)
 _STOP_DEADLINE_S = 2.0
 _UPKEEP_INTERVAL_S = 0.25
 _LEASE_INTERVAL_S = 60.0
+_RENEW_INTERVAL_S = 3600.0
 
 
 class StartError(Exception):
@@ -77,6 +79,11 @@ class Gateway:
         self._undo = contextlib.ExitStack()
         self._stop_requested = asyncio.Event()
         self._stop_cause = ""
+
+    @property
+    def engine_name(self) -> str:
+        """The packet engine that new connections get."""
+        return engine_name(self.config.engine)
 
     # Life.
 
@@ -175,12 +182,12 @@ class Gateway:
         programs = KernelPolicy(max_clients=limits.max_clients, max_flows=limits.max_flows)
         self._undo.callback(programs.close)
         self.kernel = Kernel(programs, max_clients=limits.max_clients)
-        self.journal = Journal(self.audit, self.kernel, loop)
+        self.journal = Journal(self.audit, self.store, self.kernel, loop)
         self._load_policy(self.policy_set)
 
     def _load_policy(self, policy_set: PolicySet) -> None:
         recorded = self.store.record_policy(
-            sha256=policy_set.sha256,
+            sha256=policy_set.sha256 or "",
             source=str(policy_set.source or "built-in deny-all"),
             clients=policy_set.client_count,
             groups=policy_set.group_count,
@@ -252,6 +259,7 @@ class Gateway:
             Administration(self),
             socket_path=self.config.socket_path,
             socket_group=self.config.socket_group,
+            metrics_address=self.config.metrics_address,
         )
         await server.start()
         self._api = server
@@ -326,19 +334,29 @@ class Gateway:
 
     async def _keep_certificates(self) -> None:
         """Revocation acts at once: the files are looked at four times a second."""
+        renew_at = self.sessions.loop.time() + _RENEW_INTERVAL_S
         while True:
             await asyncio.sleep(_UPKEEP_INTERVAL_S)
-            self.check_revocations()
+            self.check_certificates()
+            if self.config.pki is None and self.sessions.loop.time() >= renew_at:
+                renew_at += _RENEW_INTERVAL_S
+                self._renew_own_identity()
 
-    def check_revocations(self) -> None:
-        """Read changed CA and CRL files; close sessions of those who are revoked."""
+    def _renew_own_identity(self) -> None:
+        """The embedded CA: sign the revocation list anew, and our certificate, in time."""
+        try:
+            self._find_certificates(datetime.now(UTC))
+            self.listener.reload_certificate()
+        except (IdentityError, OSError, ValueError) as error:
+            logger.error("own certificates not renewed: %s", error)
+
+    def check_certificates(self) -> None:
+        """Read changed CA and CRL files; close the sessions of the revoked and the expired."""
         now = datetime.now(UTC)
         try:
-            if not self.verifier.reload_if_changed(now):
-                return
+            self.verifier.reload_if_changed(now)
         except IdentityError as error:
             logger.error("certificates not reloaded, the old ones stay: %s", error)
-            return
         for session in list(self.sessions.by_client.values()):
             try:
                 self.verifier.recheck(session.identity, now)
@@ -353,7 +371,7 @@ class Gateway:
     def _reload_soon(self) -> None:
         """SIGHUP: policy, certificates, audit file."""
         self.audit.reopen()
-        self.check_revocations()
+        self.check_certificates()
         try:
             self.reload_policy()
         except (ConfigError, KernelError, StoreError) as error:
@@ -409,5 +427,4 @@ class Gateway:
         endpoint.flush_touched()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_STOP_DEADLINE_S):
-                while any(not connection.is_terminated for connection in endpoint.connections):
-                    await asyncio.sleep(0.02)
+                await endpoint.wait_empty()

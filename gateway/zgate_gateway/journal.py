@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from ipaddress import ip_address
 
 from zgate_bpf.kernel_policy import EventKind, KernelEvent
+from zgate_control.store import Store, StoreError
 from zgate_protocol.drop_reason import DropReason
 
 from zgate_gateway.audit import AuditLog, Flow
 from zgate_gateway.kernel import FlowEvent, Kernel
 from zgate_gateway.sessions import Session
+
+logger = logging.getLogger(__name__)
 
 _ICMP_PROTOCOLS = (1, 58)
 
@@ -18,8 +22,11 @@ _ICMP_PROTOCOLS = (1, 58)
 class Journal:
     """Writes audit records (`zgate_gateway.sessions.SessionListener`)."""
 
-    def __init__(self, audit: AuditLog, kernel: Kernel, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, audit: AuditLog, store: Store, kernel: Kernel, loop: asyncio.AbstractEventLoop
+    ) -> None:
         self._audit = audit
+        self._store = store
         self._kernel = kernel
         self._loop = loop
         self.events_received = 0
@@ -34,6 +41,18 @@ class Journal:
             addresses=session.addresses,
             certificate_serial=f"{session.identity.serial:040x}",
         )
+        identity = session.identity
+        try:
+            self._store.note_client(
+                identity.name,
+                groups=identity.groups,
+                certificate_serial=f"{identity.serial:040x}",
+                certificate_not_after=identity.not_after,
+                now=session.established_at,
+            )
+        except StoreError as error:
+            # Only `zgatectl clients` is poorer for it; the session is up.
+            logger.error("client %s not noted: %s", identity.name, error)
 
     def session_down(self, session: Session, cause: str) -> None:
         """Who left, why, and what the kernel had counted; called before it forgets."""

@@ -15,8 +15,8 @@ from ipaddress import IPv4Address, IPv6Address
 from zgate_bpf.kernel_policy import ClientCounters, Generation, KernelEvent, KernelPolicy
 from zgate_bpf.tables import NO_RULE, CompiledPolicy
 
-from zgate_gateway.policy.compiler import compile_policy
-from zgate_gateway.policy.policy_set import PolicySet, Rule
+from zgate_gateway.policy.policy_set import PolicySet
+from zgate_gateway.policy.rules import Rule
 
 logger = logging.getLogger(__name__)
 
@@ -43,17 +43,14 @@ class _Revision:
     policy_set: PolicySet
     generation: Generation
     policy_ids: dict[CompiledPolicy, int] = field(default_factory=dict)
-    rules: dict[int, tuple[Rule, ...]] = field(default_factory=dict)
 
     def policy_of(self, name: str, groups: Sequence[str]) -> int:
         """The kernel's number of this client's policy; compiled and loaded when it is new."""
-        rules = self.policy_set.rules_for(name, groups)
-        compiled = compile_policy(rules, self.policy_set.default_action)
+        compiled = self.policy_set.compiled_for(name, groups)
         policy_id = self.policy_ids.get(compiled)
         if policy_id is None:
             policy_id = self.generation.add_policy(compiled)
             self.policy_ids[compiled] = policy_id
-        self.rules.setdefault(policy_id, rules)
         return policy_id
 
 
@@ -168,18 +165,22 @@ class Kernel:
         self.programs.poll_events(lambda event: handle(self._named(event)))
 
     def _named(self, event: KernelEvent) -> FlowEvent:
-        rule = self.rule(event.revision, event.rule)
-        return FlowEvent(
-            event, self._names.get(event.client_index), rule.id if rule is not None else None
-        )
+        name = self._names.get(event.client_index)
+        rule = self.rule(name, event.revision, event.rule) if name is not None else None
+        return FlowEvent(event, name, rule.id if rule is not None else None)
 
-    def rule(self, revision: int, global_rule: int) -> Rule | None:
-        """The rule that a verdict names; None: no rule, or of a revision long gone."""
-        if global_rule == NO_RULE:
+    def rule(self, client_name: str, revision: int, global_rule: int) -> Rule | None:
+        """The rule that a verdict names; None: no rule, or of a revision long gone.
+
+        Clients whose rules mean the same share one policy in the kernel, whatever the rules are
+        called: so the name comes from the client's own rules.
+        """
+        client = self._clients.get(client_name)
+        if global_rule == NO_RULE or client is None:
             return None
         for known in (self._current, self._previous):
             if known is not None and known.number == revision:
-                policy_id, index = known.generation.rule_of(global_rule)
-                rules = known.rules.get(policy_id, ())
+                _, index = known.generation.rule_of(global_rule)
+                rules = known.policy_set.rules_for(client.name, client.groups)
                 return rules[index] if index < len(rules) else None
         return None

@@ -16,10 +16,10 @@ from pathlib import Path
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.tls import AlertDescription
 from zgate_datapath.client import CIPHER_SUITES, CONTROL_PACKET_BYTES, MAX_DATAGRAM_FRAME_BYTES
-from zgate_datapath.client_authentication import PeerRefused, ServerQuicConnection
 from zgate_datapath.congestion import algorithm_name
 from zgate_datapath.connection import Connection, ConnectionHandler
 from zgate_datapath.endpoint import CONNECTION_ID_BYTES, ServerEndpoint
+from zgate_datapath.peer_authentication import PeerRefused, ServerQuicConnection
 from zgate_datapath.udp import UdpSocket
 from zgate_identity.refusal import CertificateRefused
 from zgate_identity.reload import ReloadingClientVerifier
@@ -94,6 +94,17 @@ class Listener:
             make_connection=self._make_connection,
         )
         self.endpoint.start()
+
+    def reload_certificate(self) -> None:
+        """New connections get what the files hold now; those that are up keep theirs.
+
+        Raises:
+            OSError, ValueError: a file cannot be used; the old certificate stays.
+        """
+        fresh = self._load_configuration()
+        self._quic_configuration.certificate = fresh.certificate
+        self._quic_configuration.certificate_chain = fresh.certificate_chain
+        self._quic_configuration.private_key = fresh.private_key
 
     def stop_accepting(self) -> None:
         """No new connection; those that are up go on."""

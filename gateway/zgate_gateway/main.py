@@ -26,7 +26,7 @@ EXIT_BAD_INPUT = 2
 @click.option("--check", is_flag=True, help="Check the configuration and the policy, then exit.")
 def main(config_path: Path | None, check: bool) -> None:
     """Run the zgate gateway in the foreground."""
-    from zgate_config.errors import ConfigError
+    from zgate_config import ConfigError
 
     from zgate_gateway.policy.policy_set import PolicySet
 

@@ -13,7 +13,7 @@ from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import QuicConnection
 from aioquic.quic.events import QuicEvent
 from aioquic.tls import CipherSuite
-from zgate_datapath.client_authentication import ServerQuicConnection
+from zgate_datapath.peer_authentication import ServerQuicConnection
 from zgate_identity.authority import CertificateAuthority
 from zgate_identity.profile import Usage
 

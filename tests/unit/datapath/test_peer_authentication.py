@@ -10,7 +10,7 @@ from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import QuicConnection
 from aioquic.quic.events import ConnectionTerminated, HandshakeCompleted, StreamDataReceived
 from aioquic.tls import AlertDescription, SessionTicket
-from zgate_datapath.client_authentication import PeerRefused, ServerQuicConnection
+from zgate_datapath.peer_authentication import PeerRefused, ServerQuicConnection
 
 from .conftest import Credentials, Pair, client_configuration, make_pair, server_configuration
 

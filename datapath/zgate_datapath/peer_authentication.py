@@ -1,11 +1,15 @@
-"""A QUIC server connection that proves who its peer is, or does not complete the handshake.
+"""QUIC connections that prove who their peer is, or do not complete the handshake.
 
-aioquic asks a client for a certificate only "for test purposes" and checks nothing but the
+Server: aioquic asks a client for a certificate only "for test purposes" and checks nothing but the
 signature: an expired self-signed certificate, and no certificate at all, both complete its
 handshake. Here the check stands inside the TLS handshake, before the client's Finished is
 accepted, so that no application data of an unproved peer is ever looked at and the client
 gets the TLS alert that names the reason (RFC 8446 section 6.2). Sessions are never resumed:
 a ticket would skip the certificate.
+
+Client: aioquic checks chain, dates and name, but not what the certificate is for: any client of
+the same authority whose certificate names the gateway could stand in for it. The check of usage
+stands inside the handshake too, before our own certificate is sent.
 """
 
 from __future__ import annotations
@@ -87,3 +91,41 @@ class ServerQuicConnection(QuicConnection):
             and self.refusal is None
             and not self.tls._session_resumed
         )
+
+
+VerifyGateway = Callable[[bytes, Sequence[bytes]], None]
+"""(leaf DER, chain DER); raises `PeerRefused`."""
+
+
+class ClientQuicConnection(QuicConnection):
+    """A client connection that asks `verify_gateway` before it sends its own certificate.
+
+    Attributes:
+        refusal: why the gateway was refused, if it was.
+    """
+
+    def __init__(self, *, verify_gateway: VerifyGateway, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self._verify_gateway = verify_gateway
+        self.refusal: PeerRefused | None = None
+
+    def _initialize(self, peer_cid: bytes) -> None:
+        super()._initialize(peer_cid)
+        context = self.tls
+        handle_certificate_verify = context._client_handle_certificate_verify
+
+        def handle_and_verify(input_buf: Buffer) -> None:
+            handle_certificate_verify(input_buf)
+            leaf = context._peer_certificate
+            assert leaf is not None
+            chain = context._peer_certificate_chain
+            try:
+                self._verify_gateway(
+                    leaf.public_bytes(Encoding.DER),
+                    [certificate.public_bytes(Encoding.DER) for certificate in chain],
+                )
+            except PeerRefused as refusal:
+                self.refusal = refusal
+                raise
+
+        context._client_handle_certificate_verify = handle_and_verify  # type: ignore[method-assign]
