@@ -31,21 +31,43 @@ _EXPECTED_BY_TYPE = {
     "set_type": "a list",
     "frozen_set_type": "a list",
 }
+_EXPECTED_BY_BOUND = {
+    "greater_than_equal": "at least {ge}",
+    "less_than_equal": "at most {le}",
+    "greater_than": "more than {gt}",
+    "less_than": "less than {lt}",
+    "too_short": "a list of at least {min_length}",
+    "too_long": "a list of at most {max_length}",
+    "string_too_short": "text of at least {min_length} characters",
+    "string_too_long": "text of at most {max_length} characters",
+}
 _NOT_TEXT = {"string_type", "path_type"}
 
 
 def load_yaml(path: Path, model: type[ModelT]) -> ModelT:
     """Read ``path`` as a ``model``. Raises :class:`ConfigError`."""
-    return validate(read_document(path), model)
+    return validate(read_document(path), model, folder=path.absolute().parent)
 
 
-def validate(document: Document, model: type[ModelT]) -> ModelT:
-    """Read ``document`` as a ``model``. Raises :class:`ConfigError` with every mistake in it."""
+def validate(document: Document, model: type[ModelT], *, folder: Path | None = None) -> ModelT:
+    """Read ``document`` as a ``model``. Raises :class:`ConfigError` with every mistake in it.
+
+    ``folder`` is where relative paths start (:data:`zgate_config.types.LocalPath`). An empty
+    document is an empty mapping.
+    """
+    value = document.value
     try:
         # As JSON, because pydantic's strict mode takes a path or an enum from text only there.
-        return model.model_validate_json(to_json(document.value), strict=True)
+        context = {"folder": folder}
+        return model.model_validate_json(
+            to_json({} if value is None else value), strict=True, context=context
+        )
     except ValidationError as error:
-        found = [_mistake(document, model, detail) for detail in error.errors(include_url=False)]
+        found = [
+            _mistake(document, model, detail)
+            for detail in error.errors(include_url=False)
+            if detail["type"] != "default_factory_not_called"  # follows from another mistake
+        ]
     raise ConfigError(sorted(found, key=lambda mistake: mistake.line or 0))
 
 
@@ -53,7 +75,7 @@ def _mistake(document: Document, model: type[BaseModel], detail: ErrorDetails) -
     path: KeyPath = tuple(key for key in detail["loc"] if key != "[key]")
     context = detail.get("ctx", {})
     if "key" in context:
-        path = (*path, context["key"])
+        path = (*path, *context["key"].split("."))
     return document.mistake(path, _text(document, model, detail, path))
 
 
@@ -79,6 +101,8 @@ def _expectation(detail: ErrorDetails) -> str:
         return detail["msg"]
     if detail["type"] in _EXPECTED_BY_TYPE:
         return _EXPECTED_BY_TYPE[detail["type"]]
+    if detail["type"] in _EXPECTED_BY_BOUND:
+        return _EXPECTED_BY_BOUND[detail["type"]].format(**detail["ctx"])
     message = detail["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
     return message[:1].lower() + message[1:]
 

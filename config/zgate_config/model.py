@@ -20,6 +20,7 @@ def expected(what: str) -> PydanticCustomError:
 def misfit(key: str, what: str, got: str | None = None) -> PydanticCustomError:
     """Return the error of a model's validator: the value of ``key`` does not fit the others.
 
-    ``got`` replaces the value in the message where the value says too little.
+    ``key`` may be a path with dots (``sessions.max``). ``got`` replaces the value in the message
+    where the value says too little.
     """
     return PydanticCustomError("expected", "{what}", {"what": what, "key": key, "got": got})

@@ -1,4 +1,4 @@
-"""Types that several files share: addresses, networks, ports, host names, interface names."""
+"""Types that several files share: addresses, networks, ports, names, paths."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from ipaddress import (
     ip_address,
     ip_network,
 )
+from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, PlainSerializer, PlainValidator
-from pydantic.functional_validators import AfterValidator
+from pydantic import AfterValidator, Field, PlainSerializer, PlainValidator, ValidationInfo
 
 from zgate_config.model import expected
 
@@ -89,6 +89,23 @@ def _check_port(value: object) -> int:
     return value
 
 
+def _local_path(value: object, info: ValidationInfo) -> Path:
+    if isinstance(value, Path):
+        return value
+    if not isinstance(value, str) or not value or "\0" in value:
+        raise expected("a path")
+    folder = (info.context or {}).get("folder")
+    return folder / value if folder is not None else Path(value)
+
+
+def _check_readable(path: Path) -> Path:
+    try:
+        with path.open("rb"):
+            return path
+    except OSError as error:
+        raise expected(f"a readable file ({error.strerror}: {path})") from None
+
+
 _as_text = PlainSerializer(str, return_type=str)
 
 IpNetwork = Annotated[IPv4Network | IPv6Network, PlainValidator(parse_network), _as_text]
@@ -98,4 +115,8 @@ IpAddress = Annotated[IPv4Address | IPv6Address, PlainValidator(parse_address), 
 Host = Annotated[str, PlainValidator(parse_host)]
 InterfaceName = Annotated[str, AfterValidator(check_interface_name)]
 Port = Annotated[int, PlainValidator(_check_port)]
+LocalPath = Annotated[Path, PlainValidator(_local_path), _as_text]
+"""A path; a relative one is relative to the folder of the file that holds it."""
+ReadableFile = Annotated[LocalPath, AfterValidator(_check_readable)]
+"""A file that is there and can be read now."""
 Text = Annotated[str, Field(min_length=1)]

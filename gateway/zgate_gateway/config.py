@@ -1,0 +1,214 @@
+"""The gateway's configuration: ``/etc/zgate/gateway.yaml``, every key optional.
+
+Without a file the defaults below hold: state in /var/lib/zgate, a certificate authority of its own,
+and a policy that denies everything. Relative paths are relative to the folder of the file that
+holds them; files that the configuration names must exist. Units stand in the keys' names.
+"""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, model_validator
+from zgate_config import StrictModel, expected, load_yaml, misfit
+from zgate_config.types import (
+    Host,
+    InterfaceName,
+    IpAddress,
+    IpNetwork,
+    Ipv4Network,
+    Ipv6Network,
+    LocalPath,
+    Port,
+    ReadableFile,
+    Text,
+)
+
+DEFAULT_PATH = Path("/etc/zgate/gateway.yaml")
+
+_MIN_IPV6_MTU_BYTES = 1280
+_MAX_MTU_BYTES = 65_535
+#: RFC 9484 section 7.2: an inner packet of 1280 bytes needs QUIC packets of 1331.
+_MIN_QUIC_PACKET_BYTES = 1331
+_MAX_UDP_PAYLOAD_BYTES = 65_527
+_MAX_CLIENTS = 65_536
+_NARROWEST_IPV4_POOL = 30
+_NARROWEST_IPV6_POOL = 126
+
+
+def _check_pool(network: IPv4Network | IPv6Network) -> IPv4Network | IPv6Network:
+    """Refuse what no host may hold, and what has no room for a gateway and a client."""
+    narrowest = _NARROWEST_IPV4_POOL if network.version == 4 else _NARROWEST_IPV6_POOL
+    if network.prefixlen > narrowest:
+        raise expected(f"a pool of /{narrowest} or wider")
+    if (
+        network.is_multicast
+        or network.is_loopback
+        or network.is_link_local
+        or network.is_unspecified
+        or network.prefixlen == 0
+    ):
+        raise expected("a pool of unicast addresses that hosts may hold")
+    return network
+
+
+class ListenConfig(StrictModel):
+    """The UDP port that agents and connectors dial. ``::`` takes IPv4 too."""
+
+    address: IpAddress = IPv6Address("::")
+    port: Port = 443
+
+
+class PkiConfig(StrictModel):
+    """Files in PEM. Without a ``crl`` no certificate is ever revoked: know why you leave it out."""
+
+    ca: ReadableFile
+    certificate: ReadableFile
+    key: ReadableFile
+    crl: ReadableFile | None = None
+
+
+class PoolConfig(StrictModel):
+    """Where virtual IPs come from. The first host address is the gateway's own."""
+
+    ipv4: Annotated[Ipv4Network, AfterValidator(_check_pool)] = IPv4Network("10.100.0.0/16")
+    ipv6: Annotated[Ipv6Network, AfterValidator(_check_pool)] = IPv6Network(
+        "fd7a:7a67:6174:65::/64"
+    )
+
+
+class TunConfig(StrictModel):
+    """The link between the tunnel and the kernel."""
+
+    name: InterfaceName = "zgate0"
+    mtu_bytes: Annotated[int, Field(ge=_MIN_IPV6_MTU_BYTES, le=_MAX_MTU_BYTES)] = 1420
+
+
+class UplinkConfig(StrictModel):
+    """Where clients' traffic leaves.
+
+    :ivar interface: masquerade there only; absent: wherever packets leave, the TUN excepted.
+    """
+
+    interface: InterfaceName | None = None
+    masquerade: bool = True
+
+
+class SessionsConfig(StrictModel):
+    """CONNECT-IP sessions.
+
+    :ivar per_identity: which of two sessions with one certificate name stays.
+    :ivar max: sessions at once; one more is answered 503.
+    """
+
+    per_identity: Literal["newest", "oldest"] = "newest"
+    idle_timeout_s: Annotated[float, Field(ge=5, le=600)] = 30.0
+    max: Annotated[int, Field(ge=1, le=_MAX_CLIENTS)] = 10_000
+
+
+class QuicConfig(StrictModel):
+    """The outer connection.
+
+    :ivar max_datagram_bytes: UDP payload on a path that takes it; path MTU discovery goes up to
+        this. 1452 fills a 1500-byte path over IPv6.
+    """
+
+    congestion: Literal["cubic", "reno"] = "cubic"
+    max_datagram_bytes: Annotated[
+        int, Field(ge=_MIN_QUIC_PACKET_BYTES, le=_MAX_UDP_PAYLOAD_BYTES)
+    ] = 1452
+
+
+class AuditConfig(StrictModel):
+    """The audit log. ``path``: ``audit.jsonl`` in ``state_dir`` when absent."""
+
+    path: LocalPath | None = None
+
+
+class LogConfig(StrictModel):
+    """The daemon's own log, on standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class MetricsConfig(StrictModel):
+    """Prometheus metrics and probes over TCP; off without a ``port``. No authentication."""
+
+    address: IpAddress = IPv4Address("127.0.0.1")
+    port: Port | None = None
+
+
+class LimitsConfig(StrictModel):
+    """Sizes of the kernel's tables, allocated at start."""
+
+    max_clients: Annotated[int, Field(ge=1, le=_MAX_CLIENTS)] = _MAX_CLIENTS
+    max_flows: Annotated[int, Field(ge=1024, le=1 << 24)] = 262_144
+
+
+def _default_socket(validated: dict[str, Any]) -> Path:
+    folder: Path = validated["runtime_dir"]
+    return folder / "gateway.sock"
+
+
+class GatewayConfig(StrictModel):
+    """All of it. ``GatewayConfig()`` is a gateway without a file.
+
+    :ivar policy_file: None: everything is denied.
+    :ivar pki: None: the gateway makes its own authority in ``state_dir``.
+    :ivar server_names: host names and addresses in the certificate that it then issues to itself.
+    :ivar routes: advertised to agents (ROUTE_ADVERTISEMENT); what passes is the policy's matter.
+    """
+
+    listen: ListenConfig = ListenConfig()
+    state_dir: LocalPath = Path("/var/lib/zgate")
+    runtime_dir: LocalPath = Path("/run/zgate")
+    socket_path: LocalPath = Field(default_factory=_default_socket)
+    socket_group: Text = "zgate"
+    policy_file: ReadableFile | None = None
+    pki: PkiConfig | None = None
+    server_names: tuple[Host, ...] = ()
+    pool: PoolConfig = PoolConfig()
+    tun: TunConfig = TunConfig()
+    uplink: UplinkConfig = UplinkConfig()
+    routes: tuple[IpNetwork, ...] = (IPv4Network("0.0.0.0/0"), IPv6Network("::/0"))
+    sessions: SessionsConfig = SessionsConfig()
+    engine: Literal["auto", "native", "python"] = "auto"
+    quic: QuicConfig = QuicConfig()
+    audit: AuditConfig = AuditConfig()
+    log: LogConfig = LogConfig()
+    metrics: MetricsConfig = MetricsConfig()
+    limits: LimitsConfig = LimitsConfig()
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> GatewayConfig:
+        if self.uplink.interface == self.tun.name:
+            raise misfit("uplink.interface", "another interface than the TUN itself")
+        if self.sessions.max > self.limits.max_clients:
+            raise misfit("sessions.max", f"at most limits.max_clients ({self.limits.max_clients})")
+        return self
+
+
+def load_config(path: Path | None = None) -> GatewayConfig:
+    """Read the configuration. Raises :class:`zgate_config.ConfigError`.
+
+    Without ``path``, :data:`DEFAULT_PATH` if it is there, else the defaults. A file that is there
+    and cannot be read is an error: the defaults are not what its owner wanted.
+    """
+    if path is None:
+        path = DEFAULT_PATH
+        if _is_absent(path):
+            return GatewayConfig()
+    return load_yaml(path, GatewayConfig)
+
+
+def _is_absent(path: Path) -> bool:
+    """Whether there is no such file; False where that cannot be told, and reading will say why."""
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return False
