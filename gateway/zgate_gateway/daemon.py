@@ -20,6 +20,7 @@ import os
 import signal
 from datetime import UTC, datetime
 from importlib.metadata import version
+from pathlib import Path
 
 from zgate_bpf.kernel_policy import BpfLoadError, KernelPolicy
 from zgate_config import ConfigError
@@ -163,6 +164,7 @@ class Gateway:
 
     def _find_certificates(self, now: datetime) -> None:
         pki = self.config.pki
+        self.crl_file: Path | None
         if pki is None:
             own = ensure_gateway_identity(self.config.state_dir, self.config.server_names, now)
             self.ca_file, self.crl_file = own.ca_file, own.crl_file
@@ -255,11 +257,12 @@ class Gateway:
         from zgate_gateway.administration import Administration
         from zgate_gateway.api.server import ApiServer
 
+        metrics = self.config.metrics
         server = ApiServer(
             Administration(self),
             socket_path=self.config.socket_path,
             socket_group=self.config.socket_group,
-            metrics_address=self.config.metrics_address,
+            metrics_address=(str(metrics.address), metrics.port) if metrics.port else None,
         )
         await server.start()
         self._api = server
