@@ -199,11 +199,10 @@ def decrement_hop_limit(packet: bytes) -> bytes:
         return packet[:7] + bytes((packet[7] - 1,)) + packet[8:]
     if packet[8] <= 1:
         raise PacketError(DropReason.TTL_EXPIRED)
-    old = packet[8] << 8 | packet[9]
-    total = (~(packet[10] << 8 | packet[11]) & 0xFFFF) + (~old & 0xFFFF) + (old - 0x100)
-    total = (total & 0xFFFF) + (total >> 16)
-    total = (total & 0xFFFF) + (total >> 16)
-    changed = (old - 0x100).to_bytes(2, "big") + (~total & 0xFFFF).to_bytes(2, "big")
+    # ~m + m' of the equation is 0xFEFF, for m' is m - 0x100 whatever m is.
+    total = (~(packet[10] << 8 | packet[11]) & 0xFFFF) + 0xFEFF
+    checksum = ~((total & 0xFFFF) + (total >> 16)) & 0xFFFF
+    changed = bytes((packet[8] - 1, packet[9], checksum >> 8, checksum & 0xFF))
     return packet[:8] + changed + packet[12:]
 
 

@@ -123,10 +123,10 @@ class PacketGate:
         protocol = _protocol(packet)
         if isinstance(protocol, DropReason):
             return protocol
-        # A proxy's network has routers that no route of ours names, and they send ICMP.
-        from_anywhere = not self._is_proxy and _is_icmp(packet, protocol)
         match = self._peer.match(source, protocol)
-        if match is Match.NO_RANGE and not from_anywhere:
+        # A proxy drops unknown sources above, whatever they send. A client is here: its
+        # proxy's network has routers that no route names, and they send ICMP.
+        if match is Match.NO_RANGE and not _is_icmp(packet, protocol):
             return DropReason.SOURCE_NOT_ASSIGNED
         if match is Match.OTHER_PROTOCOL:
             return DropReason.PROTOCOL_OUT_OF_SCOPE

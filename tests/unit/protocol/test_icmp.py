@@ -153,6 +153,8 @@ def test_ipv6_multicast_senders_are_told_the_mtu() -> None:
     """RFC 4443 section 2.4(e.3): path MTU discovery works for multicast too."""
     packet = bytes(IPv6(src="fd00::9", dst="ff05::1") / UDP())
     assert build_icmp_error(IcmpError.PACKET_TOO_BIG, packet, GATEWAY_V6, 1400)
+    ipv4 = bytes(IP(src="10.0.0.9", dst="224.0.1.1") / UDP())
+    assert build_icmp_error(IcmpError.PACKET_TOO_BIG, ipv4, GATEWAY_V4, 1400) is None
 
 
 @pytest.mark.parametrize(

@@ -87,6 +87,7 @@ def test_a_context_that_is_cut_off(payload: str) -> None:
 INBOUND_DROPS = {
     "spoofed": (packet(OTHER_CLIENT, SERVER), DropReason.SOURCE_NOT_ASSIGNED),
     "spoofed IPv6": (packet("fd00::6", SERVER6), DropReason.SOURCE_NOT_ASSIGNED),
+    "spoofed ICMP": (packet(OTHER_CLIENT, SERVER, ICMP()), DropReason.SOURCE_NOT_ASSIGNED),
     "unspecified source": (packet("::", SERVER6), DropReason.SOURCE_NOT_ASSIGNED),
     "loopback source": (packet("127.0.0.1", SERVER), DropReason.SOURCE_NOT_ASSIGNED),
     "loopback": (packet(CLIENT, "127.0.0.1"), DropReason.DESTINATION_NOT_ROUTED),
