@@ -1,0 +1,125 @@
+"""New flows and denials, as the program tells them through its ring buffer."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from zgate_protocol.drop_reason import DropReason
+
+from zgate_bpf.errors import BpfError
+from zgate_bpf.layouts import EVENT, Direction, EventKind, IpAddress, unpack_address
+
+
+@dataclass(frozen=True, slots=True)
+class KernelEvent:
+    """One new flow that was allowed, or one packet that was not.
+
+    :ivar time_ns: CLOCK_MONOTONIC, to within a timer tick.
+    :ivar client_index: ``NO_CLIENT`` when the address belongs to none.
+    :ivar rule: global number, see ``Generation.rule_of``; ``NO_RULE`` when none decided.
+    :ivar revision: of the policy set that judged; 0 when it did not come to that.
+    :ivar source_port: 0 where there is none; the identifier of an ICMP echo request.
+    :ivar destination_port: or ICMP ``type << 8 | code``.
+    :ivar suppressed: events of this client that were left out since the last one.
+    """
+
+    kind: EventKind
+    time_ns: int
+    client_index: int
+    rule: int
+    revision: int
+    reason: DropReason
+    direction: Direction
+    source: IpAddress
+    destination: IpAddress
+    protocol: int
+    source_port: int
+    destination_port: int
+    length_bytes: int
+    suppressed: int
+
+
+class EventReader:
+    """Takes events out of the ring buffer.
+
+    The memory protocol of the buffer is libbpf's business; bcc's library brings it along.
+    """
+
+    def __init__(self, ring_fd: int) -> None:
+        from bcc.libbcc import _RINGBUF_CB_TYPE, lib
+
+        self._library: Any = lib
+        self._waiting: list[bytes] = []
+        # Kept: the library calls it for as long as the buffer is open.
+        self._callback = _RINGBUF_CB_TYPE(self._take)
+        self._ring = lib.bpf_new_ringbuf(ring_fd, self._callback, None)
+        if not self._ring:
+            raise BpfError("the event ring buffer cannot be mapped: not enough locked memory?")
+        self._suppressed: dict[int, int] = {}
+
+    def poll(self, handle: Callable[[KernelEvent], None]) -> int:
+        """Hand out every event that waits, without waiting; gives their number."""
+        self._library.bpf_consume_ringbuf(self._ring)
+        waiting, self._waiting = self._waiting, []
+        for data in waiting:
+            handle(self._decode(data))
+        return len(waiting)
+
+    def forget_client(self, client_index: int) -> None:
+        """The client's count of suppressed events begins at zero again."""
+        self._suppressed.pop(client_index, None)
+
+    def close(self) -> None:
+        """Unmap the buffer."""
+        if self._ring:
+            self._library.bpf_free_ringbuf(self._ring)
+            self._ring = None
+
+    def _take(self, _context: int | None, data: int, size: int) -> int:
+        # Inside a C callback: an exception could go nowhere, so nothing is decoded here.
+        self._waiting.append(ctypes.string_at(data, size))
+        return 0
+
+    def _decode(self, data: bytes) -> KernelEvent:
+        (
+            time_ns,
+            client_index,
+            rule,
+            revision,
+            length_bytes,
+            suppressed,
+            kind,
+            reason,
+            direction,
+            family,
+            protocol,
+            source_port,
+            destination_port,
+            source,
+            destination,
+        ) = EVENT.unpack(data[: EVENT.size_bytes])
+        return KernelEvent(
+            kind=EventKind(kind),
+            time_ns=time_ns,
+            client_index=client_index,
+            rule=rule,
+            revision=revision,
+            reason=DropReason(reason),
+            direction=Direction(direction),
+            source=unpack_address(family, source),
+            destination=unpack_address(family, destination),
+            protocol=protocol,
+            source_port=source_port,
+            destination_port=destination_port,
+            length_bytes=length_bytes,
+            suppressed=self._newly_suppressed(client_index, suppressed),
+        )
+
+    def _newly_suppressed(self, client_index: int, ever: int) -> int:
+        before = self._suppressed.get(client_index, 0)
+        self._suppressed[client_index] = ever
+        # The kernel counts in 32 bits, and round.
+        return (ever - before) & 0xFFFFFFFF

@@ -1,0 +1,290 @@
+"""Every struct and number that the program and Python share, and the proof that they agree.
+
+Each :class:`Layout` describes a struct of ``programs/include/zgate/policy_tables.h``. The
+loader appends :func:`assertions` to the program's text: one ``_Static_assert`` for every
+size, offset and constant, so that a program which sees a table differently than Python does
+cannot be loaded at all.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import IntEnum, IntFlag
+from ipaddress import IPv4Address, IPv6Address
+from typing import Any
+
+from zgate_protocol.drop_reason import DropReason
+
+from zgate_bpf.tables import MAX_LIST_DEPTH, NO_RULE, PASS_MARK, PASS_MASK, Action
+
+IpAddress = IPv4Address | IPv6Address
+
+NO_LIST = 0xFFFFFFFF
+"""The parent of a service list that has none."""
+
+NO_CLIENT = 0xFFFFFFFF
+"""The client index of a packet that belongs to no known client."""
+
+DRY_RUN_MARK = 0x7A670001
+"""What a test run says in the packet's mark to leave no trace."""
+
+DROP_REASONS = 64
+"""How many drop counters there are."""
+
+FIRST_USERSPACE_REASON = 32
+
+
+class Direction(IntEnum):
+    """Which way a packet goes: UP from a client, DOWN to it."""
+
+    UP = 0
+    DOWN = 1
+
+
+class EventKind(IntEnum):
+    """What an event tells."""
+
+    FLOW_ALLOWED = 1
+    DENIED = 2
+
+
+class FlowState(IntFlag):
+    """What is known of a flow's course."""
+
+    ANSWERED = 1
+    CLIENT_FIN = 2
+    REMOTE_FIN = 4
+    RESET = 8
+
+
+class VerdictFlag(IntFlag):
+    """How a verdict came about."""
+
+    KNOWN_FLOW = 1
+    RELATED = 2
+    NEW_FLOW = 4
+    JUDGED = 8
+
+
+class Statistic(IntEnum):
+    """Index into the program's own statistics."""
+
+    EVENTS_LOST = 0
+    EVENTS_SUPPRESSED = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """One C struct.
+
+    :ivar name: its tag in C.
+    :ivar fields: names of its members in order, each with its format for :mod:`struct`.
+    """
+
+    name: str
+    fields: tuple[tuple[str, str], ...]
+
+    @property
+    def format(self) -> str:
+        """The struct as :mod:`struct` reads it: host order, no hidden padding."""
+        return "=" + "".join(form for _, form in self.fields)
+
+    @property
+    def size_bytes(self) -> int:
+        """The struct's size."""
+        return struct.calcsize(self.format)
+
+    def offsets(self) -> Iterator[tuple[str, int]]:
+        """Each member and where it begins."""
+        before = "="
+        for name, form in self.fields:
+            yield name, struct.calcsize(before)
+            before += form
+
+    def pack(self, *values: Any) -> bytes:
+        """The struct's bytes; one value for each member."""
+        return struct.pack(self.format, *values)
+
+    def unpack(self, data: bytes) -> tuple[Any, ...]:
+        """The members' values."""
+        return struct.unpack(self.format, data)
+
+
+ACTIVE = Layout("zg_active", (("revision", "I"), ("slot_plus_1", "I")))
+CLIENT_KEY = Layout("zg_client_key", (("family", "I"), ("address", "16s")))
+CLIENT = Layout("zg_client", (("index", "I"), ("epoch", "I")))
+ASSIGNMENT = Layout("zg_assignment", (("policy", "I"), ("default_action", "I")))
+DESTINATION4_KEY = Layout(
+    "zg_destination4_key", (("prefix_bits", "I"), ("policy_be", "4s"), ("address", "4s"))
+)
+DESTINATION6_KEY = Layout(
+    "zg_destination6_key", (("prefix_bits", "I"), ("policy_be", "4s"), ("address", "16s"))
+)
+DESTINATION = Layout("zg_destination", (("list", "I"), ("parent", "I")))
+SERVICE_KEY = Layout(
+    "zg_service_key",
+    (
+        ("prefix_bits", "I"),
+        ("list_be", "4s"),
+        ("protocol", "B"),
+        ("port_be", "2s"),
+        ("zero", "x"),
+    ),
+)
+SERVICE_LIST = Layout("zg_list", (("parent", "I"),))
+RULE = Layout("zg_rule", (("action", "I"), ("zero", "4x")))
+FLOW_KEY = Layout(
+    "zg_flow_key",
+    (
+        ("family", "B"),
+        ("protocol", "B"),
+        ("zero", "2x"),
+        ("client_port", "H"),
+        ("remote_port", "H"),
+        ("client", "16s"),
+        ("remote", "16s"),
+    ),
+)
+FLOW = Layout(
+    "zg_flow",
+    (
+        ("seen_ns", "Q"),
+        ("verdict", "Q"),
+        ("epoch", "I"),
+        ("client_index", "I"),
+        ("service", "H"),
+        ("state", "B"),
+        ("zero", "5x"),
+    ),
+)
+FRAGMENT_KEY = Layout(
+    "zg_fragment_key",
+    (
+        ("family", "B"),
+        ("protocol", "B"),
+        ("zero", "2x"),
+        ("identification_be", "4s"),
+        ("source", "16s"),
+        ("destination", "16s"),
+    ),
+)
+FRAGMENT = Layout(
+    "zg_fragment",
+    (
+        ("seen_ns", "Q"),
+        ("source_port", "H"),
+        ("destination_port", "H"),
+        ("service", "H"),
+        ("protocol", "B"),
+        ("icmp", "B"),
+    ),
+)
+COUNTERS = Layout(
+    "zg_counters",
+    (
+        ("up_packets", "Q"),
+        ("up_bytes", "Q"),
+        ("down_packets", "Q"),
+        ("down_bytes", "Q"),
+        ("up_dropped_packets", "Q"),
+        ("down_dropped_packets", "Q"),
+        ("flows", "Q"),
+    ),
+)
+GATE = Layout("zg_gate", (("window", "I"), ("sent", "8s"), ("suppressed", "I")))
+EVENT = Layout(
+    "zg_event",
+    (
+        ("time_ns", "Q"),
+        ("client_index", "I"),
+        ("rule", "I"),
+        ("revision", "I"),
+        ("length_bytes", "I"),
+        ("suppressed", "I"),
+        ("kind", "B"),
+        ("reason", "B"),
+        ("direction", "B"),
+        ("family", "B"),
+        ("protocol", "B"),
+        ("zero", "x"),
+        ("source_port", "H"),
+        ("destination_port", "H"),
+        ("zero2", "2x"),
+        ("source", "16s"),
+        ("destination", "16s"),
+    ),
+)
+COUNTER = struct.Struct("=Q")
+
+LAYOUTS = (
+    ACTIVE,
+    CLIENT_KEY,
+    CLIENT,
+    ASSIGNMENT,
+    DESTINATION4_KEY,
+    DESTINATION6_KEY,
+    DESTINATION,
+    SERVICE_KEY,
+    SERVICE_LIST,
+    RULE,
+    FLOW_KEY,
+    FLOW,
+    FRAGMENT_KEY,
+    FRAGMENT,
+    COUNTERS,
+    GATE,
+    EVENT,
+)
+"""All structs of ``policy_tables.h`` that lie in a map."""
+
+
+def constants() -> Iterator[tuple[str, int]]:
+    """Names in C, and what Python takes them for."""
+    yield from (
+        ("ZG_NO_RULE", NO_RULE),
+        ("ZG_NO_LIST", NO_LIST),
+        ("ZG_NO_CLIENT", NO_CLIENT),
+        ("ZG_MAX_LIST_DEPTH", MAX_LIST_DEPTH),
+        ("ZG_PASS_MARK", PASS_MARK),
+        ("ZG_PASS_MASK", PASS_MASK),
+        ("ZG_DRY_RUN_MARK", DRY_RUN_MARK),
+        ("ZG_DROP_REASONS", DROP_REASONS),
+        ("ZG_STATISTICS", len(Statistic)),
+    )
+    for reason in DropReason:
+        if reason < FIRST_USERSPACE_REASON:
+            yield f"ZG_DROP_{reason.name}", reason
+    yield from ((f"ZG_{action.name}", action) for action in Action)
+    yield from ((f"ZG_{direction.name}", direction) for direction in Direction)
+    yield from ((f"ZG_EVENT_{kind.name}", kind) for kind in EventKind)
+    yield from ((f"ZG_FLOW_{state.name}", state) for state in FlowState)
+    yield from ((f"ZG_VERDICT_{flag.name}", flag) for flag in VerdictFlag)
+    yield from ((f"ZG_STATISTIC_{statistic.name}", statistic) for statistic in Statistic)
+
+
+def assertions(layouts: tuple[Layout, ...] = LAYOUTS) -> str:
+    """C text that compiles only where C and Python agree."""
+    lines = []
+    for layout in layouts:
+        tag = f"struct {layout.name}"
+        lines.append(f'_Static_assert(sizeof({tag}) == {layout.size_bytes}, "{tag}");')
+        for member, offset in layout.offsets():
+            lines.append(
+                f"_Static_assert(__builtin_offsetof({tag}, {member}) == {offset}, "
+                f'"{tag}: {member}");'
+            )
+    for name, value in constants():
+        lines.append(f'_Static_assert({name} == {int(value)}u, "{name}");')
+    return "\n".join(lines) + "\n"
+
+
+def pack_address(address: IpAddress) -> bytes:
+    """An address as the tables hold it: 16 bytes, IPv4 in the first four."""
+    return address.packed.ljust(16, b"\0")
+
+
+def unpack_address(family: int, data: bytes) -> IpAddress:
+    """The inverse of :func:`pack_address`."""
+    return IPv4Address(data[:4]) if family == 4 else IPv6Address(data)

@@ -1,0 +1,204 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What lies in the policy program's maps. zgate_bpf/layouts.py describes the same structs for
+ * Python; the loader asserts every size and offset when it compiles the program.
+ *
+ * Numbers are in host order, except what longest-prefix tables compare bit by bit, which is
+ * in network order (be). Addresses are always as they stand in the packet. */
+#ifndef ZGATE_POLICY_TABLES_H
+#define ZGATE_POLICY_TABLES_H
+
+#define ZG_NO_RULE 0xFFFFFFFFu
+#define ZG_NO_LIST 0xFFFFFFFFu
+#define ZG_NO_CLIENT 0xFFFFFFFFu
+#define ZG_MAX_LIST_DEPTH 16
+#define ZG_PASS_MARK 0x005A0000u
+#define ZG_PASS_MASK 0x00FF0000u
+
+/* What a packet's judge is asked with by BPF_PROG_TEST_RUN: leave no trace. Only a test run
+ * can say it, see zg_is_dry_run(). */
+#define ZG_DRY_RUN_MARK 0x7A670001u
+
+enum zg_action { ZG_DENY = 0, ZG_ALLOW = 1 };
+enum zg_direction { ZG_UP = 0, ZG_DOWN = 1 };
+enum zg_event_kind { ZG_EVENT_FLOW_ALLOWED = 1, ZG_EVENT_DENIED = 2 };
+
+/* An IPv4 address lies in the first word; the other three are zero. */
+struct zg_address {
+	__u32 word[4];
+};
+
+/* zg_active: the one word whose change is the change of policy. */
+struct zg_active {
+	__u32 revision;
+	__u32 slot_plus_1;               /* 0: no policy was ever loaded */
+};
+
+/* zg_clients: who holds an address. */
+struct zg_client_key {
+	__u32 family;                    /* 4 or 6 */
+	struct zg_address address;
+};
+
+struct zg_client {
+	__u32 index;
+	__u32 epoch;                     /* flows of another epoch are a former holder's */
+};
+
+/* zg_assignments (per generation), by client index. */
+struct zg_assignment {
+	__u32 policy;                    /* 0: none */
+	__u32 default_action;
+};
+
+/* zg_destinations4, zg_destinations6 (per generation). */
+struct zg_destination4_key {
+	__u32 prefix_bits;
+	__u32 policy_be;
+	__u32 address;
+};
+
+struct zg_destination6_key {
+	__u32 prefix_bits;
+	__u32 policy_be;
+	struct zg_address address;
+};
+
+struct zg_destination {
+	__u32 list;
+	__u32 parent;                    /* of that list; spares the common case a lookup */
+};
+
+/* zg_services (per generation). ICMP: port is type << 8 | code. */
+struct zg_service_key {
+	__u32 prefix_bits;
+	__u32 list_be;
+	__u8 protocol;
+	__u8 port_be[2];
+	__u8 zero;
+};
+
+/* zg_lists (per generation), by list. */
+struct zg_list {
+	__u32 parent;
+};
+
+/* zg_rules (per generation), by rule. A record and not a bit, so that limits and times of a
+ * rule find their place here. */
+struct zg_rule {
+	__u32 action;
+	__u32 zero;
+};
+
+/* zg_flows: allowed flows, seen from the client. Denials are not kept: they cost the same
+ * again, and a scan must not push out what others are using. */
+struct zg_flow_key {
+	__u8 family;
+	__u8 protocol;
+	__u16 zero;
+	__u16 client_port;               /* ICMP echo: the identifier; other ICMP: type, code */
+	__u16 remote_port;               /* ICMP echo: 0; other ICMP: ZG_NO_REPLY */
+	struct zg_address client;
+	struct zg_address remote;
+};
+
+#define ZG_NO_REPLY 0xFFFF
+
+struct zg_flow {
+	__u64 seen_ns;                   /* CLOCK_MONOTONIC */
+	__u64 verdict;                   /* rule << 32 | revision: one store, one load */
+	__u32 epoch;
+	__u32 client_index;
+	__u16 service;                   /* what it is judged by: port, or ICMP type and code */
+	__u8 state;                      /* enum zg_flow_state */
+	__u8 zero[5];
+};
+
+enum zg_flow_state {
+	ZG_FLOW_ANSWERED = 1,            /* a packet came back */
+	ZG_FLOW_CLIENT_FIN = 2,
+	ZG_FLOW_REMOTE_FIN = 4,
+	ZG_FLOW_RESET = 8,
+};
+
+/* zg_fragments: what the first fragment said, for the rest of its packet. */
+struct zg_fragment_key {
+	__u8 family;
+	__u8 protocol;                   /* IPv4 only: RFC 791; RFC 8200 leaves it out */
+	__u16 zero;
+	__u32 identification_be;
+	struct zg_address source;
+	struct zg_address destination;
+};
+
+struct zg_fragment {
+	__u64 seen_ns;
+	__u16 source_port;
+	__u16 destination_port;
+	__u16 service;
+	__u8 protocol;
+	__u8 icmp;                       /* enum zg_icmp */
+};
+
+/* zg_counters (per CPU), by client index. */
+struct zg_counters {
+	__u64 up_packets;
+	__u64 up_bytes;
+	__u64 down_packets;
+	__u64 down_bytes;
+	__u64 up_dropped_packets;
+	__u64 down_dropped_packets;
+	__u64 flows;
+};
+
+/* zg_statistics (per CPU). */
+enum zg_statistic {
+	ZG_STATISTIC_EVENTS_LOST = 0,    /* the ring buffer was full */
+	ZG_STATISTIC_EVENTS_SUPPRESSED = 1,
+	ZG_STATISTICS = 2,
+};
+
+/* zg_gates, by client index; the last one is that of all unknown clients. */
+struct zg_gate {
+	__u32 window;                    /* units of 2^30 ns, about a second */
+	__u32 sent[2];                   /* in this window: flows allowed, denials */
+	__u32 suppressed;                /* ever */
+};
+
+/* zg_events. */
+struct zg_event {
+	__u64 time_ns;                   /* CLOCK_MONOTONIC, coarse */
+	__u32 client_index;
+	__u32 rule;
+	__u32 revision;
+	__u32 length_bytes;
+	__u32 suppressed;                /* of this client, ever */
+	__u8 kind;
+	__u8 reason;
+	__u8 direction;
+	__u8 family;
+	__u8 protocol;
+	__u8 zero;
+	__u16 source_port;
+	__u16 destination_port;          /* ICMP: type << 8 | code */
+	__u16 zero2;
+	struct zg_address source;
+	struct zg_address destination;
+};
+
+/* What the program leaves in the packet's control block, word by word: nobody reads it on a
+ * device, BPF_PROG_TEST_RUN hands it back. */
+enum zg_verdict_word {
+	ZG_VERDICT_REASON = 0,           /* reason | flags << 8 */
+	ZG_VERDICT_CLIENT = 1,
+	ZG_VERDICT_RULE = 2,
+	ZG_VERDICT_REVISION = 3,
+};
+
+enum zg_verdict_flag {
+	ZG_VERDICT_KNOWN_FLOW = 1,       /* the flow table had it */
+	ZG_VERDICT_RELATED = 2,          /* an ICMP error about a flow */
+	ZG_VERDICT_NEW_FLOW = 4,
+	ZG_VERDICT_JUDGED = 8,           /* the policy was asked */
+};
+
+#endif

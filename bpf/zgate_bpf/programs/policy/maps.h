@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The maps, by the descriptors that the loader made them with and passed as ZG_MAP_<name>.
+ * zgate_bpf makes them, not bcc: tables of one generation are maps inside maps, sized by
+ * configuration, and bcc's macros cannot say that. */
+#ifndef ZGATE_POLICY_MAPS_H
+#define ZGATE_POLICY_MAPS_H
+
+#define zg_map(name) ((void *)bpf_pseudo_fd(1, ZG_MAP_##name))
+
+static __always_inline void *zg_lookup(void *map, const void *key)
+{
+	return bpf_map_lookup_elem(map, (void *)key);
+}
+
+/* Looks up in the table of one generation: outer[slot][key]. */
+#define zg_lookup_in(name, slot, key)                                    \
+	({                                                               \
+		__u32 zg_slot_ = (slot);                                 \
+		void *zg_inner_ = zg_lookup(zg_map(name), &zg_slot_);    \
+		zg_inner_ ? zg_lookup(zg_inner_, (key)) : NULL;          \
+	})
+
+static __always_inline void zg_count(void *per_cpu_array, __u32 index, __u64 by)
+{
+	__u64 *counter = zg_lookup(per_cpu_array, &index);
+
+	if (counter)
+		*counter += by;
+}
+
+#endif

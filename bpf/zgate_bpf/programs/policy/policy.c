@@ -1,0 +1,244 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Decides every packet on the gateway's TUN: zg_ingress what clients send, zg_egress what is
+ * sent to them. The way of a packet:
+ *
+ *   1. zg_parse         addresses, protocol, ports; or MALFORMED and its like
+ *   2. zg_is_link_local never forwarded
+ *   3. zg_find_client   who holds the address; nobody: NO_CLIENT
+ *   4. zg_read_active   the generation of tables, read once per packet
+ *   5. zg_recall_...    a later fragment is judged as its first one was
+ *   6. zg_find_subject  the flow it belongs to, or whose ICMP error it quotes
+ *   7. zg_judge         no flow, or judged under another revision: the policy decides
+ *   8. zg_settle        the flow table learns of it
+ *   9. zg_conclude      counted, told, marked, passed or dropped
+ *
+ * Anything that goes wrong on the way is a drop with a reason. Nothing here needs userspace
+ * to be alive. */
+#include <linux/if_ether.h>
+#include <linux/pkt_cls.h>
+
+#include "zgate/drop_reason.h"
+#include "zgate/policy_tables.h"
+#include "maps.h"
+#include "parse.h"
+#include "classify.h"
+#include "flow.h"
+#include "account.h"
+
+/* The index of the loopback device in every network namespace, and the device of a packet in
+ * BPF_PROG_TEST_RUN. These programs are attached to a TUN and to nothing else, so no real
+ * packet has it: it tells a test run, which puts an Ethernet header before the packet where a
+ * TUN has none, and which alone may ask to leave no trace. */
+#define ZG_LOOPBACK_IFINDEX 1
+
+static __always_inline bool zg_is_test_run(const struct __sk_buff *skb)
+{
+	return skb->ifindex == ZG_LOOPBACK_IFINDEX;
+}
+
+static __always_inline bool zg_is_dry_run(const struct __sk_buff *skb)
+{
+	return zg_is_test_run(skb) && skb->mark == ZG_DRY_RUN_MARK;
+}
+
+static __always_inline const struct zg_client *zg_find_client(const struct zg_packet *p,
+							      const int direction)
+{
+	const struct zg_client_key key = {
+		.family = p->family,
+		.address = direction == ZG_UP ? p->source : p->destination,
+	};
+
+	return zg_lookup(zg_map(clients), &key);
+}
+
+/* One load: slot and revision always belong together. */
+static __always_inline bool zg_read_active(struct zg_active *active)
+{
+	const __u32 zero = 0;
+	const __u64 *word = zg_lookup(zg_map(active), &zero);
+
+	if (!word)
+		return false;
+	*(__u64 *)active = *(const volatile __u64 *)word;
+	return active->slot_plus_1 != 0;
+}
+
+/* What a packet is about: its flow, or the flow that an ICMP error speaks of. */
+struct zg_subject {
+	struct zg_flow_key key;
+	struct zg_flow *flow;
+	bool related;
+};
+
+/* An ICMP error quotes a packet that went the other way, between the client and the remote
+ * that the error is about; down, anybody on the path may have sent it. */
+static __always_inline bool zg_quoted_key(struct __sk_buff *skb, const struct zg_packet *p,
+					  const int direction, struct zg_flow_key *key)
+{
+	struct zg_packet quoted = { .start = p->upper + 8, .end = p->end, .quoted = 1 };
+	const struct zg_address *client = direction == ZG_UP ? &p->source : &p->destination;
+
+	if (zg_parse(skb, &quoted) || quoted.fragmentation == ZG_LATER_FRAGMENT)
+		return false;
+	if (quoted.icmp == ZG_ICMP_ERROR)
+		return false;
+	if (!zg_flow_key(&quoted, direction == ZG_UP ? ZG_DOWN : ZG_UP, key))
+		return false;
+	if (direction == ZG_UP && !zg_is_same(&quoted.source, &p->destination))
+		return false;
+	return zg_is_same(&key->client, client);
+}
+
+static __always_inline void zg_find_subject(struct __sk_buff *skb, const struct zg_packet *p,
+					    const struct zg_client *client, const int direction,
+					    __u64 now_ns, struct zg_subject *subject)
+{
+	const bool opening = direction == ZG_UP &&
+			     (p->tcp_flags & (ZG_TCP_SYN | ZG_TCP_ACK)) == ZG_TCP_SYN;
+
+	subject->flow = NULL;
+	subject->related = false;
+	if (p->icmp == ZG_ICMP_ERROR && zg_quoted_key(skb, p, direction, &subject->key)) {
+		subject->flow = zg_find_flow(&subject->key, client, now_ns, false);
+		subject->related = subject->flow != NULL;
+	}
+	if (!subject->flow && zg_flow_key(p, direction, &subject->key))
+		subject->flow = zg_find_flow(&subject->key, client, now_ns, opening);
+}
+
+/* The flow table learns what the policy said: the flow is gone, or stands under the new
+ * verdict. */
+static __always_inline int zg_settle(const struct zg_packet *p, const struct zg_client *client,
+				     const struct zg_subject *subject, const struct zg_verdict *v,
+				     const int direction, __u64 now_ns)
+{
+	const struct zg_flow *known = subject->flow;
+	struct zg_flow flow = {
+		.seen_ns = now_ns,
+		.verdict = (__u64)v->rule << 32 | v->revision,
+		.epoch = client->epoch,
+		.client_index = client->index,
+		.service = known ? known->service : p->service,
+		.state = known ? known->state : 0,
+	};
+
+	if (v->reason) {
+		if (known)
+			bpf_map_delete_elem(zg_map(flows), (void *)&subject->key);
+		return v->reason;
+	}
+	if (known && subject->related)
+		flow.seen_ns = known->seen_ns;
+	else
+		flow.state = zg_next_state(flow.state, p, direction);
+	return zg_put_flow(&subject->key, &flow) ? ZG_DROP_NONE : ZG_DROP_FLOW_TABLE_FULL;
+}
+
+static __always_inline int zg_decide_subject(const struct zg_packet *p,
+					     const struct zg_client *client,
+					     const struct zg_active *active,
+					     struct zg_subject *subject, struct zg_verdict *v,
+					     const int direction, bool dry_run, __u64 now_ns)
+{
+	struct zg_flow *flow = subject->flow;
+	const __u64 verdict = flow ? flow->verdict : 0;
+
+	if (!flow && direction == ZG_DOWN)
+		return ZG_DROP_UNSOLICITED;
+	if (flow)
+		v->flags |= ZG_VERDICT_KNOWN_FLOW | (subject->related ? ZG_VERDICT_RELATED : 0);
+	if (flow && (__u32)verdict == active->revision) {
+		v->rule = verdict >> 32;
+		if (!subject->related && !dry_run)
+			zg_touch_flow(flow, p, direction, now_ns);
+	} else {
+		const struct zg_question question = {
+			.destination = &subject->key.remote,
+			.slot = active->slot_plus_1 - 1,
+			.client_index = client->index,
+			.family = subject->key.family,
+			.protocol = subject->key.protocol,
+			.service = flow ? flow->service : p->service,
+		};
+
+		v->flags |= ZG_VERDICT_JUDGED;
+		v->reason = zg_judge(&question, &v->rule);
+		if (!flow && !v->reason)
+			v->flags |= ZG_VERDICT_NEW_FLOW;
+		if (!dry_run)
+			v->reason = zg_settle(p, client, subject, v, direction, now_ns);
+	}
+	return v->reason;
+}
+
+static __always_inline int zg_decide(struct __sk_buff *skb, struct zg_packet *p,
+				     struct zg_verdict *v, const int direction, bool dry_run,
+				     __u64 now_ns)
+{
+	const struct zg_client *client;
+	struct zg_subject subject;
+	struct zg_active active;
+	const int malformed = zg_parse(skb, p);
+	int reason;
+
+	if (malformed)
+		return malformed;
+	if (zg_is_link_local(p->family, &p->source) || zg_is_link_local(p->family, &p->destination))
+		return ZG_DROP_LINK_LOCAL;
+	client = zg_find_client(p, direction);
+	if (!client)
+		return ZG_DROP_NO_CLIENT;
+	v->client_index = client->index;
+	if (!zg_read_active(&active))
+		return ZG_DROP_NO_POLICY;
+	v->revision = active.revision;
+	if (p->fragmentation == ZG_LATER_FRAGMENT && !zg_recall_fragment(p, now_ns))
+		return ZG_DROP_FRAGMENT_WITHOUT_FIRST;
+	zg_find_subject(skb, p, client, direction, now_ns, &subject);
+	reason = zg_decide_subject(p, client, &active, &subject, v, direction, dry_run, now_ns);
+	if (!reason && p->fragmentation == ZG_FIRST_FRAGMENT && !dry_run)
+		zg_remember_fragment(p, now_ns);
+	return reason;
+}
+
+/* BPF_PROG_TEST_RUN hands the control block back; see enum zg_verdict_word. */
+static __always_inline void zg_show(struct __sk_buff *skb, const struct zg_verdict *v)
+{
+	skb->cb[ZG_VERDICT_REASON] = v->reason | v->flags << 8;
+	skb->cb[ZG_VERDICT_CLIENT] = v->client_index;
+	skb->cb[ZG_VERDICT_RULE] = v->rule;
+	skb->cb[ZG_VERDICT_REVISION] = v->revision;
+}
+
+static __always_inline int zg_conclude(struct __sk_buff *skb, const int direction)
+{
+	const bool dry_run = zg_is_dry_run(skb);
+	const __u64 now_ns = bpf_ktime_get_coarse_ns();
+	struct zg_packet packet = { .start = zg_is_test_run(skb) ? ETH_HLEN : 0, .end = skb->len };
+	struct zg_verdict verdict = { .client_index = ZG_NO_CLIENT, .rule = ZG_NO_RULE };
+
+	verdict.reason = zg_decide(skb, &packet, &verdict, direction, dry_run, now_ns);
+	zg_show(skb, &verdict);
+	if (!dry_run) {
+		zg_count_packet(skb, &packet, &verdict, direction);
+		if (verdict.reason || verdict.flags & ZG_VERDICT_NEW_FLOW)
+			zg_tell(&packet, &verdict, direction, now_ns);
+	}
+	if (verdict.reason)
+		return TC_ACT_SHOT;
+	/* Volatile: the compiler would write one byte of it, which the verifier forbids. */
+	if (direction == ZG_UP)
+		*(volatile __u32 *)&skb->mark = (skb->mark & ~ZG_PASS_MASK) | ZG_PASS_MARK;
+	return TC_ACT_OK;
+}
+
+int zg_ingress(struct __sk_buff *skb)
+{
+	return zg_conclude(skb, ZG_UP);
+}
+
+int zg_egress(struct __sk_buff *skb)
+{
+	return zg_conclude(skb, ZG_DOWN);
+}
