@@ -365,7 +365,7 @@ class TunnelClient:
         self._received_at = self._loop.time()
         for payload in payloads:
             if not tunnel.owns(payload):
-                tunnel.count(DropReason.UNKNOWN_STREAM)
+                tunnel.count(tunnel.connection.reject_datagram(payload))
                 continue
             packet = tunnel.receive(payload)
             if isinstance(packet, DropReason):
@@ -498,16 +498,12 @@ class TunnelClient:
         """Tell the local sender why its packet went nowhere, at a bounded rate."""
         if self._tun is None or not self._icmp_bucket.allow(self._loop.time()):
             return
-        error = error_for_drop(reason, packet, self._own_sources(), tunnel.mtu_bytes)
+        # In the destination's name: the kernel drops what arrives with a source of its own as
+        # martian, and what the reverse path filter expects elsewhere; this passes both.
+        sources = packet[16:20], packet[24:40]
+        error = error_for_drop(reason, packet, sources, tunnel.mtu_bytes)
         if error is not None:
             self._tun.write(error)
-
-    def _own_sources(self) -> tuple[bytes, bytes]:
-        """Our own addresses, as the source of errors: IPv4 and IPv6."""
-        sources = {4: bytes(4), 6: bytes(16)}
-        for address in self._addresses or ():
-            sources[address.version] = address.ip.packed
-        return sources[4], sources[6]
 
     def _arm_keepalive(self) -> None:
         self._keepalive = self._loop.call_later(self._config.keepalive_s, self._keep_alive)

@@ -16,6 +16,8 @@ from aioquic.quic import events as quic_events
 from aioquic.quic.connection import QuicConnection
 from aioquic.quic.packet import QuicErrorCode
 from zgate_protocol.drop_reason import DropReason
+from zgate_protocol.errors import ConnectionFailure
+from zgate_protocol.http_datagram import parse_http_datagram
 
 from zgate_datapath import aioquic_private as private
 from zgate_datapath.engine import PacketEngine, make_engine
@@ -371,6 +373,18 @@ class Connection:
     def close(self, error_code: int, reason: str) -> None:
         """Say goodbye: one CONNECTION_CLOSE, sent by the next flush (RFC 9114 section 8)."""
         self.quic.close(error_code=error_code, reason_phrase=reason)
+
+    def reject_datagram(self, payload: bytes) -> DropReason:
+        """Why a DATAGRAM payload that is no session's is dropped (RFC 9297 section 2.1).
+
+        One without a Quarter Stream ID, or with one that no stream can have, ends the connection.
+        """
+        try:
+            parse_http_datagram(payload)
+        except ConnectionFailure as failure:
+            self.close(int(failure.error_code), failure.reason)
+            return DropReason.BAD_DATAGRAM
+        return DropReason.UNKNOWN_STREAM
 
     def statistics(self) -> dict[str, Any]:
         """Numbers for status pages; times in seconds, sizes in bytes."""

@@ -45,6 +45,11 @@ class Tunnel:
             self.count(reason)
         return reason
 
+    def reply(self, packet: bytes) -> None:
+        """Queue a packet of our own making: an ICMP error, an echo's answer."""
+        if len(packet) <= self.mtu_bytes:
+            self.connection.enqueue(self._frame_prefix + packet)
+
     def owns(self, payload: bytes) -> bool:
         """Whether a DATAGRAM frame's payload is this session's."""
         return payload.startswith(self._quarter_id)

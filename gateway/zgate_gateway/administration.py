@@ -70,8 +70,8 @@ class Administration:
             ],
             policy=self._policy_summary(),
             kernel_maps={
-                name: schemas.MapUse(used=used, size=size)
-                for name, (used, size) in programs.map_usage().items()
+                name: schemas.MapUse(used=use.used, size=use.capacity)
+                for name, use in programs.map_usage().items()
             },
             kernel_events=schemas.EventState(
                 received=gateway.journal.events_received,
@@ -201,7 +201,6 @@ class Administration:
                     counted.down_packets,
                     counted.down_bytes,
                     counted.dropped_packets,
-                    counted.dropped_bytes,
                 )
         endpoint = gateway.listener.endpoint
         return MetricsSnapshot(
@@ -222,7 +221,9 @@ class Administration:
             },
             drops=self._drops(),
             clients=clients,
-            kernel_maps=programs.map_usage(),
+            kernel_maps={
+                name: (use.used, use.capacity) for name, use in programs.map_usage().items()
+            },
             events_lost=programs.lost_events(),
             events_suppressed=programs.suppressed_events(),
             audit_written=gateway.audit.written,
@@ -369,7 +370,6 @@ def _counters(counted: ClientCounters | None) -> schemas.Counters | None:
         down_packets=counted.down_packets,
         down_bytes=counted.down_bytes,
         dropped_packets=counted.dropped_packets,
-        dropped_bytes=counted.dropped_bytes,
     )
 
 

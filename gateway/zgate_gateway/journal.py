@@ -6,7 +6,7 @@ import asyncio
 import logging
 from ipaddress import ip_address
 
-from zgate_bpf.kernel_policy import EventKind, KernelEvent
+from zgate_bpf.kernel_policy import Direction, EventKind, KernelEvent
 from zgate_control.store import Store, StoreError
 from zgate_protocol.drop_reason import DropReason
 
@@ -98,7 +98,7 @@ class Journal:
 def _flow(event: KernelEvent) -> Flow:
     is_icmp = event.protocol in _ICMP_PROTOCOLS
     return Flow(
-        direction="up" if event.is_up else "down",
+        direction="up" if event.direction is Direction.UP else "down",
         source=ip_address(event.source),
         destination=ip_address(event.destination),
         protocol=event.protocol,

@@ -25,7 +25,6 @@ class ClientTraffic:
     down_packets: int = 0
     down_bytes: int = 0
     dropped_packets: int = 0
-    dropped_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,17 +151,13 @@ def _traffic(now: MetricsSnapshot) -> Iterator[Metric]:
     dropped = CounterMetricFamily(
         "zgate_client_dropped_packets", "Packets dropped by the kernel", labels=["client"]
     )
-    dropped_octets = CounterMetricFamily(
-        "zgate_client_dropped_bytes", "Inner bytes dropped by the kernel", labels=["client"]
-    )
     for name, traffic in now.clients.items():
         packets.add_metric([name, "up"], traffic.up_packets)
         packets.add_metric([name, "down"], traffic.down_packets)
         octets.add_metric([name, "up"], traffic.up_bytes)
         octets.add_metric([name, "down"], traffic.down_bytes)
         dropped.add_metric([name], traffic.dropped_packets)
-        dropped_octets.add_metric([name], traffic.dropped_bytes)
-    yield from (packets, octets, dropped, dropped_octets)
+    yield from (packets, octets, dropped)
 
 
 def _kernel(now: MetricsSnapshot) -> Iterator[Metric]:

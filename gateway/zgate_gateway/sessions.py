@@ -20,17 +20,18 @@ from typing import Protocol
 
 from aioquic.h3.connection import ErrorCode
 from zgate_control.store import StoreError
-from zgate_datapath.client_authentication import ServerQuicConnection
 from zgate_datapath.connection import Connection, Headers
 from zgate_datapath.endpoint import ServerEndpoint
 from zgate_datapath.path_mtu import PathMtuState
+from zgate_datapath.peer_authentication import ServerQuicConnection
 from zgate_datapath.tunnel import Tunnel
 from zgate_identity.verifier import PeerIdentity
 from zgate_protocol import events
 from zgate_protocol.capsule import AssignedAddress
 from zgate_protocol.connect_ip import ConnectIpSession, Role
 from zgate_protocol.drop_reason import DropReason
-from zgate_protocol.icmp import TokenBucket, error_for_drop
+from zgate_protocol.errors import H3Error
+from zgate_protocol.icmp import TokenBucket, answer_echo, error_for_drop
 from zgate_protocol.ip_range import IpRange
 from zgate_protocol.structured_field import ProxyError, build_proxy_status
 from zgate_protocol.uri_template import Scope, UriTemplate
@@ -149,6 +150,11 @@ class SessionTable:
         """The gateway's own virtual IPs, IPv4 and IPv6, as the source of ICMP errors."""
         packed = {pool.family: pool.gateway.packed for pool in self._pools}
         return packed.get(4, bytes(4)), packed.get(6, bytes(16))
+
+    @property
+    def own_networks(self) -> tuple[IpNetwork, ...]:
+        """The gateway's own virtual IPs as networks: reachable whatever routes are advertised."""
+        return tuple(ip_network(pool.gateway) for pool in self._pools)
 
     def admit(
         self, owner: ClientConnection, identity: PeerIdentity, scope: Scope, tunnel: Tunnel
@@ -304,8 +310,12 @@ class ClientConnection:
         """Requests are answered as they come."""
 
     def headers_received(self, stream_id: int, headers: Headers, ended: bool) -> None:
-        """A request, or (on a known stream) trailers, which capsule streams ignore."""
-        if self._identity is None or stream_id in self._streams:
+        """A request, or (on a known stream) trailers, which a capsule stream cannot have."""
+        if self._identity is None:
+            return
+        known = self._streams.get(stream_id)
+        if known is not None:
+            self._handle(stream_id, known, known.receive_headers(headers))
             return
         if len(self._streams) >= _MAX_STREAMS_PER_CONNECTION:
             self.connection.abort_stream(stream_id, ErrorCode.H3_REQUEST_REJECTED)
@@ -332,14 +342,16 @@ class ClientConnection:
         """Packets from the client: into the TUN, where the kernel decides."""
         session = self._session
         if session is None:
-            for _ in payloads:
-                self._table.count_drop(DropReason.NO_SESSION)
+            for payload in payloads:
+                reason = self.connection.reject_datagram(payload)
+                is_early = reason is DropReason.UNKNOWN_STREAM
+                self._table.count_drop(DropReason.NO_SESSION if is_early else reason)
             return
         tunnel, write = session.tunnel, self._table.write_tun
         session.last_packet_s = self._table.loop.time()
         for payload in payloads:
             if not tunnel.owns(payload):
-                tunnel.count(DropReason.UNKNOWN_STREAM)
+                tunnel.count(self.connection.reject_datagram(payload))
                 continue
             packet = tunnel.receive(payload)
             if isinstance(packet, DropReason):
@@ -372,6 +384,8 @@ class ClientConnection:
                 self._begin(stream_id, session, event)
             elif isinstance(event, events.RequestRefused):
                 self._refuse_headers(stream_id, list(event.headers), event.reason)
+                if event.error_code is not H3Error.NO_ERROR:
+                    self.connection.abort_stream(stream_id, int(event.error_code))
             elif isinstance(event, events.AddressesRequested):
                 self._assign(session, stream_id, event.requests)
             elif isinstance(event, events.DatagramReceived) and self._session is not None:
@@ -401,7 +415,9 @@ class ClientConnection:
         try:
             async with asyncio.timeout(_RESOLVE_TIMEOUT_S):
                 found = await self._table.loop.getaddrinfo(hostname, None, type=socket.SOCK_DGRAM)
-            networks = {ip_network(ip_address(entry[4][0])) for entry in found}
+            # A zone ("%eth0") means link-local, which is never forwarded.
+            texts = {str(entry[4][0]) for entry in found}
+            networks = {ip_network(ip_address(text)) for text in texts if "%" not in text}
         except TimeoutError:
             self._refuse(
                 stream_id, session, Refusal(504, ProxyError.DNS_TIMEOUT, "no answer from DNS")
@@ -443,7 +459,7 @@ class ClientConnection:
             return
         self._session = established
         self.connection.send_headers(stream_id, session.accept(resolved))
-        self._assign(session, stream_id, ())
+        self._assign(session, stream_id, session.pending_requests)
         self.connection.send_data(stream_id, session.advertise(self._table.settings.routes))
         self._table.announce(established)
 
@@ -529,9 +545,14 @@ class ClientConnection:
         if not self._icmp_bucket.allow(self._table.loop.time()):
             return
         packet = payload[len(session.tunnel.payload_prefix) :]
-        error = error_for_drop(reason, packet, self._table.gateway_addresses)
-        if error is not None:
-            session.tunnel.send(error)
+        sources = self._table.gateway_addresses
+        if reason is DropReason.LINK_LOCAL_PEER:
+            # RFC 9484 section 7.2: the other end may probe the link's MTU with a link-local echo.
+            answer = answer_echo(packet, sources[1])
+        else:
+            answer = error_for_drop(reason, packet, sources)
+        if answer is not None:
+            session.tunnel.reply(answer)
 
 
 def _satisfies(held: IpNetwork, wanted: IpNetwork) -> bool:

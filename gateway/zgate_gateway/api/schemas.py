@@ -74,7 +74,6 @@ class Counters(Answer):
     down_packets: int = Field(0, ge=0)
     down_bytes: int = Field(0, ge=0)
     dropped_packets: int = Field(0, ge=0)
-    dropped_bytes: int = Field(0, ge=0)
 
 
 class PoolUse(Answer):
