@@ -1,0 +1,71 @@
+"""The three hosts that every peer is measured between.
+
+    client ──(192.0.2.0/24)── gateway ──(10.30.0.0/24)── server
+
+The client has no route to the server's network unless a peer gives it one. The server sends
+everything to the gateway.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from ipaddress import IPv4Interface, IPv4Network
+from pathlib import Path
+from typing import Self
+
+from zgate_lab.lab import Lab, Port
+
+CLIENT = IPv4Interface("192.0.2.2/24")
+UPLINK = IPv4Interface("192.0.2.1/24")
+INSIDE = IPv4Interface("10.30.0.1/24")
+SERVER = IPv4Interface("10.30.0.2/24")
+SERVER_NETWORK = IPv4Network("10.30.0.0/24")
+
+# What a real network card does not do for us, or not like this: super-packets cross a veth whole.
+OFFLOADS = ("tso", "gso", "gro", "tx-udp-segmentation")
+
+
+class Hosts:
+    """Client, gateway and server, with their links."""
+
+    def __init__(self, lab: Lab, *, offloads: bool = True):
+        self.lab = lab
+        self.client = lab.add_namespace("client")
+        self.gateway = lab.add_namespace("gateway")
+        self.server = lab.add_namespace("server")
+        lab.connect(Port(self.client, "eth0", (CLIENT,)), Port(self.gateway, "uplink", (UPLINK,)))
+        lab.connect(Port(self.gateway, "inside", (INSIDE,)), Port(self.server, "eth0", (SERVER,)))
+        self.server.ip(f"route add default via {INSIDE.ip}")
+        if not offloads:
+            self._switch_offloads_off()
+
+    @classmethod
+    @contextmanager
+    def open(cls, *, offloads: bool = True) -> Iterator[Self]:
+        """Build it in a lab of its own; everything is removed at the end."""
+        with Lab() as lab:
+            yield cls(lab, offloads=offloads)
+
+    def directory(self, name: str) -> Path:
+        """A folder for a peer's files; it lives as long as the lab."""
+        directory = self.lab.directory / name
+        directory.mkdir(mode=0o700, exist_ok=True)
+        return directory
+
+    @contextmanager
+    def forwarding(self) -> Iterator[None]:
+        """Let the gateway route while a peer runs that does not see to it itself."""
+        self.gateway.sysctl("net.ipv4.ip_forward", 1)
+        try:
+            yield
+        finally:
+            self.gateway.sysctl("net.ipv4.ip_forward", 0)
+
+    def _switch_offloads_off(self) -> None:
+        switches = [word for name in OFFLOADS for word in (name, "off")]
+        for namespace, interface in (
+            (self.client, "eth0"),
+            (self.gateway, "uplink"),
+            (self.gateway, "inside"),
+            (self.server, "eth0"),
+        ):
+            namespace.run("ethtool", "-K", interface, *switches)
