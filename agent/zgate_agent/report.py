@@ -1,0 +1,102 @@
+"""What `zgate-agent status` prints."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+
+import click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from zgate_agent.machine import State
+from zgate_agent.status import AgentStatus
+
+_STYLES = {
+    State.CONNECTED: "bold green",
+    State.CONNECTING: "yellow",
+    State.BACKOFF: "bold red",
+    State.STOPPED: "red",
+}
+
+
+def print_unavailable(why: str, *, as_json: bool) -> None:
+    """No agent answers."""
+    if as_json:
+        click.echo(json.dumps({"state": "not running", "reason": why}))
+    else:
+        click.echo(f"not running: {why}", err=True)
+
+
+def print_status(status: AgentStatus, *, as_json: bool) -> None:
+    """An agent's answer, for programs or for people."""
+    if as_json:
+        click.echo(status.model_dump_json(indent=2))
+        return
+    table = Table.grid(padding=(0, 2))
+    for label, value in status_lines(status, datetime.now(UTC)):
+        style = _STYLES[status.state] if label == "state" else ""
+        table.add_row(Text(label, style="dim"), Text(value, style=style))
+    Console(highlight=False, soft_wrap=True).print(table)
+
+
+def status_lines(status: AgentStatus, now: datetime) -> list[tuple[str, str]]:
+    """Label and value of each line; what there is nothing to say of is left out."""
+    lines = [("state", f"{status.state}, for {_span(now - status.since)}")]
+    if status.reason:
+        lines.append(("why", status.reason))
+    if status.next_attempt_s is not None:
+        lines.append(("next attempt", f"in {status.next_attempt_s:.0f} s"))
+    lines.append(("gateway", _gateway(status)))
+    several = {
+        "virtual IP": status.addresses,
+        "routes": status.routes,
+        "pinned": status.pinned,
+    }
+    lines += [(label, ", ".join(values)) for label, values in several.items() if values]
+    mtu = f", MTU {status.mtu_bytes}" if status.mtu_bytes else ""
+    lines.append(("interface", f"{status.tun} ({status.mode} tunnel){mtu}"))
+    lines.append(("reconnects", f"{status.reconnects}, moves {status.rebinds}"))
+    lines += _traffic(status)
+    lines += [("note", note) for note in status.notes]
+    return lines
+
+
+def _gateway(status: AgentStatus) -> str:
+    text = status.gateway
+    if status.gateway_address not in (None, status.gateway):
+        text += f" at {status.gateway_address}"
+    return text + (f", from {status.local_address}" if status.local_address else "")
+
+
+def _traffic(status: AgentStatus) -> list[tuple[str, str]]:
+    counters = status.counters
+    lines = []
+    for way in ("up", "down"):
+        packets, size = counters.get(f"packets_{way}"), counters.get(f"bytes_{way}")
+        if packets is not None and size is not None:
+            lines.append((way, f"{packets:.0f} packets, {_size(size)}"))
+    if status.drops:
+        drops = ", ".join(f"{reason} {count}" for reason, count in sorted(status.drops.items()))
+        lines.append(("dropped", drops))
+    return lines
+
+
+def _size(size_bytes: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if size_bytes < 1000:
+            return f"{size_bytes:.0f} B" if unit == "B" else f"{size_bytes:.1f} {unit}"
+        size_bytes /= 1000
+    return f"{size_bytes:.1f} TB"
+
+
+def _span(span: timedelta) -> str:
+    seconds = max(0, int(span.total_seconds()))
+    if seconds < 60:
+        return f"{seconds} s"
+    minutes, seconds = divmod(seconds, 60)
+    if minutes < 60:
+        return f"{minutes} min {seconds} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min"

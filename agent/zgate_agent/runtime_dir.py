@@ -1,0 +1,60 @@
+"""The folder of what lives as long as the agent runs: a lock, its status socket, its leftovers."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+LOCK_FILE = "agent.lock"
+SOCKET_FILE = "agent.sock"
+LEFTOVERS_FILE = "network.json"
+
+
+class AlreadyRunning(Exception):
+    """Another agent uses the folder."""
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeDir:
+    """Names of the files in it."""
+
+    path: Path
+
+    @property
+    def socket_file(self) -> Path:
+        """The status socket."""
+        return self.path / SOCKET_FILE
+
+    @property
+    def leftovers_file(self) -> Path:
+        """What is programmed into the host's network now."""
+        return self.path / LEFTOVERS_FILE
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Make the folder and own it. The kernel unlocks it however the process ends.
+
+        Raises:
+            AlreadyRunning: somebody else owns it.
+            OSError: it cannot be made or written to.
+        """
+        self.path.mkdir(mode=0o755, parents=True, exist_ok=True)
+        lock = os.open(self.path / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                owner = os.pread(lock, 32, 0).decode(errors="replace").strip() or "unknown"
+                raise AlreadyRunning(
+                    f"another zgate-agent (pid {owner}) uses {self.path}:"
+                    " stop it, or give this one another runtime_dir and tun.name"
+                ) from None
+            os.ftruncate(lock, 0)
+            os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+            yield
+        finally:
+            os.close(lock)

@@ -1,0 +1,83 @@
+"""The real agent put together: TUN, router, network watch, status socket, signals."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
+
+from zgate_datapath.client import ClientConfig, TunnelClient, TunnelState
+from zgate_datapath.tun import Tun
+
+from zgate_agent.backoff import Backoff
+from zgate_agent.config import AgentConfig
+from zgate_agent.daemon import Agent
+from zgate_agent.netwatch import NetWatch
+from zgate_agent.resolve import resolve
+from zgate_agent.routing import Router
+from zgate_agent.runtime_dir import RuntimeDir
+from zgate_agent.status import StatusServer
+
+logger = logging.getLogger(__name__)
+
+
+async def serve(config: AgentConfig, directory: RuntimeDir) -> int:
+    """Run an agent until it is told to stop; returns the exit code.
+
+    Raises:
+        TunError: the TUN cannot be made.
+        RoutingError: what a killed agent left cannot be removed.
+        OSError: the status socket cannot be made.
+    """
+    router = Router(config.tun.name, directory.leftovers_file)
+    removed = await asyncio.to_thread(router.clean_up_leftovers)
+    if removed:
+        logger.warning("removed %d routes that a killed agent left behind", removed)
+    with contextlib.closing(Tun.open(config.tun.name)) as tun:
+        router.prepare()
+
+        def make_tunnel(
+            client: ClientConfig, on_change: Callable[[TunnelState], None]
+        ) -> TunnelClient:
+            return TunnelClient(config=client, tun=tun, on_change=on_change)
+
+        agent = Agent(
+            config,
+            network=router,
+            make_tunnel=make_tunnel,
+            resolve=resolve,
+            backoff=Backoff(random.random),
+        )
+        tun_index = socket.if_nametoindex(config.tun.name)
+        async with _status_server(directory, agent):
+            watch = NetWatch(tun_index, agent.network_changed)
+            with _signals(agent), contextlib.closing(watch):
+                return await agent.run()
+
+
+@contextlib.asynccontextmanager
+async def _status_server(directory: RuntimeDir, agent: Agent) -> AsyncIterator[None]:
+    server = StatusServer(directory.socket_file, agent.status)
+    await server.start()
+    try:
+        yield
+    finally:
+        server.close()
+
+
+@contextlib.contextmanager
+def _signals(agent: Agent) -> Iterator[None]:
+    """SIGTERM and SIGINT end the agent, whatever it is doing; SIGHUP makes it dial again."""
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, agent.stop, "SIGTERM")
+    loop.add_signal_handler(signal.SIGINT, agent.stop, "SIGINT")
+    loop.add_signal_handler(signal.SIGHUP, agent.reconnect)
+    try:
+        yield
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            loop.remove_signal_handler(number)
