@@ -36,8 +36,8 @@ _EXPECTED_BY_BOUND = {
     "less_than_equal": "at most {le}",
     "greater_than": "more than {gt}",
     "less_than": "less than {lt}",
-    "too_short": "a list of at least {min_length}",
-    "too_long": "a list of at most {max_length}",
+    "too_short": "a list with entries (at least {min_length})",
+    "too_long": "a list of at most {max_length} entries",
     "string_too_short": "text of at least {min_length} characters",
     "string_too_long": "text of at most {max_length} characters",
 }
@@ -66,9 +66,17 @@ def validate(document: Document, model: type[ModelT], *, folder: Path | None = N
         found = [
             _mistake(document, model, detail)
             for detail in error.errors(include_url=False)
-            if detail["type"] != "default_factory_not_called"  # follows from another mistake
+            if not _is_consequence(document, detail)
         ]
     raise ConfigError(sorted(found, key=lambda mistake: mistake.line or 0))
+
+
+def _is_consequence(document: Document, detail: ErrorDetails) -> bool:
+    """Whether a mistake follows from another one, which is reported itself."""
+    if detail["type"] == "too_short":  # entries that are wrong were not counted
+        entries = document.value_at(detail["loc"])
+        return isinstance(entries, list) and len(entries) >= detail["ctx"]["min_length"]
+    return detail["type"] == "default_factory_not_called"
 
 
 def _mistake(document: Document, model: type[BaseModel], detail: ErrorDetails) -> Mistake:

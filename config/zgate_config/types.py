@@ -29,12 +29,14 @@ def parse_network(value: object) -> IPv4Network | IPv6Network:
     if not isinstance(value, str) or not _PREFIX.match(value):
         raise expected("a CIDR such as 10.0.0.0/8 or 2001:db8::/32")
     try:
+        return ip_network(value)
+    except ValueError:
+        pass
+    try:
         network = ip_network(value, strict=False)
     except ValueError:
         raise expected("a CIDR such as 10.0.0.0/8 or 2001:db8::/32") from None
-    if network.network_address != ip_address(value.partition("/")[0]):
-        raise expected(f"a CIDR without host bits (the network is {network})")
-    return network
+    raise expected(f"a CIDR without host bits (the network is {network})")
 
 
 def parse_ipv4_network(value: object) -> IPv4Network:

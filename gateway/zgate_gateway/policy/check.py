@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
-from zgate_bpf.tables import Action
+from zgate_bpf.tables import NO_RULE, Action
 
 from zgate_gateway.policy.destinations import Node, build_tree, own_entries
 from zgate_gateway.policy.policy_set import PolicySet
@@ -21,14 +22,14 @@ from zgate_gateway.policy.services import (
     LAST_PORT,
     PORT_SPACE_BITS,
     Entries,
+    IpNetwork,
     Prefix,
-    merge,
     prefixes_of,
-    resolve,
 )
 
-#: Table entries looked at for one list of rules. Only deep nests of large lists come near it.
-_MAX_WORK = 5_000_000
+#: Lookups for one list of rules, some seconds' worth. Only deep nests of large lists come near it.
+_MAX_WORK = 10_000_000
+_PROTOCOLS = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +66,7 @@ def check_rules(rules: Sequence[Rule]) -> list[Finding]:
     findings = list(_meaningless(rules))
     if complete:
         for index in sorted(reach.named - reach.decides):
-            findings.append(_hidden(rules, index, reach.hidden_by[index]))
+            findings.append(_hidden(rules, index, reach.hidden_by.get(index)))
     elif rules:
         text = "not checked for rules that are never reached: too many rules inside one another"
         findings.append(Finding(text, rules[0].path.rpartition("[")[0], rules[0].line))
@@ -82,33 +83,37 @@ def _meaningless(rules: Sequence[Rule]) -> Iterator[Finding]:
             yield Finding(text, rule.path, rule.line, rule.id)
 
 
-def _hidden(rules: Sequence[Rule], index: int, by: int) -> Finding:
-    rule, earlier = rules[index], rules[by]
-    who = f'rule "{earlier.id}" (line {earlier.line})'
+def _hidden(rules: Sequence[Rule], index: int, by: int | None) -> Finding:
+    rule = rules[index]
+    text = f'rule "{rule.id}" is never reached: '
+    if by is None:
+        text += "rules before it together match everything that it matches"
+        return Finding(text, rule.path, rule.line, rule.id)
+    earlier = rules[by]
+    who = f'rule "{earlier.id}" (line {earlier.line}, {earlier.action.name.lower()})'
     if _contains(earlier, rule):
-        why = f"{who} matches everything that it matches, and comes first"
+        text += f"{who} comes first and matches everything that it matches"
     else:
-        why = f"rules before it, {who} among them, together match everything that it matches"
-    contrary = f", and does the opposite ({earlier.action.name.lower()})"
-    text = f'rule "{rule.id}" is never reached: {why}'
-    if earlier.action is not rule.action:
-        text += contrary
+        text += f"rules before it together match everything that it matches, {who} among them"
     return Finding(text, rule.path, rule.line, rule.id)
 
 
 def _contains(outer: Rule, inner: Rule) -> bool:
     """Whether ``outer`` by itself matches whatever ``inner`` matches."""
+    if not all(_serves(outer, inner, family) for family in (4, 6)):
+        return False
+    known = {_key(network, network.prefixlen) for network in outer.destinations}
     return all(
-        any(
-            other.version == network.version
-            and other.prefixlen <= network.prefixlen
-            and network.network_address in other
-            for other in outer.destinations
-        )
-        and _serves(outer, inner, network.version)
+        any(_key(network, bits) in known for bits in range(network.prefixlen + 1))
         for network in inner.destinations
         if inner.services(network.version)
     )
+
+
+def _key(network: IpNetwork, bits: int) -> tuple[int, int, int]:
+    """The network of ``bits`` bits around this one, as something that is quick to compare."""
+    shift = network.max_prefixlen - bits
+    return network.version, int(network.network_address) >> shift, bits
 
 
 def _serves(outer: Rule, inner: Rule, family: int) -> bool:
@@ -123,82 +128,135 @@ def _serves(outer: Rule, inner: Rule, family: int) -> bool:
     )
 
 
+class _Named:
+    """What the rules of one destination prefix name."""
+
+    def __init__(self, entries: Entries) -> None:
+        self.entries = entries
+
+    @cached_property
+    def inner(self) -> set[Prefix]:
+        """Prefixes that contain a longer one that is named; :data:`ANYTHING` is not among them."""
+        return {
+            Prefix(prefix.protocol, prefix.port & ~(LAST_PORT >> bits), bits)
+            for prefix in self.entries
+            for bits in range(prefix.bits)
+        }
+
+    @property
+    def protocols(self) -> set[int]:
+        """Protocols that are named by number."""
+        return {prefix.protocol for prefix in self.entries} - {ANY_PROTOCOL}
+
+
 class _Reach:
-    """Walks the destination prefixes and notes which rules decide anything in them.
+    """Finds out which rules decide at least one packet.
+
+    A rule decides a packet in a destination prefix if, of what the rules there and around it name,
+    nothing with a lower rule covers the whole of one of its own service prefixes. What covers it
+    can be one prefix around it, or many inside it together.
 
     :ivar named: rules that match anything at all by themselves.
     :ivar decides: rules that at least one packet reaches.
-    :ivar hidden_by: for a rule that lost, a rule that won where it could have matched.
+    :ivar hidden_by: for a rule that lost, a rule that comes before it where it could have matched.
     """
 
     def __init__(self, rules: Sequence[Rule]) -> None:
         self._rules = rules
         self._tree = build_tree(rules)
-        self._own: dict[tuple[int, tuple[int, ...]], Entries] = {}
-        self._seen: dict[tuple[int, tuple[int, ...], int | None], int] = {}
-        self._in_force: list[Entries] = []
+        self._lists = _named_by_all(rules, self._tree)
         self._work = 0
-        self.named: set[int] = set()
+        self.named = {index for node in self._tree for index in node.rules}
         self.decides: set[int] = set()
         self.hidden_by: dict[int, int] = {}
 
     def walk(self) -> bool:
         """Look at every prefix; False if that would take too long."""
-        which: list[int] = []
-        for node in self._tree:
-            parent = which[node.parent] if node.parent is not None else None
-            position = self._position(node, parent)
-            which.append(position)
-            self._note(node, self._in_force[position])
+        for position, node in enumerate(self._tree):
+            for index in node.rules:
+                if index not in self.decides and self._decides_in(position, index):
+                    self.decides.add(index)
             if self._work > _MAX_WORK:
                 return False
         return True
 
-    def _position(self, node: Node, parent: int | None) -> int:
-        """Where in ``_in_force`` the entries are that decide in this prefix."""
-        key = node.family, node.rules, parent
-        if key not in self._seen:
-            entries = own_entries(self._rules, node)
-            if parent is not None:
-                entries = resolve(merge(entries, self._in_force[parent]))
-            self._work += len(entries)
-            self._seen[key] = len(self._in_force)
-            self._in_force.append(entries)
-        return self._seen[key]
+    def _decides_in(self, position: int, index: int) -> bool:
+        """Whether a rule decides a packet to the prefix at ``position``, one of its own."""
+        node = self._tree[position]
+        prefixes = prefixes_of(self._rules[index].services(node.family))
+        if self._all_covered(position, prefixes, index):
+            return False
+        if not node.is_hidden:
+            return True
+        return any(
+            not self._all_covered(place, prefixes, index) for place in self._places_inside(position)
+        )
 
-    def _note(self, node: Node, in_force: Entries) -> None:
-        self.named.update(node.rules)
-        if not node.is_hidden and not self.decides.issuperset(in_force.values()):
-            self.decides.update(_deciding(in_force))
-            self._work += len(in_force)
-        for index in node.rules:
-            if index not in self.hidden_by:
-                prefix = prefixes_of(self._rules[index].services(node.family))[0]
-                self.hidden_by[index] = _lookup(in_force, prefix)
+    def _all_covered(self, position: int, prefixes: Sequence[Prefix], index: int) -> bool:
+        chain = self._chain(position)
+        return all(self._is_covered(chain, prefix, index) for prefix in prefixes)
 
+    def _places_inside(self, position: int) -> Iterator[int]:
+        """Where packets to a prefix that others cover completely are looked up, while it pays."""
+        for place in range(position + 1, len(self._tree)):
+            below = self._tree[place]
+            if below.depth <= self._tree[position].depth or self._work > _MAX_WORK:
+                return
+            if not below.is_hidden:
+                yield place
 
-def _lookup(entries: Entries, prefix: Prefix) -> int:
-    """Return the rule that decides at the first port of ``prefix``, which a rule names."""
-    for bits in range(PORT_SPACE_BITS, -1, -1):
-        port = prefix.port & ~(LAST_PORT >> bits)
-        rule = entries.get(Prefix(prefix.protocol, port, bits))
-        if rule is not None:
-            return rule
-    return entries[ANYTHING]
+    def _chain(self, position: int) -> list[_Named]:
+        """What is named for a prefix and for those around it."""
+        chain: list[_Named] = []
+        place: int | None = position
+        while place is not None:
+            chain.append(self._lists[place])
+            place = self._tree[place].parent
+        return chain
 
-
-def _deciding(entries: Entries) -> set[int]:
-    """Return the rules of entries that longer prefixes do not cover completely."""
-    uncovered = {prefix: prefix.last - prefix.port + 1 for prefix in entries}
-    uncovered[ANYTHING] = 256 * (LAST_PORT + 1)
-    enclosing: list[Prefix] = []
-    for prefix in entries:
+    def _is_covered(self, chain: Sequence[_Named], prefix: Prefix, index: int) -> bool:
+        """Whether rules before ``index`` take every packet of ``prefix``."""
+        self._work += len(chain)
+        if any(self._comes_before(named, ANYTHING, index) for named in chain):
+            return True
         if prefix == ANYTHING:
-            continue
-        while enclosing and (
-            enclosing[-1].protocol != prefix.protocol or enclosing[-1].last < prefix.port
-        ):
-            enclosing.pop()
-        uncovered[enclosing[-1] if enclosing else ANYTHING] -= prefix.last - prefix.port + 1
-        enclosing.append(prefix)
-    return {rule for prefix, rule in entries.items() if uncovered[prefix]}
+            protocols = set().union(*(named.protocols for named in chain))
+            return len(protocols) == _PROTOCOLS and all(
+                self._is_covered(chain, Prefix(protocol, 0, 0), index) for protocol in protocols
+            )
+        for bits in range(prefix.bits + 1):
+            around = Prefix(prefix.protocol, prefix.port & ~(LAST_PORT >> bits), bits)
+            if any(self._comes_before(named, around, index) for named in chain):
+                return True
+        return self._is_filled(chain, prefix, index)
+
+    def _is_filled(self, chain: Sequence[_Named], prefix: Prefix, index: int) -> bool:
+        """Whether longer prefixes of rules before ``index`` fill ``prefix`` together."""
+        self._work += len(chain)
+        inside = [named for named in chain if prefix in named.inner]
+        if not inside:
+            return False
+        bits = prefix.bits + 1
+        return all(
+            any(self._comes_before(named, half, index) for named in inside)
+            or self._is_filled(inside, half, index)
+            for half in (
+                Prefix(prefix.protocol, prefix.port, bits),
+                Prefix(prefix.protocol, prefix.port | 1 << (PORT_SPACE_BITS - bits), bits),
+            )
+        )
+
+    def _comes_before(self, named: _Named, prefix: Prefix, index: int) -> bool:
+        rule = named.entries.get(prefix, NO_RULE)
+        if rule < index:
+            self.hidden_by.setdefault(index, rule)
+        return rule < index
+
+
+def _named_by_all(rules: Sequence[Rule], tree: Sequence[Node]) -> list[_Named]:
+    made: dict[tuple[int, tuple[int, ...]], _Named] = {}
+    for node in tree:
+        key = node.family, node.rules
+        if key not in made:
+            made[key] = _Named(own_entries(rules, node))
+    return [made[node.family, node.rules] for node in tree]

@@ -191,7 +191,7 @@ def resolve(entries: Mapping[Prefix, int]) -> Entries:
     anything = entries.get(ANYTHING)
     enclosing: list[Prefix] = []
     for prefix in sorted(entries):
-        while enclosing and not _encloses(enclosing[-1], prefix):
+        while enclosing and not encloses(enclosing[-1], prefix):
             enclosing.pop()
         rule = entries[prefix]
         best = kept[enclosing[-1]] if enclosing else anything
@@ -202,7 +202,7 @@ def resolve(entries: Mapping[Prefix, int]) -> Entries:
     return kept
 
 
-def _encloses(outer: Prefix, inner: Prefix) -> bool:
+def encloses(outer: Prefix, inner: Prefix) -> bool:
     """Whether ``outer``, which sorts before ``inner``, contains it."""
     return outer.protocol == inner.protocol and inner.port <= outer.port | LAST_PORT >> outer.bits
 
