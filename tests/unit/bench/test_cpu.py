@@ -1,0 +1,41 @@
+import multiprocessing
+import os
+import time
+
+from bench.cpu import cpu_seconds, parse_stat, peak_memory_mb
+
+
+def test_a_command_with_spaces_and_parentheses() -> None:
+    rest = "S 42 1 1 0 -1 4194560 0 0 0 0 150 25 3 4 20 0"
+    assert parse_stat(f"7 (a (b) c) {rest}\n") == (42, 175)
+
+
+def _burn() -> None:
+    end_s = time.process_time() + 0.2
+    while time.process_time() < end_s:
+        pass
+    time.sleep(30)
+
+
+def test_children_are_counted() -> None:
+    child = multiprocessing.get_context("fork").Process(target=_burn)
+    before_s = cpu_seconds(os.getpid())
+    child.start()
+    try:
+        deadline_s = time.monotonic() + 20
+        while cpu_seconds(child.pid or 0) < 0.15:
+            assert time.monotonic() < deadline_s
+            time.sleep(0.01)
+        assert cpu_seconds(os.getpid()) - before_s >= 0.15
+    finally:
+        child.kill()
+        child.join()
+
+
+def test_memory_is_the_processs_own() -> None:
+    assert 5 < peak_memory_mb(os.getpid()) < 5000
+
+
+def test_a_process_that_is_gone_has_nothing() -> None:
+    assert cpu_seconds(2**22 + 1) == 0
+    assert peak_memory_mb(2**22 + 1) == 0
