@@ -15,6 +15,7 @@ from typing import Any
 from zgate_lab.errors import LabError
 from zgate_lab.internet import Host, Internet
 from zgate_lab.process import Process
+from zgate_lab.unix_http import get_json
 from zgate_lab.waiting import wait_until
 
 BIN = Path(sys.executable).parent
@@ -51,7 +52,7 @@ class Deployment:
 
     def make_identities(self, clients: Mapping[str, Sequence[str]]) -> None:
         """A CA, the gateway's certificate, and one for each client with its groups."""
-        self.run("pki", "--dir", str(self.pki), "init")
+        self.run_pki("init")
         address = self.internet.gateway
         self.issue("gateway", "server", "--dns", SERVER_NAME, "--ip", str(address.ipv4))
         for name, groups in clients.items():
@@ -60,13 +61,16 @@ class Deployment:
     def issue(self, name: str, usage: str, *more: str) -> Path:
         """Issue a certificate; its files are `NAME.crt` and `NAME.key` in the returned folder."""
         out = self.directory / name
-        pki = ("pki", "--dir", str(self.pki))
-        self.run(*pki, "issue", name, "--usage", usage, *more, "--out", str(out))
+        self.run_pki("issue", name, "--usage", usage, *more, "--out", str(out))
         return out
 
     def revoke(self, name: str) -> None:
         """Revoke all certificates of a client."""
-        self.run("pki", "--dir", str(self.pki), "revoke", name)
+        self.run_pki("revoke", name)
+
+    def run_pki(self, command: str, *arguments: str) -> str:
+        """Run `zgatectl pki COMMAND` on this deployment's authority; its output."""
+        return self.run("pki", command, "--dir", str(self.pki), *arguments)
 
     # The gateway.
 
@@ -101,11 +105,8 @@ class Deployment:
         return process
 
     def _is_ready(self, process: Process) -> bool:
-        try:
-            status = self.ask("status")
-        except CommandFailed:
-            return False
-        return bool(status["pid"] == process.pid and status["state"] == "ready")
+        status = self.gateway_status()
+        return status.get("pid") == process.pid and status.get("state") == "ready"
 
     # Agents.
 
@@ -134,39 +135,37 @@ class Deployment:
         return self.wait_connected(name, self.spawn_agent(name, device, **changes))
 
     def wait_connected(self, name: str, process: Process) -> dict[str, Any]:
-        """Wait until gateway and agent agree that the session is up."""
-        return (
-            process.wait_for(
-                lambda: self.sessions().get(name) if self._is_connected(name) else None,
-                START_TIMEOUT_S,
-                f"the session of {name}",
-            )
-            or {}
+        """Wait until gateway and agent agree that the session is up and packets can go."""
+        session = process.wait_for(
+            lambda: self.sessions().get(name) if self.is_connected(name) else None,
+            START_TIMEOUT_S,
+            f"the session of {name}",
         )
+        return session or {}
 
-    def _is_connected(self, name: str) -> bool:
-        return bool(self.agent_status(name).get("connected"))
+    def is_connected(self, name: str) -> bool:
+        """Whether the agent has a session, and the host's network set up for it."""
+        status = self.agent_status(name)
+        return bool(status.get("state") == "connected" and status["routes"])
 
     def agent_status(self, name: str) -> dict[str, Any]:
-        """What `zgate-agent status --json` says; empty when the agent does not answer."""
-        done = subprocess.run(
-            [
-                BIN / "zgate-agent",
-                "status",
-                "--json",
-                "--runtime-dir",
-                self.directory / f"{name}-run",
-            ],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=COMMAND_TIMEOUT_S,
-        )
-        try:
-            answer = json.loads(done.stdout)
-        except ValueError:
-            return {}
-        return answer if isinstance(answer, dict) else {}
+        """What the agent says of itself; empty when it does not answer.
+
+        The very document that `zgate-agent status --json` prints.
+        """
+        answer = get_json(self.directory / f"{name}-run" / "agent.sock", "/v1/status")
+        return answer or {}
+
+    def wait_agent(
+        self, name: str, state: str, timeout_s: float = START_TIMEOUT_S
+    ) -> dict[str, Any]:
+        """Wait until the agent is in a state; its status then."""
+
+        def status() -> dict[str, Any]:
+            answer = self.agent_status(name)
+            return answer if answer.get("state") == state else {}
+
+        return self.agents[name].wait_for(status, timeout_s, f"state {state} of {name}")
 
     # Questions.
 
@@ -188,16 +187,21 @@ class Deployment:
         """Ask the gateway: `zgatectl ... --json`, parsed."""
         return json.loads(self.run("--socket", str(self.socket), *arguments, "--json"))
 
+    def gateway_status(self) -> dict[str, Any]:
+        """The document that `zgatectl status --json` prints; empty when nobody answers."""
+        return get_json(self.socket, "/v1/status") or {}
+
     def sessions(self) -> dict[str, dict[str, Any]]:
         """The sessions that are up, by client."""
-        return {session["client"]: session for session in self.ask("sessions")["sessions"]}
+        answer = get_json(self.socket, "/v1/sessions") or {"sessions": []}
+        return {session["client"]: session for session in answer["sessions"]}
 
     def counters(self, client: str) -> dict[str, int]:
         """The kernel's counters of a connected client."""
-        for one in self.ask("clients")["clients"]:
-            if one["name"] == client:
-                return dict(one["counters"] or {})
-        raise LabError(f"the gateway knows no client {client}")
+        try:
+            return dict(self.sessions()[client]["counters"])
+        except KeyError:
+            raise LabError(f"{client} has no session") from None
 
     def audit(self, event: str, **fields: Any) -> list[dict[str, Any]]:
         """The audit records of an event whose fields have these values."""
