@@ -77,9 +77,11 @@ from zgate_gateway.policy.services import (
     Protocol,
 )
 
-_PORT_RANGE = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?\Z")
-_ICMP_TYPE = re.compile(r"([0-9]{1,3})(?:/([0-9]{1,3}))?\Z")
+_PORT_RANGE = re.compile(r"(0|[1-9][0-9]{0,4})(?:-(0|[1-9][0-9]{0,4}))?\Z")
+_ICMP_TYPE = re.compile(r"(0|[1-9][0-9]{0,2})(?:/(0|[1-9][0-9]{0,2}))?\Z")
+_NUMBER = re.compile(r"(0|[1-9][0-9]{0,2})\Z")
 _MAX_PORT = 0xFFFF
+_MAX_NUMBER = 0xFF
 
 
 class RuleType(StrEnum):
@@ -97,9 +99,10 @@ class ActionName(StrEnum):
 
 
 def _protocol(value: object) -> Protocol:
-    text = str(value).lower() if isinstance(value, str | int) else ""
-    if text in PROTOCOL_NUMBERS or (text.isascii() and text.isdecimal() and int(text) <= 0xFF):
-        return Protocol(str(int(text)) if text.isdecimal() else text)
+    is_protocol = isinstance(value, int | str) and not isinstance(value, bool)
+    text = str(value).lower() if is_protocol else ""
+    if text in PROTOCOL_NUMBERS or (_NUMBER.match(text) and int(text) <= _MAX_NUMBER):
+        return Protocol(text)
     raise expected(f"a protocol: {', '.join(PROTOCOL_NUMBERS)}, or a number from 0 to 255")
 
 
@@ -121,7 +124,7 @@ def _icmp_type(value: object) -> IcmpType:
     match = _ICMP_TYPE.match(str(value)) if is_type else None
     if match is not None:
         number, code = int(match[1]), int(match[2]) if match[2] else None
-        if number <= 0xFF and (code is None or code <= 0xFF):
+        if number <= _MAX_NUMBER and (code is None or code <= _MAX_NUMBER):
             return IcmpType(number=number, code=code)
     raise expected(f'an ICMP type: {", ".join(ICMP_NAMES)}, a number, or "type/code"')
 
