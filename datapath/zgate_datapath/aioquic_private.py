@@ -11,10 +11,12 @@ from __future__ import annotations
 from typing import Any
 
 from aioquic import tls
+from aioquic.h3.connection import H3Connection
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import QuicConnection, QuicConnectionState, QuicNetworkPath
 from aioquic.quic.crypto import CryptoPair
 from aioquic.quic.recovery import QuicPacketRecovery, QuicPacketSpace
+from aioquic.quic.stream import QuicStream
 
 END_STATES = frozenset(
     {
@@ -28,11 +30,13 @@ CONNECTION_NAMES = (
     "_ack_delay",
     "_ack_eliciting_sent_since_receipt",
     "_close_at",
+    "_close_event",
     "_close_pending",
     "_cryptos",
     "_handshake_complete",
     "_idle_timeout",
     "_initialize",
+    "_local_max_data",
     "_loss",
     "_network_paths",
     "_packet_number",
@@ -56,6 +60,10 @@ SPACE_NAMES = (
     "sent_packets",
 )
 WINDOW_NAMES = ("_size",)
+STREAM_NAMES = ("receiver", "sender")
+STREAM_RECEIVER_NAMES = ("_buffer", "is_finished")
+STREAM_SENDER_NAMES = ("_buffer_fin", "is_finished")
+H3_NAMES = ("_decoder", "_get_local_settings", "_is_done", "_stream")
 RECOVERY_NAMES = ("_cc", "_rtt_smoothed", "_rtt_min", "_time_of_last_sent_ack_eliciting_packet")
 CRYPTO_PAIR_NAMES = ("_update_key", "_update_key_requested", "recv", "send", "key_phase")
 CRYPTO_CONTEXT_NAMES = ("aead", "hp", "key_phase")
@@ -79,6 +87,7 @@ def missing_names() -> list[str]:
     connection.connect(("192.0.2.1", 443), now=0.0)
     space = application_space(connection)
     pair = crypto_pair(connection)
+    stream = QuicStream(stream_id=0)
     holders: list[tuple[str, Any, tuple[str, ...]]] = [
         ("QuicConnection", connection, CONNECTION_NAMES),
         ("QuicPacketSpace", space, SPACE_NAMES),
@@ -87,6 +96,10 @@ def missing_names() -> list[str]:
         ("CryptoPair", pair, CRYPTO_PAIR_NAMES),
         ("CryptoContext", pair.send, CRYPTO_CONTEXT_NAMES),
         ("tls.Context", connection.tls, TLS_NAMES),
+        ("QuicStream", stream, STREAM_NAMES),
+        ("QuicStreamReceiver", stream.receiver, STREAM_RECEIVER_NAMES),
+        ("QuicStreamSender", stream.sender, STREAM_SENDER_NAMES),
+        ("H3Connection", H3Connection(connection), H3_NAMES),
     ]
     return [
         f"{label}.{name}"

@@ -1,7 +1,8 @@
 """One QUIC connection with its HTTP/3 layer, packet engine, send queue and timers.
 
 Both ends use it. Nothing that the peer sends raises out of it: an exception inside aioquic or
-in the handler closes this connection, and only this one.
+in the handler ends this connection, and only this one. Nothing that the peer sends grows without
+bound either: aioquic's flow control follows whatever a peer sends, so the bounds are here.
 """
 
 from __future__ import annotations
@@ -11,13 +12,14 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+from aioquic.h3.connection import ErrorCode
 from aioquic.h3.events import DataReceived, H3Event, HeadersReceived
 from aioquic.quic import events as quic_events
-from aioquic.quic.connection import QuicConnection
-from aioquic.quic.packet import QuicErrorCode
+from aioquic.quic.connection import QuicConnection, QuicConnectionState
 from zgate_protocol.drop_reason import DropReason
-from zgate_protocol.errors import ConnectionFailure
+from zgate_protocol.errors import ConnectionFailure, H3Error
 from zgate_protocol.http_datagram import parse_http_datagram
+from zgate_protocol.icmp import TokenBucket
 
 from zgate_datapath import aioquic_private as private
 from zgate_datapath.engine import PacketEngine, make_engine
@@ -34,6 +36,11 @@ _PACKET_OVERHEAD_BYTES = 1 + 4 + 16 + 1
 # A second small packet shares a QUIC packet only when this much room is left.
 _LEAST_SHARED_BYTES = 64
 _LENGTH_ONE_BYTE_MAX = 63
+# What a peer can make us hold: HTTP/3 events before its SETTINGS, and stream bytes behind a gap.
+_MAX_HELD_EVENTS = 64
+_MAX_BACKLOG_BYTES = 1 << 18
+# Tracebacks about peers, of the whole process: who can provoke one can provoke thousands.
+_FAULT_LOG = TokenBucket(rate_per_s=0.1, burst=5)
 
 
 class ConnectionHandler(Protocol):
@@ -97,6 +104,8 @@ class Connection:
         self._held_events: list[H3Event] = []
         self._settings_told = False
         self._mtu_told = (0, PathMtuState.SEARCHING)
+        self._max_udp_payload_bytes = max_udp_payload_bytes
+        self._backlog_checked_at = 0
         self._path_address: Address | None = None
 
     def set_handler(self, handler: ConnectionHandler) -> None:
@@ -120,8 +129,7 @@ class Connection:
         except Exception:
             # aioquic has asserts on what peers send, and a handler may have a fault:
             # neither may touch another session.
-            logger.exception("a packet from a peer raised; closing its connection")
-            self.quic.close(QuicErrorCode.INTERNAL_ERROR, reason_phrase="internal error")
+            self._abandon("a packet from a peer", now)
 
     def _receive(self, packets: Sequence[bytes], address: Address, now: float) -> None:
         opened = self.engine.open(packets, address, now)
@@ -130,8 +138,14 @@ class Connection:
             for packet in opened.rest:
                 self.quic.receive_datagram(packet, address, now)
             self._process_events(datagrams)
+            self._bound_backlog()
             self._follow_path(now)
-        if datagrams and self.h3 is not None:
+            self._follow_goodbye()
+        if not datagrams:
+            return
+        if self.h3 is None or self.is_terminated:
+            self._count(DropReason.NO_SESSION, len(datagrams))
+        else:
             self.handler.datagrams_received(datagrams)
 
     def handle_timer(self, now: float) -> None:
@@ -142,8 +156,7 @@ class Connection:
             self.quic.handle_timer(now)
             self._process_events([])
         except Exception:
-            logger.exception("a timer raised; closing its connection")
-            self.quic.close(QuicErrorCode.INTERNAL_ERROR, reason_phrase="internal error")
+            self._abandon("a timer", now)
 
     def _process_events(self, datagrams: list[bytes]) -> None:
         while (event := self.quic.next_event()) is not None:
@@ -164,7 +177,11 @@ class Connection:
     def _process_h3(self, event: quic_events.QuicEvent) -> None:
         assert self.h3 is not None
         self._held_events.extend(self.h3.handle_event(event))
-        if self.h3.peer_settings_known():
+        if not self.h3.peer_settings_known():
+            if len(self._held_events) > _MAX_HELD_EVENTS:
+                self._held_events.clear()
+                self.close(ErrorCode.H3_EXCESSIVE_LOAD, "requests without SETTINGS")
+        else:
             # RFC 9297 section 2.1.1 makes what may be sent depend on SETTINGS, which
             # may arrive after the first request: requests wait for them.
             if not self._settings_told:
@@ -183,10 +200,62 @@ class Connection:
         elif isinstance(event, DataReceived):
             self.handler.data_received(event.stream_id, event.data, event.stream_ended)
 
+    def _bound_backlog(self) -> None:
+        """End a connection whose peer leaves gaps in its streams and sends on behind them."""
+        received = self.quic._local_max_data.used
+        if received - self._backlog_checked_at <= _MAX_BACKLOG_BYTES:
+            return
+        held = sum(len(stream.receiver._buffer) for stream in self.quic._streams.values())
+        if held > _MAX_BACKLOG_BYTES:
+            self.close(ErrorCode.H3_EXCESSIVE_LOAD, "too much stream data behind a gap")
+        self._backlog_checked_at = received - held
+
+    def _follow_goodbye(self) -> None:
+        """The peer has said goodbye: nothing more can come (RFC 9000 section 10.2.2).
+
+        aioquic tells only when the draining period is over, while the peer's addresses and
+        the kernel's entries for them wait to be freed.
+        """
+        if self.quic._state is QuicConnectionState.DRAINING and not self.is_terminated:
+            goodbye = self.quic._close_event
+            assert goodbye is not None
+            self._terminate(int(goodbye.error_code), goodbye.reason_phrase)
+
+    def drop(self, reason: str) -> None:
+        """End the connection without a word to the peer; its owner is told."""
+        if not self.is_terminated:
+            self._terminate(ErrorCode.H3_NO_ERROR, reason)
+
+    def _abandon(self, what: str, now: float) -> None:
+        """An exception came out of aioquic or the handler: end this connection here and now.
+
+        Not by way of aioquic's closing state: what raised once may raise at every timer.
+        """
+        if _FAULT_LOG.allow(now):
+            logger.exception("%s raised; its connection ends", what)
+        if self.is_terminated:
+            return
+        try:
+            self.quic.close(ErrorCode.H3_INTERNAL_ERROR, reason_phrase="internal error")
+            for data, destination in self.quic.datagrams_to_send(now):
+                self.udp.send_batch([data], destination)
+        except Exception as error:
+            logger.debug("no goodbye either: %r", error)
+        self._terminate(ErrorCode.H3_INTERNAL_ERROR, "internal error")
+
     def _terminate(self, error_code: int, reason: str) -> None:
         self.is_terminated = True
+        self._count(DropReason.SESSION_CLOSED, len(self._queue))
         self._queue.clear()
-        self.handler.terminated(error_code, reason)
+        try:
+            self.handler.terminated(error_code, reason)
+        except Exception:
+            # Whoever calls has nothing left to close.
+            logger.exception("the end of a connection raised")
+
+    def _count(self, reason: DropReason, packets: int) -> None:
+        if packets:
+            self.dropped[reason] = self.dropped.get(reason, 0) + packets
 
     def _follow_path(self, now: float) -> None:
         """A migrated peer's path has an MTU of its own (RFC 9000 section 14.3)."""
@@ -245,13 +314,14 @@ class Connection:
         try:
             self._flush(now)
         except Exception:
-            logger.exception("sending to a peer raised; closing its connection")
-            self.quic.close(QuicErrorCode.INTERNAL_ERROR, reason_phrase="internal error")
+            self._abandon("sending to a peer", now)
 
     def _flush(self, now: float) -> None:
         address = self.peer_address
         if address is None:
             return  # a server whose peer has sent nothing that could be read
+        # Before the queue, which would take all of the window for as long as there is load.
+        self._probe_path(now)
         if self._queue:
             window = self.engine.window_bytes()
             payloads = self._take_payloads(window)
@@ -260,7 +330,6 @@ class Connection:
             if self._queue_was_full and len(self._queue) * 2 < self.queue_packets:
                 self._queue_was_full = False
                 self.handler.can_send()
-        self._probe_path(now)
         for data, destination in self.quic.datagrams_to_send(now):
             self.udp.send_batch([data], destination)
 
@@ -276,7 +345,7 @@ class Connection:
             if size > most:
                 # It was fitting when it was queued; the path has shrunk since.
                 queue.popleft()
-                self.dropped[DropReason.TOO_BIG] = self.dropped.get(DropReason.TOO_BIG, 0) + 1
+                self._count(DropReason.TOO_BIG, 1)
                 continue
             if size + overhead > window_bytes:
                 break
@@ -309,11 +378,15 @@ class Connection:
         parts.append(frame)
         return b"".join(parts)
 
+    def _may_probe(self) -> bool:
+        """Whether a probe may be sent now; on an unproved path it counts as any other packet."""
+        return self.h3 is not None and self.engine.window_bytes() >= self._max_udp_payload_bytes
+
     def _probe_path(self, now: float) -> None:
         address = self.peer_address
-        if self.h3 is None or address is None or self.engine.window_bytes() == 0:
+        if self.h3 is None or address is None:
             return
-        probe = self.path_mtu.next_probe(now)
+        probe = self.path_mtu.next_probe(now) if self._may_probe() else None
         if probe is not None:
             packet = self.engine.seal_probe(probe.udp_payload_bytes, self._probe_ended, now)
             self._probe_time = now
@@ -341,7 +414,9 @@ class Connection:
     def next_timer(self) -> float | None:
         """When `handle_timer` and `flush` are wanted."""
         timer = self.quic.get_timer()
-        probe = self.path_mtu.next_at() if self.h3 is not None else None
+        # A probe that has no room goes with the flush that follows the next ACK: a timer for
+        # it, long due, would spin until then.
+        probe = self.path_mtu.next_at() if self._may_probe() else None
         if timer is None or probe is None:
             return timer
         return min(timer, probe)
@@ -363,11 +438,16 @@ class Connection:
         if self.is_terminated or private.is_ending(self.quic):
             return
         stream = self.quic._streams.get(stream_id)
-        if stream is None:
-            return
-        if not stream.sender.is_finished:
+        if stream is not None and not stream.sender.is_finished:
             self.quic.reset_stream(stream_id, error_code)
-        if not stream.receiver.is_finished:
+        self.stop_reading(stream_id, error_code)
+
+    def stop_reading(self, stream_id: int, error_code: int) -> None:
+        """Ask the peer to send no more on the stream; what we sent still arrives."""
+        if self.is_terminated or private.is_ending(self.quic):
+            return
+        stream = self.quic._streams.get(stream_id)
+        if stream is not None and not stream.receiver.is_finished:
             self.quic.stop_stream(stream_id, error_code)
 
     def close(self, error_code: int, reason: str) -> None:
@@ -375,15 +455,22 @@ class Connection:
         self.quic.close(error_code=error_code, reason_phrase=reason)
 
     def reject_datagram(self, payload: bytes) -> DropReason:
-        """Why a DATAGRAM payload that is no session's is dropped (RFC 9297 section 2.1).
+        """Why a DATAGRAM payload that is no session's is dropped (RFC 9297 sections 2 and 2.1).
 
-        One without a Quarter Stream ID, or with one that no stream can have, ends the connection.
+        One without a Quarter Stream ID, or with one that no stream can have, ends the connection;
+        one for a request that was answered without datagrams aborts that request's stream.
         """
         try:
-            parse_http_datagram(payload)
+            quarter_stream_id, _ = parse_http_datagram(payload)
         except ConnectionFailure as failure:
             self.close(int(failure.error_code), failure.reason)
             return DropReason.BAD_DATAGRAM
+        stream = self.quic._streams.get(quarter_stream_id * 4)
+        if stream is not None and stream.sender._buffer_fin is not None:
+            # We have ended our side, and the peer has not ended its own.
+            if not stream.receiver.is_finished:
+                self.abort_stream(quarter_stream_id * 4, H3Error.DATAGRAM_ERROR)
+            return DropReason.SESSION_CLOSED
         return DropReason.UNKNOWN_STREAM
 
     def statistics(self) -> dict[str, Any]:

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 
 from zgate_protocol.connect_ip import ConnectIpSession
 from zgate_protocol.drop_reason import DropReason
+from zgate_protocol.errors import ConnectionFailure
+from zgate_protocol.http_datagram import parse_http_datagram
 from zgate_protocol.varint import encode_varint
 
 from zgate_datapath.connection import Connection
@@ -53,6 +55,17 @@ class Tunnel:
     def owns(self, payload: bytes) -> bool:
         """Whether a DATAGRAM frame's payload is this session's."""
         return payload.startswith(self._quarter_id)
+
+    def shorten(self, payload: bytes) -> bytes | None:
+        """A payload that is ours by a longer encoding of the quarter stream ID, in the short one.
+
+        RFC 9000 section 16 lets a peer encode longer than needed. None: it is not ours.
+        """
+        try:
+            quarter_stream_id, rest = parse_http_datagram(payload)
+        except ConnectionFailure:
+            return None
+        return self._quarter_id + rest if quarter_stream_id == self.stream_id // 4 else None
 
     def receive(self, payload: bytes) -> bytes | DropReason:
         """The IP packet in a DATAGRAM frame's payload, or why there is none."""
