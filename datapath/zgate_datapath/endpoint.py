@@ -9,17 +9,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from aioquic.buffer import Buffer  # type: ignore[attr-defined]
 from aioquic.quic.configuration import SMALLEST_MAX_DATAGRAM_SIZE, QuicConfiguration
 from aioquic.quic.packet import (
+    QuicHeader,
     QuicPacketType,
     encode_quic_retry,
     encode_quic_version_negotiation,
     pull_quic_header,
 )
 from aioquic.quic.retry import QuicRetryTokenHandler
+from zgate_protocol.icmp import TokenBucket
 
 from zgate_datapath.connection import Connection
 from zgate_datapath.udp import Address, PathError, UdpSocket
@@ -27,6 +29,7 @@ from zgate_datapath.udp import Address, PathError, UdpSocket
 logger = logging.getLogger(__name__)
 
 CONNECTION_ID_BYTES = 8
+_LEAST_INITIAL_ID_BYTES = 8
 _RECEIVE_CALLS = 16
 
 
@@ -150,18 +153,29 @@ class Endpoint:
         now = self.loop.time()
         for packets, address in self.udp.receive_batch(_RECEIVE_CALLS):
             self._dispatch(packets, address, now)
-        for error in self.udp.path_errors():
-            self.last_path_error = error
-            if error.mtu_bytes is not None:
-                for connection in self.connections:
-                    if _same_host(connection.peer_address, error.address):
-                        connection.path_too_big(error.mtu_bytes, now)
-                        self._touched.add(connection)
-        self.batch_received()
+        if errors := self.udp.path_errors():
+            self._heed(errors, now)
         self.flush_touched()
 
-    def batch_received(self) -> None:
-        """Called after each drained batch, before the flush; for subclasses."""
+    def _heed(self, errors: Sequence[PathError], now: float) -> None:
+        """Lower the path MTU towards the hosts that ICMP named; one look at each connection.
+
+        Anybody can forge these messages: their number must not multiply the work.
+        """
+        self.last_path_error = errors[-1]
+        limits: dict[str, int] = {}
+        for error in errors:
+            if error.mtu_bytes is not None:
+                host = str(error.address[0])
+                limits[host] = min(error.mtu_bytes, limits.get(host, error.mtu_bytes))
+        if not limits:
+            return
+        for connection in self.connections:
+            address = connection.peer_address
+            mtu_bytes = limits.get(str(address[0])) if address is not None else None
+            if mtu_bytes is not None:
+                connection.path_too_big(mtu_bytes, now)
+                self._touched.add(connection)
 
     def _dispatch(self, packets: list[bytes], address: Address, now: float) -> None:
         """Give runs of packets with one connection ID to their connection."""
@@ -204,10 +218,12 @@ class Endpoint:
 
 
 class ServerEndpoint(Endpoint):
-    """An endpoint that accepts connections.
+    """An endpoint that accepts connections, and bounds what strangers cost.
 
-    Half-open connections are bounded; above half the bound each new client first proves its
-    address with a Retry packet (RFC 9000 section 8.1.2).
+    A packet that does not open under the Initial keys leaves nothing behind. A handshake ends
+    within `handshake_timeout_s`. Half-open connections are bounded; above half the bound, or
+    above `unproved_per_s`, a new client first proves its address with a Retry packet
+    (RFC 9000 section 8.1.2), which costs us no memory.
     """
 
     def __init__(
@@ -218,25 +234,47 @@ class ServerEndpoint(Endpoint):
         configuration: QuicConfiguration,
         make_connection: Callable[[bytes, bytes | None, float], Connection],
         max_half_open: int = 512,
+        max_connections: int = 16384,
+        unproved_per_s: int = 100,
+        handshake_timeout_s: float = 10.0,
     ) -> None:
         super().__init__(udp, loop)
         self._configuration = configuration
         self._make_connection = make_connection
         self._retry = QuicRetryTokenHandler()
         self._max_half_open = max_half_open
-        self._half_open: set[Connection] = set()
+        self._max_connections = max_connections
+        self._handshake_timeout_s = handshake_timeout_s
+        self._unproved = TokenBucket(rate_per_s=unproved_per_s, burst=2 * unproved_per_s)
+        self._half_open: dict[Connection, asyncio.TimerHandle] = {}
         self.accepting = True
         self.retries_sent = 0
         self.refused_initials = 0
 
+    @property
+    def half_open(self) -> int:
+        """Connections whose handshake is under way."""
+        return len(self._half_open)
+
     def forget(self, connection: Connection) -> None:
         """See `Endpoint.forget`."""
-        self._half_open.discard(connection)
+        self._end_half_open(connection)
         super().forget(connection)
 
     def handshake_completed(self, connection: Connection) -> None:
         """The connection no longer counts as half open."""
-        self._half_open.discard(connection)
+        self._end_half_open(connection)
+
+    def _end_half_open(self, connection: Connection) -> None:
+        deadline = self._half_open.pop(connection, None)
+        if deadline is not None:
+            deadline.cancel()
+
+    def _handshake_overdue(self, connection: Connection) -> None:
+        """Silently, as an idle connection would end: who stalls does not deserve a packet."""
+        self._half_open.pop(connection, None)
+        connection.drop("the handshake took too long")
+        self.forget(connection)
 
     def _receive_long_header(self, packet: bytes, address: Address, now: float) -> None:
         connection = self._by_id.get(_long_header_destination(packet))
@@ -249,76 +287,112 @@ class ServerEndpoint(Endpoint):
         except ValueError:
             self.unknown_packets += 1
             return
-        if header.version not in self._configuration.supported_versions:
-            # Never in answer to Version Negotiation itself (version 0), nor to packets
-            # that are too small to begin a connection: no loop, no amplification.
-            if header.version and len(packet) >= SMALLEST_MAX_DATAGRAM_SIZE:
-                self.udp.send_batch(
-                    [
-                        encode_quic_version_negotiation(
-                            source_cid=header.destination_cid,
-                            destination_cid=header.source_cid,
-                            supported_versions=self._configuration.supported_versions,
-                        )
-                    ],
-                    address,
-                )
-            return
-        if (
+        # What is too small to begin a connection is never answered: no amplification.
+        if len(packet) < SMALLEST_MAX_DATAGRAM_SIZE:
+            self.unknown_packets += 1
+        elif header.version not in self._configuration.supported_versions:
+            self._negotiate_version(header, address)
+        elif (
             header.packet_type is not QuicPacketType.INITIAL
-            or len(packet) < SMALLEST_MAX_DATAGRAM_SIZE
+            # RFC 9000 section 7.2; a shorter one could be mistaken for no ID at all.
+            or len(header.destination_cid) < _LEAST_INITIAL_ID_BYTES
         ):
             self.unknown_packets += 1
+        else:
+            self._receive_initial(header, packet, address, now)
+
+    def _negotiate_version(self, header: QuicHeader, address: Address) -> None:
+        """RFC 9000 section 6.1; never in answer to Version Negotiation itself (version 0)."""
+        if not header.version:
+            self.unknown_packets += 1
             return
-        if not self.accepting or len(self._half_open) >= self._max_half_open:
+        answer = encode_quic_version_negotiation(
+            source_cid=header.destination_cid,
+            destination_cid=header.source_cid,
+            supported_versions=self._configuration.supported_versions,
+        )
+        self.udp.send_batch([answer], address)
+
+    def _receive_initial(
+        self, header: QuicHeader, packet: bytes, address: Address, now: float
+    ) -> None:
+        if (
+            not self.accepting
+            or len(self._half_open) >= self._max_half_open
+            or len(self.connections) >= self._max_connections
+        ):
             self.refused_initials += 1
             return
-        original_cid, retry_cid = header.destination_cid, None
-        if header.token:
-            try:
-                original_cid = self._retry.validate_token(
-                    address=address,
-                    destination_cid=header.destination_cid,
-                    token=header.token,
-                    now=now,
-                )
-                retry_cid = header.destination_cid
-            except ValueError:
-                # Perhaps a token of our last life: go on without it.
-                self.refused_initials += 1
-                return
-        elif len(self._half_open) * 2 >= self._max_half_open:
-            self._send_retry(header.version or 0, header.source_cid, original_cid, address, now)
-            return
-        connection = self._make_connection(original_cid, retry_cid, now)
-        self._half_open.add(connection)
-        self.add(connection, header.destination_cid, connection.quic.host_cid)
-        self._touched.add(connection)
-        connection.receive([packet], address, now)
+        proved_cid = self._proved_original(header, address, now)
+        if proved_cid is None and self._must_prove_address(now):
+            self._send_retry(header, address, now)
+        else:
+            self._begin(proved_cid, header, packet, address, now)
 
-    def _send_retry(
-        self, version: int, peer_cid: bytes, original_cid: bytes, address: Address, now: float
+    def _proved_original(self, header: QuicHeader, address: Address, now: float) -> bytes | None:
+        """The connection ID of the client's first packet, out of a valid token; else None.
+
+        An invalid token may be one of our last life: it counts as none (section 8.1.3).
+        """
+        if not header.token:
+            return None
+        try:
+            return self._retry.validate_token(
+                address=address,
+                destination_cid=header.destination_cid,
+                token=header.token,
+                now=now,
+            )
+        except ValueError:
+            return None
+
+    def _must_prove_address(self, now: float) -> bool:
+        if len(self._half_open) * 2 >= self._max_half_open:
+            return True
+        return not self._unproved.allow(now)
+
+    def _begin(
+        self,
+        proved_cid: bytes | None,
+        header: QuicHeader,
+        packet: bytes,
+        address: Address,
+        now: float,
     ) -> None:
+        first_cid = header.destination_cid
+        if proved_cid is None:
+            connection = self._make_connection(first_cid, None, now)
+        else:
+            connection = self._make_connection(proved_cid, first_cid, now)
+        connection.receive([packet], address, now)
+        if not connection.has_begun:
+            # Forged or damaged: not even the keys that everybody can compute opened it.
+            self.unknown_packets += 1
+            connection.drop("the first packet did not open")
+            return
+        self._half_open[connection] = self.loop.call_later(
+            self._handshake_timeout_s, self._handshake_overdue, connection
+        )
+        self.add(connection, first_cid, connection.quic.host_cid)
+        self._touched.add(connection)
+
+    def _send_retry(self, header: QuicHeader, address: Address, now: float) -> None:
         source_cid = os.urandom(CONNECTION_ID_BYTES)
         token = self._retry.create_token(
             address=address,
-            original_destination_connection_id=original_cid,
+            original_destination_connection_id=header.destination_cid,
             retry_source_connection_id=source_cid,
             now=now,
         )
         self.retries_sent += 1
-        self.udp.send_batch(
-            [
-                encode_quic_retry(
-                    version=version,
-                    source_cid=source_cid,
-                    destination_cid=peer_cid,
-                    original_destination_cid=original_cid,
-                    retry_token=token,
-                )
-            ],
-            address,
+        answer = encode_quic_retry(
+            version=header.version or 0,
+            source_cid=source_cid,
+            destination_cid=header.source_cid,
+            original_destination_cid=header.destination_cid,
+            retry_token=token,
         )
+        self.udp.send_batch([answer], address)
 
 
 def _long_header_destination(packet: bytes) -> bytes:
@@ -326,7 +400,3 @@ def _long_header_destination(packet: bytes) -> bytes:
     if len(packet) < 6:
         return b""
     return packet[6 : 6 + packet[5]]
-
-
-def _same_host(one: Address | None, other: Address) -> bool:
-    return one is not None and one[:2] == other[:2]
