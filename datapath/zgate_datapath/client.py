@@ -274,7 +274,8 @@ class TunnelClient:
         if not self._closed.done():
             self._closed.set_result(reason)
         if not self._ready.done():
-            self._ready.cancel()
+            self._ready.set_exception(ConnectionLost(reason))
+            self._ready.exception()  # nobody need wait for it
 
     def rebind(self) -> None:
         """Our own address has changed: go on from a new socket (RFC 9000 section 9)."""
@@ -291,10 +292,7 @@ class TunnelClient:
             logger.info("cannot rebind yet: %s", error)
             return
         endpoint.replace_socket(udp)
-        if connection.quic._peer_cid_available:
-            connection.quic.change_connection_id()
-        connection.quic.send_ping(id(udp))
-        connection.path_mtu.path_changed(self._loop.time())
+        connection.local_address_changed(self._loop.time())
         endpoint.flush(connection)
 
     def statistics(self) -> dict[str, float]:
@@ -363,9 +361,10 @@ class TunnelClient:
         if tunnel is None:
             return
         self._received_at = self._loop.time()
-        for payload in payloads:
-            if not tunnel.owns(payload):
-                tunnel.count(tunnel.connection.reject_datagram(payload))
+        for received in payloads:
+            payload = received if tunnel.owns(received) else tunnel.shorten(received) or b""
+            if not payload:
+                tunnel.count(tunnel.connection.reject_datagram(received))
                 continue
             packet = tunnel.receive(payload)
             if isinstance(packet, DropReason):
@@ -420,9 +419,7 @@ class TunnelClient:
                 self._routes = event.ranges
             elif isinstance(event, events.DatagramReceived):
                 assert self._tunnel is not None
-                packet = self._tunnel.session.unwrap(event.payload)
-                if isinstance(packet, bytes) and self._tun is not None:
-                    self._tun.write(packet)
+                self.datagrams_received([self._tunnel.restore(event.payload)])
             elif isinstance(event, events.StreamAborted):
                 assert self._tunnel is not None
                 self._require_connection().abort_stream(
@@ -513,6 +510,6 @@ class TunnelClient:
         if connection is None or endpoint is None or connection.is_terminated:
             return
         if self._loop.time() - self._received_at >= self._config.keepalive_s:
-            connection.quic.send_ping(0)
+            connection.ping()
             endpoint.flush(connection)
         self._arm_keepalive()

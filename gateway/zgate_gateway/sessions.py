@@ -12,8 +12,8 @@ import asyncio
 import itertools
 import logging
 import socket
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Protocol
@@ -24,7 +24,7 @@ from zgate_datapath.connection import Connection, Headers
 from zgate_datapath.endpoint import ServerEndpoint
 from zgate_datapath.path_mtu import PathMtuState
 from zgate_datapath.peer_authentication import ServerQuicConnection
-from zgate_datapath.tunnel import Tunnel
+from zgate_datapath.tunnel import Tunnel, add_drops
 from zgate_identity.verifier import PeerIdentity
 from zgate_protocol import events
 from zgate_protocol.capsule import AssignedAddress
@@ -45,7 +45,10 @@ IpNetwork = IPv4Network | IPv6Network
 
 _PROXY_NAME = "zgate"
 _RESOLVE_TIMEOUT_S = 5.0
-_MAX_STREAMS_PER_CONNECTION = 16
+# One session per connection: a client needs one request, and a few to try again.
+_MAX_OPEN_REQUESTS = 4
+_MAX_REQUESTS = 64
+_REQUEST_TIMEOUT_S = 10.0
 _ICMP_PER_S = 100
 _PATH_TOO_SMALL = "the path carries no IPv6 packet of 1280 bytes"
 
@@ -100,12 +103,16 @@ class Session:
     established_s: float
     last_packet_s: float
     closed: bool = False
-    drops: dict[DropReason, int] = field(default_factory=dict)
 
     @property
     def client(self) -> str:
         """The client's name."""
         return self.identity.name
+
+    def all_drops(self) -> Iterator[tuple[DropReason, int]]:
+        """What was dropped in userspace, by reason: by the tunnel's checks and by its queue."""
+        yield from self.tunnel.drops.items()
+        yield from self.tunnel.connection.dropped.items()
 
 
 class Refusal(Exception):
@@ -235,18 +242,30 @@ class SessionTable:
         if session.closed:
             return
         session.closed = True
-        self._listener.session_down(session, cause)
+        session.tunnel.session.close()
+        try:
+            # First, for what the kernel has counted for the client goes with it.
+            self._listener.session_down(session, cause)
+        except Exception:
+            # A log that fails must not keep a revoked client alive.
+            logger.exception("the end of session %s was not recorded", session.session_id)
+        self._forget(session)
+        session.owner.end_session(session, cause)
+
+    def _forget(self, session: Session) -> None:
         if self.by_client.get(session.client) is session:
             del self.by_client[session.client]
-            self._kernel.remove_client(session.client)
+            try:
+                self._kernel.remove_client(session.client)
+            except (OSError, RuntimeError) as error:
+                # No packet of the client reaches the kernel any more, whatever it remembers.
+                logger.error("client %s stays in the kernel: %s", session.client, error)
         for address in session.addresses:
             if self.by_address.get(address.packed) is session:
                 del self.by_address[address.packed]
-        for reason, count in session.tunnel.drops.items():
-            self.drops[reason] = self.drops.get(reason, 0) + count
+        add_drops(self.drops, session.all_drops())
+        session.tunnel.connection.dropped.clear()
         self._release(session.client, session.addresses, datetime.now(UTC))
-        session.tunnel.session.close()
-        session.owner.end_session(session, cause)
 
     def touch_leases(self) -> None:
         """Note in the store that the connected clients are there."""
@@ -258,8 +277,7 @@ class SessionTable:
         """Packets dropped in userspace by reason, ended sessions included."""
         total = dict(self.drops)
         for session in self.by_client.values():
-            for reason, count in session.tunnel.drops.items():
-                total[reason] = total.get(reason, 0) + count
+            add_drops(total, session.all_drops())
         return total
 
     def count_drop(self, reason: DropReason) -> None:
@@ -285,6 +303,8 @@ class ClientConnection:
         self._streams: dict[int, ConnectIpSession] = {}
         self._resolving: dict[int, asyncio.Task[None]] = {}
         self._session: Session | None = None
+        self._requests = 0
+        self._request_deadline: asyncio.TimerHandle | None = None
         self._icmp_bucket = TokenBucket(rate_per_s=_ICMP_PER_S, burst=_ICMP_PER_S)
 
     @property
@@ -305,6 +325,15 @@ class ClientConnection:
             self.connection.close(ErrorCode.H3_REQUEST_REJECTED, "not authenticated")
             return
         self._identity = self._quic.peer_identity
+        self._request_deadline = self._table.loop.call_later(
+            _REQUEST_TIMEOUT_S, self._request_overdue
+        )
+
+    def _request_overdue(self) -> None:
+        """A connection is there for its session; without one it only takes up room."""
+        if self._session is None and not self.connection.is_terminated:
+            self.connection.close(ErrorCode.H3_NO_ERROR, "no session was asked for")
+            self._endpoint.flush(self.connection)
 
     def settings_received(self) -> None:
         """Requests are answered as they come."""
@@ -317,7 +346,11 @@ class ClientConnection:
         if known is not None:
             self._handle(stream_id, known, known.receive_headers(headers))
             return
-        if len(self._streams) >= _MAX_STREAMS_PER_CONNECTION:
+        self._requests += 1
+        if self._requests > _MAX_REQUESTS:
+            self.connection.close(ErrorCode.H3_EXCESSIVE_LOAD, "too many requests")
+            return
+        if len(self._streams) >= _MAX_OPEN_REQUESTS:
             self.connection.abort_stream(stream_id, ErrorCode.H3_REQUEST_REJECTED)
             return
         session = ConnectIpSession(Role.PROXY, stream_id, template=self._table.settings.template)
@@ -349,9 +382,10 @@ class ClientConnection:
             return
         tunnel, write = session.tunnel, self._table.write_tun
         session.last_packet_s = self._table.loop.time()
-        for payload in payloads:
-            if not tunnel.owns(payload):
-                tunnel.count(self.connection.reject_datagram(payload))
+        for received in payloads:
+            payload = received if tunnel.owns(received) else tunnel.shorten(received) or b""
+            if not payload:
+                tunnel.count(self.connection.reject_datagram(received))
                 continue
             packet = tunnel.receive(payload)
             if isinstance(packet, DropReason):
@@ -371,8 +405,11 @@ class ClientConnection:
 
     def terminated(self, error_code: int, reason: str) -> None:
         """The connection is gone, with all it carried."""
+        if self._request_deadline is not None:
+            self._request_deadline.cancel()
         cause = reason or ("closed by the client" if error_code == ErrorCode.H3_NO_ERROR else "")
         self._drop_all(cause or f"connection error 0x{error_code:x}")
+        add_drops(self._table.drops, self.connection.dropped.items())
 
     # Requests and capsules.
 
@@ -385,11 +422,12 @@ class ClientConnection:
             elif isinstance(event, events.RequestRefused):
                 self._refuse_headers(stream_id, list(event.headers), event.reason)
                 if event.error_code is not H3Error.NO_ERROR:
-                    self.connection.abort_stream(stream_id, int(event.error_code))
+                    # Not our side: a reset would take back the answer.
+                    self.connection.stop_reading(stream_id, int(event.error_code))
             elif isinstance(event, events.AddressesRequested):
                 self._assign(session, stream_id, event.requests)
-            elif isinstance(event, events.DatagramReceived) and self._session is not None:
-                self.datagrams_received([self._session.tunnel.restore(event.payload)])
+            elif isinstance(event, events.DatagramReceived):
+                self._receive_capsule(session, event.payload)
             elif isinstance(event, events.StreamAborted):
                 self._drop_stream(stream_id, f"protocol error: {event.reason}")
                 self.connection.abort_stream(stream_id, int(event.error_code))
@@ -397,41 +435,65 @@ class ClientConnection:
                 self._drop_stream(stream_id, "closed by the client")
                 self._end_stream(stream_id)
 
+    def _receive_capsule(self, session: ConnectIpSession, payload: bytes) -> None:
+        """A packet that came in a DATAGRAM capsule instead of a datagram (RFC 9297 section 3.5)."""
+        established = self._session
+        if established is None or established.tunnel.session is not session:
+            self._table.count_drop(DropReason.NO_SESSION)
+        else:
+            self.datagrams_received([established.tunnel.restore(payload)])
+
     def _begin(
         self, stream_id: int, session: ConnectIpSession, request: events.RequestReceived
     ) -> None:
         hostname = request.scope.hostname
         if hostname is None:
             self._answer_request(stream_id, session, request.scope, ())
-            return
-        # RFC 9484 section 4.1: resolve before answering.
-        self._resolving[stream_id] = self._table.loop.create_task(
-            self._resolve(stream_id, session, request.scope, hostname)
-        )
+        elif self._resolving:
+            self._refuse(
+                stream_id,
+                session,
+                Refusal(409, ProxyError.CONNECTION_LIMIT_REACHED, "a name is being resolved"),
+            )
+        else:
+            # RFC 9484 section 4.1: resolve before answering.
+            self._resolving[stream_id] = self._table.loop.create_task(
+                self._resolve(stream_id, session, request.scope, hostname)
+            )
 
     async def _resolve(
         self, stream_id: int, session: ConnectIpSession, scope: Scope, hostname: str
     ) -> None:
         try:
-            async with asyncio.timeout(_RESOLVE_TIMEOUT_S):
-                found = await self._table.loop.getaddrinfo(hostname, None, type=socket.SOCK_DGRAM)
-            # A zone ("%eth0") means link-local, which is never forwarded.
-            texts = {str(entry[4][0]) for entry in found}
-            networks = {ip_network(ip_address(text)) for text in texts if "%" not in text}
-        except TimeoutError:
-            self._refuse(
-                stream_id, session, Refusal(504, ProxyError.DNS_TIMEOUT, "no answer from DNS")
-            )
-        except OSError:
-            self._refuse(
-                stream_id, session, Refusal(502, ProxyError.DNS_ERROR, "the name is not known")
-            )
-        else:
+            networks = await self._look_up(hostname)
             if stream_id in self._streams:
-                self._answer_request(stream_id, session, scope, tuple(networks))
+                self._answer_request(stream_id, session, scope, networks)
+        except Refusal as refusal:
+            self._refuse(stream_id, session, refusal)
+        except Exception:
+            # Nobody waits for this task.
+            logger.exception("a request raised; its connection ends")
+            self.connection.close(ErrorCode.H3_INTERNAL_ERROR, "internal error")
         finally:
             self._resolving.pop(stream_id, None)
             self._endpoint.flush(self.connection)
+
+    async def _look_up(self, hostname: str) -> tuple[IpNetwork, ...]:
+        """The name's addresses; raises `Refusal`."""
+        try:
+            async with asyncio.timeout(_RESOLVE_TIMEOUT_S):
+                found = await self._table.loop.getaddrinfo(hostname, None, type=socket.SOCK_DGRAM)
+        except TimeoutError:
+            raise Refusal(504, ProxyError.DNS_TIMEOUT, "no answer from DNS") from None
+        except (OSError, UnicodeError) as error:
+            # UnicodeError: a label that IDNA does not take.
+            raise Refusal(502, ProxyError.DNS_ERROR, "the name is not known") from error
+        # A zone ("%eth0") means link-local, which is never forwarded.
+        texts = {str(entry[4][0]) for entry in found}
+        networks = tuple(ip_network(ip_address(text)) for text in texts if "%" not in text)
+        if not networks:
+            raise Refusal(502, ProxyError.DNS_ERROR, "the name has no address")
+        return networks
 
     def _answer_request(
         self,
@@ -448,7 +510,7 @@ class ClientConnection:
                 raise Refusal(
                     400, ProxyError.HTTP_REQUEST_ERROR, "SETTINGS_H3_DATAGRAM is required"
                 )
-            if self._session is not None and not self._table.settings.newest_wins:
+            if self._session is not None:
                 raise Refusal(
                     409, ProxyError.CONNECTION_LIMIT_REACHED, "one session per connection"
                 )
@@ -530,6 +592,8 @@ class ClientConnection:
     def _drop_all(self, cause: str) -> None:
         for stream_id in list(self._streams):
             self._drop_stream(stream_id, cause)
+        if self._session is not None:
+            self._table.close(self._session, cause)
 
     def _end_stream(self, stream_id: int) -> None:
         if not self.connection.is_terminated:
