@@ -84,7 +84,7 @@ def notes(results: Results) -> list[str]:
         lines.append(f"{LIMITED.strip()} the load generator was the limit, not the peer.")
     lines += [
         f"{peer.title} failed in {len(peer.failures)} of {results.settings.rounds} rounds:"
-        f" {peer.failures[0]}"
+        f" {peer.failures[0].splitlines()[0]}"
         for peer in results.peers
         if peer.failures
     ]

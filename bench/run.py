@@ -60,7 +60,8 @@ class Runner:
                     turn.run()
             except (BenchError, LabError, OSError) as error:
                 found.failures.append(str(error))
-                self.console.print(f"[red]✘[/red] {label} {error}", highlight=False, markup=False)
+                text = f"✘ {label} {error}"
+                self.console.print(text, style="red", markup=False, highlight=False, soft_wrap=True)
                 return
             finally:
                 # What was measured before a failure counts too.

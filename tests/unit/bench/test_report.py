@@ -30,7 +30,7 @@ def results() -> Results:
                 generator_limited_bytes={64},
             ),
             PeerResults("openvpn", "OpenVPN", "OpenVPN 2.6", [sample(300, 0.4, 60_000)]),
-            PeerResults("zgate", "zgate", "zgate 1", [sample(150, 1.6, 30_000)], ["it | fell"]),
+            PeerResults("zgate", "zgate", "zgate 1", [sample(150, 1.6, 30_000)], ["it | fell\n--- its log"]),
         ],
     )
 
@@ -83,7 +83,8 @@ def test_markdown_is_a_table_with_facts_failures_and_targets(results: Results) -
     text = report.to_markdown(results)
     assert "- commit: abc1234" in text
     assert "- OpenVPN: OpenVPN 2.6" in text
-    assert "zgate failed in 1 of 3 rounds: it | fell" in text
+    assert "zgate failed in 1 of 3 rounds: it | fell\n" in text
+    assert "its log" not in text
     assert "- TCP up: at least 0.35 x openvpn: 0.50, ✔ met" in text
     assert "- RTT idle, median: at most 3 x openvpn: 4.00, ✘ missed" in text
     table = [line for line in text.splitlines() if line.startswith("|")]
@@ -97,7 +98,7 @@ def test_json_holds_every_sample(results: Results) -> None:
     assert document["settings"] == {"rounds": 3, "tcp_seconds": 3.0, "offloads": True}
     assert document["peers"]["openvpn"]["rounds"][0][metrics.TCP_UP.key] == 300
     assert document["peers"]["plain"]["generator_limited_bytes"] == [64]
-    assert document["peers"]["zgate"]["failures"] == ["it | fell"]
+    assert document["peers"]["zgate"]["failures"] == ["it | fell\n--- its log"]
     assert [one["met"] for one in document["targets"]] == [True, True, False]
 
 

@@ -21,7 +21,12 @@ def test_lower_is_better(own: float, met: bool) -> None:
 
 
 def test_what_was_not_measured_is_not_met() -> None:
-    for medians in ({}, {"zgate": {metrics.TCP_UP.key: 1.0}}, {"openvpn": {}}):
+    incomplete: list[dict[str, metrics.Sample]] = [
+        {},
+        {"zgate": {metrics.TCP_UP.key: 1.0}},
+        {"openvpn": {}},
+    ]
+    for medians in incomplete:
         assert [one.is_met for one in judge(medians)] == [None] * len(PYTHON_ENGINE)
 
 

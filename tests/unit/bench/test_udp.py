@@ -2,6 +2,7 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Iterator
 
 import pytest
 
@@ -10,14 +11,14 @@ from bench.load.udp import Sink, preferred, send_paced
 
 
 @pytest.fixture
-def pair() -> tuple[socket.socket, socket.socket]:
+def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
     incoming = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     incoming.bind(("127.0.0.1", 0))
     incoming.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
     outgoing = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     outgoing.connect(incoming.getsockname())
     with incoming, outgoing:
-        yield incoming, outgoing  # type: ignore[misc]
+        yield incoming, outgoing
 
 
 def test_a_batch_arrives_with_its_size(pair: tuple[socket.socket, socket.socket]) -> None:
