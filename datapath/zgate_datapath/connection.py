@@ -107,6 +107,10 @@ class Connection:
         self._max_udp_payload_bytes = max_udp_payload_bytes
         self._backlog_checked_at = 0
         self._path_address: Address | None = None
+        # Whether aioquic may have something to send. Asking it costs as much as sending a
+        # packet, and most batches are datagrams only.
+        self._control_due = True
+        self._asked_aioquic = True
 
     def set_handler(self, handler: ConnectionHandler) -> None:
         """Whom to tell; once, before the first packet."""
@@ -140,6 +144,7 @@ class Connection:
         opened = self.engine.open(packets, address, now)
         datagrams = opened.datagrams
         if opened.rest:
+            self._control_due = True
             for packet in opened.rest:
                 self.quic.receive_datagram(packet, address, now)
             self._process_events(datagrams)
@@ -157,7 +162,9 @@ class Connection:
         """The time that `next_timer` gave has come."""
         if self.is_terminated:
             return
+        self._control_due = True
         try:
+            self.quic.get_timer()  # lets aioquic note which of its deadlines is the next
             self.quic.handle_timer(now)
             self._process_events([])
         except Exception:
@@ -326,7 +333,7 @@ class Connection:
         if address is None:
             return  # a server whose peer has sent nothing that could be read
         # Before the queue, which would take all of the window for as long as there is load.
-        self._probe_path(now)
+        self._probe_path(address, now)
         if self._queue:
             window = self.engine.window_bytes()
             payloads = self._take_payloads(window)
@@ -335,8 +342,17 @@ class Connection:
             if self._queue_was_full and len(self._queue) * 2 < self.queue_packets:
                 self._queue_was_full = False
                 self.handler.can_send()
-        for data, destination in self.quic.datagrams_to_send(now):
-            self.udp.send_batch([data], destination)
+        self._asked_aioquic = self._control_due or self._acknowledgement_is_due(now)
+        if self._asked_aioquic:
+            self._control_due = False
+            for data, destination in self.quic.datagrams_to_send(now):
+                self.udp.send_batch([data], destination)
+
+    def _acknowledgement_is_due(self, now: float) -> bool:
+        if not self.quic._handshake_complete:
+            return True
+        ack_at = private.application_space(self.quic).ack_at
+        return ack_at is not None and ack_at <= now
 
     def _take_payloads(self, window_bytes: int) -> list[bytes]:
         """Packet payloads out of the queue: small frames share one packet."""
@@ -387,20 +403,24 @@ class Connection:
         """Whether a probe may be sent now; on an unproved path it counts as any other packet."""
         return self.h3 is not None and self.engine.window_bytes() >= self._max_udp_payload_bytes
 
-    def _probe_path(self, now: float) -> None:
-        address = self.peer_address
-        if self.h3 is None or address is None:
+    def _probe_path(self, address: Address, now: float) -> None:
+        if self.h3 is None:
             return
-        probe = self.path_mtu.next_probe(now) if self._may_probe() else None
+        due = self.path_mtu.next_at()
+        if due is not None and due <= now and self._may_probe():
+            self._send_probe(address, now)
+        told = (self.max_frame_payload_bytes, self.path_mtu.state)
+        if told != self._mtu_told:
+            self._mtu_told = told
+            self.handler.mtu_changed()
+
+    def _send_probe(self, address: Address, now: float) -> None:
+        probe = self.path_mtu.next_probe(now)
         if probe is not None:
             packet = self.engine.seal_probe(probe.udp_payload_bytes, self._probe_ended, now)
             self._probe_time = now
             if not self.udp.send_batch([packet], address):
                 self.path_mtu.lost(probe.udp_payload_bytes, now)
-        told = (self.max_frame_payload_bytes, self.path_mtu.state)
-        if told != self._mtu_told:
-            self._mtu_told = told
-            self.handler.mtu_changed()
 
     def _probe_ended(self, acknowledged: bool, udp_payload_bytes: int) -> None:
         # aioquic tells of it while it handles a packet or a timer; the next probe goes
@@ -418,7 +438,7 @@ class Connection:
 
     def next_timer(self) -> float | None:
         """When `handle_timer` and `flush` are wanted."""
-        timer = self.quic.get_timer()
+        timer = self._next_quic_timer()
         # A probe that has no room goes with the flush that follows the next ACK: a timer for
         # it, long due, would spin until then.
         probe = self.path_mtu.next_at() if self._may_probe() else None
@@ -426,15 +446,28 @@ class Connection:
             return timer
         return min(timer, probe)
 
+    def _next_quic_timer(self) -> float | None:
+        """aioquic's next deadline; after a batch of datagrams alone, only what those can move."""
+        if self._asked_aioquic or not self.quic._handshake_complete:
+            return self.quic.get_timer()
+        deadlines = (
+            self.quic._close_at,
+            private.application_space(self.quic).ack_at,
+            private.recovery(self.quic).get_loss_detection_time(amplification_limited=False),
+        )
+        return min(at for at in deadlines if at is not None)
+
     # HTTP/3 and control.
 
     def send_headers(self, stream_id: int, headers: Headers, *, end: bool = False) -> None:
         """Send a HEADERS frame."""
+        self._control_due = True
         assert self.h3 is not None
         self.h3.send_headers(stream_id, headers, end_stream=end)
 
     def send_data(self, stream_id: int, data: bytes, *, end: bool = False) -> None:
         """Send DATA."""
+        self._control_due = True
         assert self.h3 is not None
         self.h3.send_data(stream_id, data, end_stream=end)
 
@@ -444,6 +477,7 @@ class Connection:
             return
         stream = self.quic._streams.get(stream_id)
         if stream is not None and not stream.sender.is_finished:
+            self._control_due = True
             self.quic.reset_stream(stream_id, error_code)
         self.stop_reading(stream_id, error_code)
 
@@ -453,11 +487,28 @@ class Connection:
             return
         stream = self.quic._streams.get(stream_id)
         if stream is not None and not stream.receiver.is_finished:
+            self._control_due = True
             self.quic.stop_stream(stream_id, error_code)
 
     def close(self, error_code: int, reason: str) -> None:
         """Say goodbye: one CONNECTION_CLOSE, sent by the next flush (RFC 9114 section 8)."""
+        self._control_due = True
         self.quic.close(error_code=error_code, reason_phrase=reason)
+
+    def ping(self) -> None:
+        """Ask for a sign of life, sent by the next flush."""
+        self._control_due = True
+        self.quic.send_ping(0)
+
+    def local_address_changed(self, now: float) -> None:
+        """Our address has changed: use a fresh connection ID, and let the peer see us there.
+
+        The old ID would link both addresses for whoever watches (RFC 9000 section 9.5).
+        """
+        if self.quic._peer_cid_available:
+            self.quic.change_connection_id()
+        self.ping()
+        self.path_mtu.path_changed(now)
 
     def reject_datagram(self, payload: bytes) -> DropReason:
         """Why a DATAGRAM payload that is no session's is dropped (RFC 9297 sections 2 and 2.1).
