@@ -129,7 +129,8 @@ def test_tests_that_the_threat_model_names_exist() -> None:
     named = re.findall(r"`(tests/[\w/.]+\.py)::(\w+)`", (DOCS / "threat-model.md").read_text())
     assert named
     for path, test in named:
-        assert test in definitions(ROOT / path), f"{path} has no {test}"
+        there = {name.rpartition(".")[2] for name in definitions(ROOT / path)}
+        assert test in there, f"{path} has no {test}"
 
 
 def definitions(path: Path) -> set[str]:
@@ -213,8 +214,8 @@ def test_commands_are_ones_that_the_programs_take(
     command = click_command(program)
     for leaf in leaves(command):
         monkeypatch.setattr(leaf, "callback", lambda **_: None)
-    with CliRunner().isolated_filesystem(tmp_path):
-        result = CliRunner().invoke(command, words)
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(command, words)
     assert result.exit_code == 0, result.output
 
 
