@@ -455,7 +455,7 @@ class Connection:
             private.application_space(self.quic).ack_at,
             private.recovery(self.quic).get_loss_detection_time(amplification_limited=False),
         )
-        return min(at for at in deadlines if at is not None)
+        return min((at for at in deadlines if at is not None), default=None)
 
     # HTTP/3 and control.
 
