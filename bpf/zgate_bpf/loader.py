@@ -44,7 +44,7 @@ def compile_program(
     text = (PROGRAMS / name / f"{name}.c").read_text() + layouts.assertions() + extra_text
     with _stub_tree(), _captured_stderr() as said:
         try:
-            module = BPF(text=text, cflags=_flags(name, defines))
+            module = BPF(text=text.encode(), cflags=_flags(name, defines))
             return {function: module.dump_func(function.encode()) for function in functions}
         except Exception as error:  # bcc raises the class Exception itself
             raise BpfLoadError(_explain_compile(name, said())) from error

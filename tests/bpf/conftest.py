@@ -1,0 +1,32 @@
+"""A loaded policy program for the tests, made once: compiling takes a second."""
+
+import sys
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from bpf_support.world import World
+from zgate_bpf.kernel_policy import KernelPolicy
+
+_revisions = count(1_000, 1_000)
+
+
+@pytest.fixture(scope="session")
+def kernel():
+    with KernelPolicy(
+        max_clients=1024, max_flows=65_536, allowed_events_per_s=50, denied_events_per_s=10
+    ) as loaded:
+        yield loaded
+
+
+@pytest.fixture
+def world(kernel):
+    """Alice and Bob connected, no policy of theirs yet."""
+    made = World(kernel, next(_revisions))
+    made.clients()
+    made.events()
+    yield made
+    made.clear()

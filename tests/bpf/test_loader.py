@@ -1,0 +1,45 @@
+"""What the kernel says of programs, and what the programs cost it."""
+
+import struct
+
+import pytest
+from zgate_bpf import loader, syscalls
+from zgate_bpf.errors import BpfLoadError
+from zgate_bpf.kernel_policy import Capacity, KernelPolicy
+
+# The kernel's own limit is 1,000,000. Older kernels find fewer equal states: leave them room.
+MOST_VERIFIED_INSTRUCTIONS = 250_000
+
+
+def test_programs_are_not_too_complex(kernel):
+    for fd in (kernel.ingress_fd, kernel.egress_fd):
+        verified = syscalls.verified_instructions(fd)
+        print(f"{verified} instructions verified")
+        assert 1000 < verified < MOST_VERIFIED_INSTRUCTIONS
+
+
+def test_refused_program_shows_the_verifiers_log():
+    reads_a_null_pointer = struct.pack("<BBhi", 0xB7, 0, 0, 0) + struct.pack("<BBhi", 0x79, 0, 0, 0)
+    with pytest.raises(BpfLoadError, match="refused program wrong: .*\n(.*\n)*.*R0 invalid mem"):
+        loader.load_program(reads_a_null_pointer + struct.pack("<BBhi", 0x95, 0, 0, 0), name="wrong")
+
+
+def test_maps_that_the_kernel_does_not_make():
+    with pytest.raises(BpfLoadError, match="BPF maps: "):
+        KernelPolicy(capacity=Capacity(max_clients=4, max_flows=64, event_buffer_bytes=1000))
+
+
+def test_everything_is_given_back():
+    import os
+
+    before = set(os.listdir("/proc/self/fd"))
+    with KernelPolicy(max_clients=4, max_flows=64) as kernel:
+        generation = kernel.begin(1)
+        generation.verify()
+        generation.activate()
+        kernel.begin(2)
+        assert len(os.listdir("/proc/self/fd")) > len(before)
+    assert set(os.listdir("/proc/self/fd")) == before
+    with pytest.raises(BpfLoadError):
+        KernelPolicy(capacity=Capacity(max_clients=4, max_flows=64, event_buffer_bytes=1000))
+    assert set(os.listdir("/proc/self/fd")) == before

@@ -1,0 +1,65 @@
+"""Compiling needs no privilege: the kernel is asked only when a program is loaded."""
+
+import errno
+import sys
+
+import pytest
+from zgate_bpf import loader
+from zgate_bpf.errors import BpfLoadError
+
+MAPS = (
+    "active clients assignments destinations4 destinations6 services lists rules flows fragments "
+    "counters drops gates events statistics"
+).split()
+DEFINES = {
+    **{f"ZG_MAP_{name}": 3 for name in MAPS},
+    "ZG_MAX_CLIENTS": 16,
+    "ZG_ALLOWED_EVENTS_PER_S": 1,
+    "ZG_DENIED_EVENTS_PER_S": 1,
+}
+FUNCTIONS = ("zg_ingress", "zg_egress")
+
+
+def compiled(**keywords):
+    return loader.compile_program("policy", FUNCTIONS, DEFINES, **keywords)
+
+
+def test_compiles_without_kernel_headers(monkeypatch):
+    monkeypatch.delenv("BCC_KERNEL_SOURCE", raising=False)
+    programs = compiled()
+    assert set(programs) == set(FUNCTIONS)
+    assert all(len(code) % 8 == 0 and len(code) > 1000 for code in programs.values())
+    assert "BCC_KERNEL_SOURCE" not in loader.os.environ
+
+
+def test_struct_that_differs_does_not_compile(monkeypatch):
+    from zgate_bpf import layouts
+
+    wrong = layouts.Layout("zg_flow", (*layouts.FLOW.fields, ("more", "Q")))
+    text = layouts.assertions((wrong,))
+    with pytest.raises(BpfLoadError, match="struct zg_flow"):
+        compiled(extra_text=text)
+
+
+def test_number_that_differs_does_not_compile():
+    with pytest.raises(BpfLoadError, match="ZG_DROP_NO_POLICY"):
+        compiled(extra_text='_Static_assert(ZG_DROP_NO_POLICY == 9u, "ZG_DROP_NO_POLICY");')
+
+
+def test_compiler_error_is_in_the_message(capfd):
+    with pytest.raises(BpfLoadError, match=r"policy does not compile:\n.*error: .*'nonsense'"):
+        compiled(extra_text="int zg_broken(void) { return nonsense; }")
+    assert capfd.readouterr().err == ""
+
+
+def test_missing_bcc_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "bcc", None)
+    with pytest.raises(BpfLoadError, match="python3-bpfcc"):
+        compiled()
+
+
+def test_privilege_is_named():
+    error = PermissionError(errno.EPERM, "Operation not permitted")
+    assert "CAP_BPF" in loader.explain_os_error("BPF maps", error)
+    assert "smaller" in loader.explain_os_error("BPF maps", OSError(errno.ENOMEM, "no memory"))
+    assert loader.explain_os_error("x", OSError(errno.EIO, "broken")) == "x: broken"
