@@ -1,0 +1,36 @@
+"""Delays between attempts."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+from zgate_agent.backoff import MAXIMUM_S, MINIMUM_S, Backoff
+
+
+def test_the_ceiling_doubles_from_two_seconds_to_thirty() -> None:
+    backoff = Backoff(lambda: 1.0)
+    assert [backoff.next_delay_s() for _ in range(7)] == [2, 4, 8, 16, 30, 30, 30]
+
+
+def test_the_floor_is_one_second_always() -> None:
+    backoff = Backoff(lambda: 0.0)
+    assert [backoff.next_delay_s() for _ in range(7)] == [1] * 7
+
+
+def test_reset_begins_again() -> None:
+    backoff = Backoff(lambda: 1.0)
+    for _ in range(5):
+        backoff.next_delay_s()
+    backoff.reset()
+    assert backoff.next_delay_s() == 2
+
+
+@given(st.lists(st.floats(0, 1, exclude_max=True), min_size=1, max_size=50))
+def test_every_delay_is_within_the_bounds(numbers: list[float]) -> None:
+    source = iter(numbers)
+    backoff = Backoff(lambda: next(source))
+    for _ in numbers:
+        assert MINIMUM_S <= backoff.next_delay_s() <= MAXIMUM_S
+
+
+def test_agents_that_failed_together_do_not_return_together() -> None:
+    delays = {Backoff(lambda n=n: n / 100).next_delay_s() for n in range(100)}  # type: ignore[misc]
+    assert len(delays) == 100

@@ -1,0 +1,172 @@
+"""What may be configured, and how mistakes are told."""
+
+from __future__ import annotations
+
+import json
+from ipaddress import ip_network
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from zgate_agent.config import (
+    AgentConfig,
+    GatewayAddress,
+    Mode,
+    OnDisconnect,
+    load_config,
+    parse_gateway,
+)
+from zgate_config import ConfigError
+
+LEAST = "gateway: gw.example\nca: /c\ncertificate: /a\nkey: /k\n"
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    file = tmp_path / "agent.yaml"
+    file.write_text(text)
+    return file
+
+
+def test_four_lines_are_enough(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path, LEAST), {})
+    assert config.gateway == GatewayAddress("gw.example", 443)
+    assert config.expected_name == "gw.example"
+    assert (config.mode, config.routes) == (Mode.SPLIT, None)
+    assert config.on_disconnect is OnDisconnect.BLOCK
+    assert config.tun.mtu_bytes == 1420
+
+
+def test_json_is_read_too(tmp_path: Path) -> None:
+    text = {"gateway": "[2001:db8::1]:8443", "ca": "/c", "certificate": "/a", "key": "/k"}
+    config = load_config(write(tmp_path, json.dumps(text)), {})
+    assert config.gateway == GatewayAddress("2001:db8::1", 8443)
+
+
+def test_everything_can_be_set(tmp_path: Path) -> None:
+    more = (
+        "server_name: other.example\nmode: split\nroutes: [10.20.0.0/16, fd00::/8]\n"
+        "on_disconnect: release\ntun: {name: vpn0, mtu_bytes: 1300}\nruntime_dir: /tmp/x\n"
+        "connect_timeout_s: 5\nidle_timeout_s: 60\nkeepalive_s: 20\nengine: python\n"
+        "congestion: reno\nlog: {level: debug}\n"
+    )
+    config = load_config(write(tmp_path, LEAST + more), {})
+    assert config.expected_name == "other.example"
+    assert config.routes == (ip_network("10.20.0.0/16"), ip_network("fd00::/8"))
+    assert (config.tun.name, config.tun.mtu_bytes) == ("vpn0", 1300)
+    assert config.log.level == "debug"
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ("gatway: x\n", "5: gatway: expected one of gateway,"),
+        ("verify: false\n", "5: verify: expected one of"),
+        ("mode: everything\n", "5: mode: expected 'split' or 'full', got \"everything\""),
+        ("routes: [10.20.0.1/16]\n", "5: routes[0]: expected a CIDR without host bits"),
+        ("mode: full\nroutes: [10.0.0.0/8]\n", "6: routes: expected no routes with mode: full"),
+        ("tun: {mtu_bytes: 1279}\n", "5: tun.mtu_bytes: expected"),
+        ("tun: {name: this-name-is-too-long}\n", "5: tun.name: expected an interface name"),
+        ("idle_timeout_s: 10\n", "keepalive_s: expected less than idle_timeout_s (10)"),
+        ("keepalive_s: ten\n", "5: keepalive_s: expected"),
+        ("log: {level: loud}\n", "5: log.level: expected"),
+    ],
+)
+def test_mistakes_are_one_line(tmp_path: Path, more: str, message: str) -> None:
+    file = write(tmp_path, LEAST + more)
+    with pytest.raises(ConfigError) as caught:
+        load_config(file, {})
+    assert str(caught.value).startswith(f"{file}:")
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_key_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="gateway: expected a value, got nothing"):
+        load_config(write(tmp_path, LEAST.partition("\n")[2]), {})
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"none\.yaml: expected a readable file"):
+        load_config(tmp_path / "none.yaml", {})
+
+
+def test_nothing_switches_verification_off() -> None:
+    words = ("insecure", "verify", "skip", "trust")
+    assert not [name for name in AgentConfig.model_fields if any(word in name for word in words)]
+
+
+FLAGS = {"gateway": "gw.example:444", "ca": "/c", "certificate": "/a", "key": "/k"}
+
+
+def test_flags_alone() -> None:
+    config = load_config(None, {**FLAGS, "tun": {"name": "vpn0"}, "routes": ["10.0.0.0/8"]})
+    assert (config.gateway.port, config.tun.name) == (444, "vpn0")
+    assert config.routes == (ip_network("10.0.0.0/8"),)
+
+
+def test_flags_replace_what_the_file_says(tmp_path: Path) -> None:
+    file = write(tmp_path, LEAST + "tun: {name: vpn0, mtu_bytes: 1300}\n")
+    config = load_config(file, {"gateway": "other.example", "tun": {"name": "vpn1"}})
+    assert config.gateway.host == "other.example"
+    assert (config.tun.name, config.tun.mtu_bytes) == ("vpn1", 1300)
+
+
+def test_mistakes_in_flags() -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(None, {**FLAGS, "gateway": "gw.example:0"})
+    assert str(caught.value).startswith("command line: gateway: expected HOST or HOST:PORT")
+
+
+def test_a_file_that_is_no_mapping(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="expected a mapping"):
+        load_config(write(tmp_path, "- a\n"), {"gateway": "gw.example"})
+
+
+@pytest.mark.parametrize(
+    ("text", "host", "port"),
+    [
+        ("gw.example", "gw.example", 443),
+        ("GW.Example:8443", "gw.example", 8443),
+        ("192.0.2.1:1", "192.0.2.1", 1),
+        ("2001:db8::1", "2001:db8::1", 443),
+        ("[2001:db8::1]", "2001:db8::1", 443),
+        ("[2001:db8::1]:65535", "2001:db8::1", 65535),
+    ],
+)
+def test_gateways(text: str, host: str, port: int) -> None:
+    assert parse_gateway(text) == GatewayAddress(host, port)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            "",
+            ":443",
+            "gw:",
+            "gw:0",
+            "gw:65536",
+            "gw:x",
+            "gw:\N{FULLWIDTH DIGIT FOUR}",
+            "gw:-1",
+            "[::1]443",
+            "[::1]:",
+        ),
+        *("[::1", "[gw]:1", "a b", "http://gw", "gw/x", "fe80::1%eth0", "-a", "1:2:3"),
+        *(None, 7, ["gw"]),
+    ],
+)
+def test_no_gateways(text: object) -> None:
+    with pytest.raises(ValueError, match="HOST or HOST:PORT"):
+        parse_gateway(text)
+
+
+@given(st.text(max_size=40))
+def test_any_text_is_a_gateway_or_refused(text: str) -> None:
+    try:
+        gateway = parse_gateway(text)
+    except ValueError:
+        return
+    assert 0 < gateway.port <= 65535
+    assert parse_gateway(str(gateway)) == gateway

@@ -1,0 +1,360 @@
+"""The agent with a scripted tunnel and a scripted host network."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from ipaddress import ip_address, ip_interface, ip_network
+
+import pytest
+from zgate_agent.backoff import Backoff
+from zgate_agent.config import AgentConfig, GatewayAddress, Mode, OnDisconnect
+from zgate_agent.daemon import Agent
+from zgate_agent.machine import State
+from zgate_agent.plan import HALVES, IpAddress
+from zgate_agent.resolve import ResolveError
+from zgate_agent.rtnl import RoutingError, TunGone
+from zgate_agent.status import AgentStatus
+from zgate_datapath.client import (
+    ConnectTimeout,
+    GatewayCertificateRefused,
+    SessionRefused,
+)
+
+from .conftest import GATEWAY, OTHER_GATEWAY, PATH, Dialler, FakeNetwork, tunnel_state
+
+UP = tunnel_state("10.100.0.2/32", "fd7a::2/128")
+SOON_S = 5.0
+LONG_S = 1000.0
+
+
+async def one_address(host: str) -> Sequence[IpAddress]:
+    return (GATEWAY,)
+
+
+async def two_addresses(host: str) -> Sequence[IpAddress]:
+    return (OTHER_GATEWAY, GATEWAY)
+
+
+@asynccontextmanager
+async def running(
+    config: AgentConfig,
+    dial: Dialler,
+    network: FakeNetwork,
+    *,
+    resolve: Callable[[str], Awaitable[Sequence[IpAddress]]] = one_address,
+    delay_s: float = 0.001,
+) -> AsyncIterator[Agent]:
+    """An agent that runs for the length of the block, and is stopped after it."""
+    backoff = Backoff(lambda: 0.0, minimum_s=delay_s, maximum_s=delay_s)
+    agent = Agent(config, network=network, make_tunnel=dial, resolve=resolve, backoff=backoff)
+    task = asyncio.create_task(agent.run())
+    try:
+        yield agent
+    finally:
+        agent.stop("end of the test")
+        code = await asyncio.wait_for(task, SOON_S)
+    assert code == 0
+    assert network.calls[-1] == "withdraw"
+    assert all(one.close_reasons for one in dial.tunnels[-1:])
+
+
+async def until(agent: Agent, condition: Callable[[AgentStatus], object]) -> AgentStatus:
+    async with asyncio.timeout(SOON_S):
+        while not condition(status := agent.status()):
+            await asyncio.sleep(0.001)
+    return status
+
+
+def connected(status: AgentStatus) -> bool:
+    return status.state is State.CONNECTED and bool(status.addresses)
+
+
+async def test_it_connects_and_programs(config: AgentConfig) -> None:
+    dial, network = Dialler(UP), FakeNetwork()
+    async with running(config, dial, network) as agent:
+        status = await until(agent, connected)
+        assert status.reason == ""
+        assert status.addresses == ["10.100.0.2/32", "fd7a::2/128"]
+        assert status.routes == [str(half) for half in HALVES]
+        assert status.pinned == [str(GATEWAY)]
+        assert status.gateway_address == "203.0.113.10:443"
+        assert status.local_address == "198.18.1.2"
+        assert (status.mtu_bytes, status.reconnects) == (1400, 0)
+        assert status.counters["packets_up"] == 3
+        assert status.drops == {"TOO_BIG": 1}
+    client = dial.tunnels[0].config
+    assert (client.host, client.server_name) == ("203.0.113.10", "gateway.example")
+    assert agent.status().state is State.STOPPED
+
+
+async def test_the_configured_name_is_what_the_certificate_must_carry(config: AgentConfig) -> None:
+    named = config.model_copy(
+        update={"gateway": GatewayAddress("203.0.113.10", 8443), "server_name": "gw.example"}
+    )
+    dial = Dialler(UP)
+    async with running(named, dial, FakeNetwork()) as agent:
+        await until(agent, connected)
+    client = dial.tunnels[0].config
+    assert (client.server_name, client.port) == ("gw.example", 8443)
+
+
+async def test_all_addresses_are_tried_and_each_failure_is_told(config: AgentConfig) -> None:
+    dial = Dialler(ConnectTimeout("no answer"), GatewayCertificateRefused("wrong name"))
+    async with running(config, dial, FakeNetwork(), resolve=two_addresses, delay_s=LONG_S) as agent:
+        status = await until(agent, lambda one: one.state is State.BACKOFF)
+        assert status.reason == "2001:db8:f::10: no answer; 203.0.113.10: wrong name"
+        assert [one.address for one in status.failed_addresses] == [
+            "2001:db8:f::10",
+            "203.0.113.10",
+        ]
+        assert status.next_attempt_s is not None
+        assert 0 < status.next_attempt_s <= LONG_S
+        assert status.addresses == []
+
+
+async def test_the_second_address_is_enough(config: AgentConfig) -> None:
+    dial = Dialler(ConnectTimeout("no answer"), UP)
+    async with running(config, dial, FakeNetwork(), resolve=two_addresses) as agent:
+        status = await until(agent, connected)
+        assert [one.error for one in status.failed_addresses] == ["no answer"]
+        assert status.gateway_address == "203.0.113.10:443"
+
+
+async def test_the_address_of_the_last_session_comes_first_next_time(config: AgentConfig) -> None:
+    dial = Dialler(ConnectTimeout("no answer"), UP)
+    async with running(config, dial, FakeNetwork(), resolve=two_addresses) as agent:
+        await until(agent, connected)
+        dial.tunnels[-1].end("lost")
+        await until(agent, lambda one: connected(one) and one.reconnects == 1)
+    assert [one.config.host for one in dial.tunnels] == [
+        "2001:db8:f::10",
+        "203.0.113.10",
+        "203.0.113.10",
+    ]
+
+
+async def test_a_lost_session_comes_back_and_nothing_is_withdrawn(config: AgentConfig) -> None:
+    dial, network = Dialler(UP), FakeNetwork()
+    async with running(config, dial, network) as agent:
+        await until(agent, connected)
+        dial.tunnels[0].end("idle timeout")
+        await until(agent, lambda one: one.reconnects == 1 and connected(one))
+        assert "withdraw" not in network.calls
+        assert dial.tunnels[0].close_reasons, "the old one is closed"
+
+
+async def test_released_routes_are_withdrawn_while_there_is_no_session(config: AgentConfig) -> None:
+    releasing = config.model_copy(update={"on_disconnect": OnDisconnect.RELEASE})
+    dial, network = Dialler(UP), FakeNetwork()
+    async with running(releasing, dial, network, delay_s=LONG_S) as agent:
+        await until(agent, connected)
+        dial.tunnels[0].end("idle timeout")
+        status = await until(agent, lambda one: one.state is State.BACKOFF and not one.routes)
+        assert status.reason == "idle timeout"
+
+
+async def test_while_routes_are_in_force_every_address_dialled_is_pinned_first(
+    config: AgentConfig,
+) -> None:
+    dial, network = Dialler(UP), FakeNetwork()
+    async with running(config, dial, network, resolve=two_addresses) as agent:
+        await until(agent, connected)
+        assert network.pinned == [(OTHER_GATEWAY,)]
+        dial.tunnels[0].end("lost")
+        await until(agent, lambda one: one.reconnects == 1 and connected(one))
+        assert network.pinned[1:] == [(OTHER_GATEWAY, GATEWAY), (OTHER_GATEWAY,)]
+
+
+async def test_a_name_that_does_not_resolve(config: AgentConfig) -> None:
+    async def fails(host: str) -> Sequence[IpAddress]:
+        raise ResolveError(f"cannot resolve {host}: no such name")
+
+    dial = Dialler(UP)
+    async with running(config, dial, FakeNetwork(), resolve=fails, delay_s=LONG_S) as agent:
+        status = await until(agent, lambda one: one.state is State.BACKOFF)
+        assert status.reason == "cannot resolve gateway.example: no such name"
+    assert not dial.tunnels
+
+
+async def test_a_name_server_behind_the_tunnel(config: AgentConfig) -> None:
+    """The name is unresolvable once the tunnel's routes are in force: the old address serves."""
+    asked = 0
+
+    async def once(host: str) -> Sequence[IpAddress]:
+        nonlocal asked
+        asked += 1
+        if asked > 1:
+            raise ResolveError("cannot resolve: no answer")
+        return (GATEWAY,)
+
+    dial = Dialler(UP)
+    async with running(config, dial, FakeNetwork(), resolve=once) as agent:
+        await until(agent, connected)
+        dial.tunnels[0].end("lost")
+        status = await until(agent, lambda one: one.reconnects == 1 and connected(one))
+        assert status.notes == ["cannot resolve: no answer; trying the addresses known from before"]
+
+
+async def test_a_name_server_that_never_answers(config: AgentConfig) -> None:
+    async def hangs(host: str) -> Sequence[IpAddress]:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    impatient = config.model_copy(update={"connect_timeout_s": 0.01})
+    async with running(
+        impatient, Dialler(UP), FakeNetwork(), resolve=hangs, delay_s=LONG_S
+    ) as agent:
+        status = await until(agent, lambda one: one.state is State.BACKOFF)
+        assert "no answer from the name server in time" in status.reason
+
+
+async def test_what_the_gateway_changes_is_programmed(config: AgentConfig) -> None:
+    dial, network = Dialler(UP), FakeNetwork()
+    split = config.model_copy(update={"routes": (ip_network("10.20.0.0/16"),)})
+    async with running(split, dial, network) as agent:
+        await until(agent, connected)
+        assert network.plan.routes == (ip_network("10.20.0.0/16"),)
+        dial.tunnels[0].on_change(
+            replace(UP, addresses=(ip_interface("10.100.0.9/32"),), mtu_bytes=1300)
+        )
+        await until(agent, lambda one: one.addresses == ["10.100.0.9/32"] and one.mtu_bytes == 1300)
+
+
+async def test_a_full_tunnel_takes_everything(config: AgentConfig) -> None:
+    full = config.model_copy(update={"mode": Mode.FULL})
+    network = FakeNetwork()
+    nothing_advertised = replace(UP, routes=())
+    async with running(full, Dialler(nothing_advertised), network) as agent:
+        await until(agent, connected)
+        assert network.plan.routes == HALVES
+
+
+async def test_a_network_that_cannot_be_programmed(config: AgentConfig) -> None:
+    dial, network = Dialler(UP), FakeNetwork(failure=RoutingError("cannot set up: no room"))
+    async with running(config, dial, network, delay_s=LONG_S) as agent:
+        status = await until(agent, lambda one: one.state is State.BACKOFF)
+        assert status.reason == "cannot set up: no room"
+        assert dial.tunnels[0].close_reasons == ["the host's network failed"]
+        assert status.routes == []
+
+
+async def test_a_new_path_is_pinned_and_the_session_moves(config: AgentConfig) -> None:
+    dial, network = Dialler(UP), FakeNetwork()
+    async with running(config, dial, network) as agent:
+        await until(agent, connected)
+        network.calls.clear()
+        network.path = replace(PATH, source=ip_address("198.18.1.77"))
+        agent.network_changed()
+        status = await until(agent, lambda one: one.rebinds == 1)
+        assert status.local_address == "198.18.1.77"
+        assert dial.tunnels[0].rebinds == 1
+        assert network.calls == ["apply"]
+        agent.network_changed()
+        await until(agent, lambda _: len(network.calls) == 2)
+        assert dial.tunnels[0].rebinds == 1, "the same path again is no change"
+
+
+async def test_a_path_that_comes_back_moves_the_session_though_it_is_the_same(
+    config: AgentConfig,
+) -> None:
+    dial, network = Dialler(UP), FakeNetwork()
+    async with running(config, dial, network) as agent:
+        await until(agent, connected)
+        network.path = None
+        agent.network_changed()
+        await until(agent, lambda one: one.local_address is None)
+        assert dial.tunnels[0].rebinds == 0
+        network.path = PATH
+        agent.network_changed()
+        await until(agent, lambda one: one.rebinds == 1)
+
+
+async def test_a_network_that_comes_up_ends_the_wait(config: AgentConfig) -> None:
+    dial, network = Dialler(ConnectTimeout("unreachable"), UP), FakeNetwork(path=None)
+    async with running(config, dial, network, delay_s=LONG_S) as agent:
+        await until(agent, lambda one: one.state is State.BACKOFF)
+        network.path = PATH
+        agent.network_changed()
+        await until(agent, connected)
+
+
+async def test_a_network_that_comes_up_ends_the_wait_for_a_name(config: AgentConfig) -> None:
+    asked = 0
+
+    async def second_time(host: str) -> Sequence[IpAddress]:
+        nonlocal asked
+        asked += 1
+        if asked == 1:
+            raise ResolveError("no")
+        return (GATEWAY,)
+
+    async with running(
+        config, Dialler(UP), FakeNetwork(), resolve=second_time, delay_s=LONG_S
+    ) as agent:
+        await until(agent, lambda one: one.state is State.BACKOFF)
+        agent.network_changed()
+        await until(agent, connected)
+
+
+async def test_reconnecting_on_request(config: AgentConfig) -> None:
+    dial = Dialler(UP)
+    async with running(config, dial, FakeNetwork(), delay_s=LONG_S) as agent:
+        await until(agent, connected)
+        agent.reconnect()
+        await until(agent, lambda one: connected(one) and one.reconnects == 1)
+        assert dial.tunnels[0].close_reasons == ["reconnecting on request"]
+
+
+@pytest.mark.parametrize("answer", [None, SessionRefused(503, "no address left")])
+async def test_stopping_interrupts_dialling_and_waiting(
+    config: AgentConfig, answer: Exception | None
+) -> None:
+    dial = Dialler(answer)
+    async with running(config, dial, FakeNetwork(), delay_s=LONG_S) as agent:
+        await until(agent, lambda _: bool(dial.tunnels))
+    # `running` has stopped it, within seconds.
+
+
+async def test_stopping_interrupts_resolving(config: AgentConfig) -> None:
+    asked = asyncio.Event()
+
+    async def hangs(host: str) -> Sequence[IpAddress]:
+        asked.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async with running(config, Dialler(UP), FakeNetwork(), resolve=hangs):
+        await asyncio.wait_for(asked.wait(), SOON_S)
+
+
+async def test_a_bug_below_costs_one_attempt(config: AgentConfig) -> None:
+    dial = Dialler(AssertionError("a bug"), UP)
+    async with running(config, dial, FakeNetwork()) as agent:
+        await until(agent, connected)
+
+
+async def test_a_tun_that_was_removed_ends_the_agent(config: AgentConfig) -> None:
+    network = FakeNetwork()
+    backoff = Backoff(lambda: 0.0)
+    agent = Agent(
+        config, network=network, make_tunnel=Dialler(UP), resolve=one_address, backoff=backoff
+    )
+    task = asyncio.create_task(agent.run())
+    await until(agent, connected)
+    network.failure = TunGone("the interface is gone")
+    agent.network_changed()
+    assert await asyncio.wait_for(task, SOON_S) == 1
+    assert agent.status().reason == "the interface is gone"
+
+
+async def test_a_host_without_ipv6_says_so(config: AgentConfig) -> None:
+    class Ipv4Only(FakeNetwork):
+        def apply(self, plan):  # type: ignore[no-untyped-def]
+            return super().apply(plan.without_version(6))
+
+    async with running(config, Dialler(UP), Ipv4Only()) as agent:
+        status = await until(agent, connected)
+        assert status.notes == ["IPv6 is off on this host: the tunnel carries IPv4 only"]

@@ -1,0 +1,30 @@
+"""One agent to a folder."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from zgate_agent.runtime_dir import AlreadyRunning, RuntimeDir
+
+
+def test_the_folder_is_made_and_owned_by_one(tmp_path: Path) -> None:
+    directory = RuntimeDir(tmp_path / "a" / "b")
+    with directory.locked():
+        with pytest.raises(AlreadyRunning, match=rf"pid {os.getpid()}\) uses"), directory.locked():
+            pass
+        assert directory.socket_file.parent == directory.path
+    with directory.locked():
+        pass
+
+
+def test_a_killed_owner_owns_nothing(tmp_path: Path) -> None:
+    directory = RuntimeDir(tmp_path)
+    pid = os.fork()
+    if pid == 0:
+        with directory.locked():
+            os._exit(0)
+    os.waitpid(pid, 0)
+    with directory.locked():
+        assert (tmp_path / "agent.lock").read_text() == f"{os.getpid()}\n"
