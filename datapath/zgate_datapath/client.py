@@ -463,6 +463,8 @@ class TunnelClient:
     # The TUN.
 
     def _resume_tun(self) -> None:
+        if self._closed.done():
+            return
         if self._tun_paused and self._tun is not None and self._told is not None:
             self._tun_paused = False
             self._loop.add_reader(self._tun.fd, self._on_tun_readable)
@@ -485,7 +487,9 @@ class TunnelClient:
                 self._packets_up += 1
                 self._bytes_up += len(packet)
         endpoint.flush(connection)
-        if connection.queued_packets() >= connection.queue_packets - _TUN_BATCH_PACKETS:
+        if tun.is_gone:
+            self._fail(ConnectionLost(f"the TUN device {tun.name} is gone"))
+        elif connection.queued_packets() >= connection.queue_packets - _TUN_BATCH_PACKETS:
             # The window is full. What waits, waits in the TUN's own queue, where the
             # kernel's transports see it; `can_send` resumes.
             connection.note_full()

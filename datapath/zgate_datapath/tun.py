@@ -25,11 +25,16 @@ class TunError(OSError):
 
 
 class Tun:
-    """One TUN queue, non-blocking."""
+    """One TUN queue, non-blocking.
+
+    Attributes:
+        is_gone: a read has found that the device exists no more; stop reading.
+    """
 
     def __init__(self, fd: int, name: str) -> None:
         self.fd = fd
         self.name = name
+        self.is_gone = False
 
     @classmethod
     def open(cls, name: str) -> Tun:
@@ -69,10 +74,10 @@ class Tun:
                 append(read(fd, _READ_SIZE_BYTES))
         except BlockingIOError:
             pass
-        except OSError as error:
-            # The link is down (EIO) or has been deleted (EBADFD): nothing to carry.
-            if error.errno not in (errno.EIO, errno.EBADFD):
-                raise
+        except OSError:
+            # EBADFD: somebody has deleted the device. The descriptor stays readable for
+            # good, so a caller that does not look would spin.
+            self.is_gone = True
         return packets
 
     def write(self, packet: bytes) -> bool:

@@ -10,6 +10,8 @@ import asyncio
 import contextlib
 import logging
 import socket
+from collections.abc import Callable
+from typing import Protocol
 
 from zgate_datapath.endpoint import Endpoint
 from zgate_datapath.tun import Tun
@@ -23,6 +25,16 @@ logger = logging.getLogger(__name__)
 _BATCH_PACKETS = 128
 _ICMP_PER_S = 500
 _IPV6_HDRINCL = 36
+
+
+class PacketSender(Protocol):
+    """Who sends a whole IP packet that this host has made."""
+
+    def send(self, packet: bytes) -> None:
+        """Send it, or lose it."""
+
+    def close(self) -> None:
+        """No packet follows."""
 
 
 class IcmpSender:
@@ -61,7 +73,11 @@ class IcmpSender:
 
 
 class Forwarder:
-    """Reads the TUN in batches and flushes each session's connection once per batch."""
+    """Reads the TUN in batches and flushes each session's connection once per batch.
+
+    `icmp` sends errors to the senders of what is dropped, by raw sockets if not given;
+    `on_lost` is called once if the TUN has been deleted: nothing is carried any more.
+    """
 
     def __init__(
         self,
@@ -69,12 +85,16 @@ class Forwarder:
         table: SessionTable,
         endpoint: Endpoint,
         loop: asyncio.AbstractEventLoop,
+        *,
+        icmp: PacketSender | None = None,
+        on_lost: Callable[[], None] = lambda: None,
     ) -> None:
         self._tun = tun
         self._table = table
         self._endpoint = endpoint
         self._loop = loop
-        self._icmp = IcmpSender()
+        self._icmp: PacketSender = icmp or IcmpSender()
+        self._on_lost = on_lost
         self._icmp_bucket = TokenBucket(rate_per_s=_ICMP_PER_S, burst=_ICMP_PER_S)
 
     def start(self) -> None:
@@ -100,6 +120,10 @@ class Forwarder:
                 self._answer(packet, reason, tunnel.mtu_bytes)
             touch(tunnel.connection)
         self._endpoint.flush_touched()
+        if self._tun.is_gone:
+            logger.error("the TUN device %s is gone: nothing is carried any more", self._tun.name)
+            self._loop.remove_reader(self._tun.fd)
+            self._on_lost()
 
     def _answer(self, packet: bytes, reason: DropReason, mtu_bytes: int) -> None:
         if not self._icmp_bucket.allow(self._loop.time()):
