@@ -10,7 +10,10 @@ from dataclasses import dataclass
 from bench.load.udp import MAX_PACKETS_PER_S, UdpProbe
 
 LOSS_LIMIT = 0.01
-MAX_PROBES = 7
+# A little more than the limit may be somebody else's moment on the processor: such a probe is
+# repeated once, and the better one counts.
+NEAR_MISS = 0.05
+MAX_PROBES = 8
 PRECISION = 1.08
 FIRST_RATE_PER_S = 20_000.0
 GROWTH = 2.0
@@ -46,6 +49,9 @@ def find_goodput(probe: Callable[[float], UdpProbe], *, hint_per_s: float | None
     while probes < MAX_PROBES:
         result = probe(rate)
         probes += 1
+        if LOSS_LIMIT < result.loss <= NEAR_MISS and probes < MAX_PROBES:
+            result = min(result, probe(rate), key=lambda one: one.loss)
+            probes += 1
         if result.loss > LOSS_LIMIT:
             bad = result.sent_per_s
         else:

@@ -30,7 +30,9 @@ def results() -> Results:
                 generator_limited_bytes={64},
             ),
             PeerResults("openvpn", "OpenVPN", "OpenVPN 2.6", [sample(300, 0.4, 60_000)]),
-            PeerResults("zgate", "zgate", "zgate 1", [sample(150, 1.6, 30_000)], ["it | fell\n--- its log"]),
+            PeerResults(
+                "zgate", "zgate", "zgate 1", [sample(150, 1.6, 30_000)], ["it | fell\n--- its log"]
+            ),
         ],
     )
 
