@@ -85,8 +85,12 @@ class HostNetwork(Protocol):
     """What the agent needs of a `zgate_agent.routing.Router`. Called in one thread only."""
 
     @property
+    def wanted(self) -> NetworkPlan:
+        """What was asked for last."""
+
+    @property
     def plan(self) -> NetworkPlan:
-        """What is programmed."""
+        """The part of it that this host can have, and that is programmed."""
 
     def apply(self, plan: NetworkPlan) -> NetworkPlan:
         """Bring the host's network to a plan; raises RoutingError."""
@@ -311,9 +315,9 @@ class Agent:
         """Keep the addresses out of the tunnel, of which routes may still be in force."""
 
         def pin() -> None:
-            plan = self._network.plan
-            if plan.routes:
-                self._network.apply(plan.with_pins(candidates))
+            wanted = self._network.wanted
+            if wanted.routes:
+                self._network.apply(wanted.with_pins(candidates))
 
         await self._in_network_thread(pin)
 
@@ -387,9 +391,9 @@ class Agent:
 
     async def _look(self) -> Event | None:
         """Put right what is no longer as programmed, and see whether the way is another one."""
-        plan = self._network.plan
-        if plan.routes or plan.addresses:
-            failure = await self._apply(self._machine.attempt, plan)
+        wanted = self._network.wanted
+        if wanted.routes or wanted.addresses:
+            failure = await self._apply(self._machine.attempt, wanted)
             if failure is not None:
                 return failure
         if self._gateway is None:

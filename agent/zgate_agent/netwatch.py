@@ -27,6 +27,7 @@ _ADDRESS = struct.Struct("=BBBBI")  # ifaddrmsg: family, prefix length, flags, s
 _LINK = struct.Struct("=BxHiII")  # ifinfomsg: family, type, index, flags, change
 _NEWLINK, _NEWADDR, _NEWROUTE, _DELROUTE = 16, 20, 24, 25
 _IFF_UP = 1
+_RTPROT_KERNEL = 2
 _RTM_F_CLONED = 0x200
 _GROUPS = 0x1 | 0x10 | 0x40 | 0x100 | 0x400  # links, IPv4 and IPv6 addresses and routes
 _READ_BYTES = 65536
@@ -59,8 +60,9 @@ def _message_matters(kind: int, body: bytes, tun_index: int) -> bool:
     try:
         if kind in (_NEWROUTE, _DELROUTE):
             _, _, _, _, _, protocol, _, _, flags = _ROUTE.unpack_from(body)
-            is_ours = kind == _NEWROUTE and protocol == ROUTE_PROTOCOL
-            return not is_ours and not flags & _RTM_F_CLONED
+            # The kernel's own routes come with an address, which is told too.
+            is_told = kind == _NEWROUTE and protocol in (ROUTE_PROTOCOL, _RTPROT_KERNEL)
+            return not is_told and not flags & _RTM_F_CLONED
         if kind == _NEWADDR:
             return bool(_ADDRESS.unpack_from(body)[4] != tun_index)
         if kind == _NEWLINK:

@@ -21,12 +21,15 @@ from ipaddress import IPv4Interface, IPv6Interface
 from pathlib import Path
 
 from zgate_agent import leftovers
+from zgate_agent.config import MIN_MTU_BYTES
 from zgate_agent.physical import pins
 from zgate_agent.plan import IpAddress, IpInterface, IpNetwork, NetworkPlan
 from zgate_agent.rtnl import FLAG_ONLINK, ROUTE_PROTOCOL, Route, RoutingError, Rtnl, with_rtnl
 
 logger = logging.getLogger(__name__)
 
+NOTHING = NetworkPlan(mtu_bytes=0)
+"""An MTU of 0: as it is."""
 ROUTE_METRIC = 50
 # The kernel takes routes away by itself when an interface loses its last address of a family:
 # the second round puts them back.
@@ -106,13 +109,14 @@ class Router:
     """The host's network, as far as it is one agent's. Not thread-safe: one call at a time.
 
     Attributes:
-        plan: what is programmed.
+        wanted: what was asked for last.
+        plan: the part of it that this host can have, and that is programmed.
     """
 
     def __init__(self, tun_name: str, leftovers_file: Path) -> None:
         self._tun_name = tun_name
         self._leftovers_file = leftovers_file
-        self.plan = NetworkPlan(mtu_bytes=0)
+        self.wanted = self.plan = NOTHING
 
     def clean_up_leftovers(self) -> int:
         """Remove what a killed agent left behind; return how many routes. RoutingError."""
@@ -126,11 +130,13 @@ class Router:
         return removed
 
     def prepare(self) -> None:
-        """Set up the TUN, just opened, so that it makes no address of its own."""
+        """See that the TUN makes no address of its own. RoutingError if it cannot be."""
+        settings = _IPV6_SETTINGS / self._tun_name
+        if not settings.exists():
+            return  # no IPv6: nothing to switch off
         for key, value in _TUN_SYSCTLS.items():
-            # Without IPv6 in the kernel there is nothing to switch off.
-            with contextlib.suppress(FileNotFoundError), _as_routing_error(f"cannot set {key}"):
-                (_IPV6_SETTINGS / self._tun_name / key).write_text(value)
+            with _as_routing_error(f"cannot set {settings / key}"):
+                (settings / key).write_text(value)
 
     def has_ipv6(self) -> bool:
         """Whether the host lets the TUN speak IPv6."""
@@ -146,8 +152,11 @@ class Router:
         Raises:
             RoutingError: it could not be done, and nothing of it, nor of an earlier plan, is left.
         """
-        possible = plan if self.has_ipv6() else plan.without_version(6)
+        self.wanted = possible = plan
         try:
+            with_rtnl(f"cannot set up {self._tun_name}", lambda rtnl: self._wake_ipv6(rtnl, plan))
+            if not self.has_ipv6():
+                possible = plan.without_version(6)
             with _as_routing_error(f"cannot write {self._leftovers_file}"):
                 leftovers.remember(self._leftovers_file, {*self.plan.pins, *possible.pins})
             with_rtnl(
@@ -176,6 +185,13 @@ class Router:
             return PhysicalPath(way.interface, way.via, way.source)
 
         return with_rtnl(f"cannot find the way to {address}", look)
+
+    def _wake_ipv6(self, rtnl: Rtnl, plan: NetworkPlan) -> None:
+        """Undo an MTU that is too small for IPv6, with which the kernel has switched it off."""
+        link = rtnl.link(self._tun_name)
+        if link.mtu_bytes < MIN_MTU_BYTES <= plan.mtu_bytes:
+            rtnl.set_mtu(link.index, plan.mtu_bytes)
+        self.prepare()
 
     def _bring_to(self, rtnl: Rtnl, plan: NetworkPlan) -> None:
         for _ in range(_MAX_ROUNDS):
@@ -223,10 +239,10 @@ class Router:
 
     def _take_back(self, addresses: set[IpAddress]) -> None:
         """Remove TUN routes and addresses, then pins, each even if the other fails."""
-        self.plan = NetworkPlan(mtu_bytes=0, pins=tuple(addresses))
-        nothing = NetworkPlan(mtu_bytes=0)
+        self.wanted = NOTHING
+        self.plan = replace(NOTHING, pins=tuple(addresses))
         try:
-            with_rtnl(f"cannot clear {self._tun_name}", lambda rtnl: self._bring_to(rtnl, nothing))
+            with_rtnl(f"cannot clear {self._tun_name}", lambda rtnl: self._bring_to(rtnl, NOTHING))
         except RoutingError as error:
             # The TUN itself may be gone, and its routes with it; the pins are not.
             logger.warning("%s", error)
@@ -235,7 +251,7 @@ class Router:
             self._leftovers_file.unlink(missing_ok=True)
         except (RoutingError, OSError) as error:
             logger.warning("%s; the next start tries again", error)
-        self.plan = nothing
+        self.plan = NOTHING
 
 
 def _is_host_route(network: IpNetwork) -> bool:

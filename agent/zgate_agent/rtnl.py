@@ -95,10 +95,9 @@ class Rtnl:
         return Link(int(row["index"]), int(row.get_attr("IFLA_MTU")), row["state"] == "up")
 
     def addresses(self, index: int) -> frozenset[IpInterface]:
-        """Addresses of an interface, without the link-local ones."""
+        """Addresses of an interface."""
         rows = self._route.get_addr(index=index)
-        found = (ip_interface(f"{_own_address(row)}/{row['prefixlen']}") for row in rows)
-        return frozenset(one for one in found if not one.is_link_local)
+        return frozenset(ip_interface(f"{_own_address(row)}/{row['prefixlen']}") for row in rows)
 
     def routes(self) -> list[Route]:
         """The main table, both families."""

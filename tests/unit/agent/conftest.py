@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from zgate_agent.config import AgentConfig, load_config
 from zgate_agent.plan import IpAddress, NetworkPlan
-from zgate_agent.routing import PhysicalPath
+from zgate_agent.routing import NOTHING, PhysicalPath
 from zgate_datapath.client import ClientConfig, TunnelError, TunnelState
 from zgate_protocol.drop_reason import DropReason
 from zgate_protocol.ip_range import EVERYTHING
@@ -77,7 +77,9 @@ class FakeTunnel:
 class FakeNetwork:
     """Remembers what was asked of it."""
 
-    plan: NetworkPlan = field(default_factory=lambda: NetworkPlan(mtu_bytes=0))
+    wanted: NetworkPlan = NOTHING
+    plan: NetworkPlan = NOTHING
+    has_ipv6: bool = True
     path: PhysicalPath | None = PATH
     failure: Exception | None = None
     calls: list[str] = field(default_factory=list)
@@ -87,14 +89,15 @@ class FakeNetwork:
         self.calls.append("apply")
         self.pinned.append(plan.pins)
         if self.failure is not None:
-            self.plan = NetworkPlan(mtu_bytes=0)
+            self.wanted = self.plan = NOTHING
             raise self.failure
-        self.plan = plan
-        return plan
+        self.wanted = plan
+        self.plan = plan if self.has_ipv6 else plan.without_version(6)
+        return self.plan
 
     def withdraw(self) -> None:
         self.calls.append("withdraw")
-        self.plan = NetworkPlan(mtu_bytes=0)
+        self.wanted = self.plan = NOTHING
 
     def path_to(self, address: IpAddress) -> PhysicalPath | None:
         return self.path

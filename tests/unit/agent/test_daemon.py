@@ -351,10 +351,10 @@ async def test_a_tun_that_was_removed_ends_the_agent(config: AgentConfig) -> Non
 
 
 async def test_a_host_without_ipv6_says_so(config: AgentConfig) -> None:
-    class Ipv4Only(FakeNetwork):
-        def apply(self, plan):  # type: ignore[no-untyped-def]
-            return super().apply(plan.without_version(6))
-
-    async with running(config, Dialler(UP), Ipv4Only()) as agent:
+    network = FakeNetwork(has_ipv6=False)
+    async with running(config, Dialler(UP), network) as agent:
         status = await until(agent, connected)
         assert status.notes == ["IPv6 is off on this host: the tunnel carries IPv4 only"]
+        network.has_ipv6 = True
+        agent.network_changed()
+        assert (await until(agent, lambda one: len(one.addresses) == 2)).notes == []

@@ -13,7 +13,7 @@ from zgate_agent.rtnl import ROUTE_PROTOCOL
 
 TUN, ETH = 9, 2
 NEWLINK, DELLINK, NEWADDR, DELADDR, NEWROUTE, DELROUTE = 16, 17, 20, 21, 24, 25
-STATIC, CLONED, UP = 4, 0x200, 1
+KERNEL, STATIC, CLONED, UP = 2, 4, 0x200, 1
 
 
 def message(kind: int, body: bytes) -> bytes:
@@ -36,6 +36,7 @@ MATTERS = {
     "a default route": route(NEWROUTE, STATIC),
     "a lost route": route(DELROUTE, STATIC),
     "somebody removed one of ours": route(DELROUTE, ROUTE_PROTOCOL),
+    "a route that went with an address": route(DELROUTE, KERNEL),
     "a new address": address(NEWADDR, ETH),
     "a lost address": address(DELADDR, ETH),
     "a virtual IP taken away": address(DELADDR, TUN),
@@ -47,6 +48,7 @@ MATTERS = {
 }
 DOES_NOT = {
     "our own route": route(NEWROUTE, ROUTE_PROTOCOL),
+    "the route that comes with an address": route(NEWROUTE, KERNEL),
     "a cached route": route(NEWROUTE, STATIC, CLONED),
     "our own address": address(NEWADDR, TUN),
     "our own TUN": link(NEWLINK, TUN, UP),
