@@ -6,6 +6,7 @@ What the demo, the end-to-end tests and the bench start; nothing here imports ga
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -142,6 +143,18 @@ class Deployment:
             f"the session of {name}",
         )
         return session or {}
+
+    def reconnect(self, name: str) -> dict[str, Any]:
+        """SIGHUP: the agent drops its session and dials anew; the new session."""
+        before = self.sessions().get(name, {}).get("session_id")
+        agent = self.agents[name]
+        agent.signal(signal.SIGHUP)
+
+        def is_another() -> bool:
+            return bool(self.sessions().get(name, {}).get("session_id") not in (None, before))
+
+        agent.wait_for(is_another, START_TIMEOUT_S, f"a new session of {name}")
+        return self.wait_connected(name, agent)
 
     def is_connected(self, name: str) -> bool:
         """Whether the agent has a session, and the host's network set up for it."""

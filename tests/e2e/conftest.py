@@ -2,61 +2,27 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from e2e_support.world import World, prepare
 from zgate_lab.deployment import Deployment
-from zgate_lab.internet import Internet, WebServer
+from zgate_lab.internet import Internet
 
-POLICY = """\
-version: "1.0"
-metadata: {name: e2e}
-default_action: deny
-clients:
-  alice:
-    rules:
-      - id: allow-office-web
-        type: ip_cidr
-        action: allow
-        destinations: [10.20.0.0/24, "fd00:20::/64"]
-        protocols: [tcp]
-        ports: [443, 5001-5100]
-      - id: allow-office-udp
-        type: ip_cidr
-        action: allow
-        destinations: [10.20.0.0/24, "fd00:20::/64"]
-        protocols: [udp]
-        ports: [5001-5100]
-      - id: allow-office-ping
-        type: ip_cidr
-        action: allow
-        destinations: [10.20.0.0/24, "fd00:20::/64"]
-        protocols: [icmp]
-  bob:
-    rules:
-      - id: deny-office
-        type: ip_cidr
-        action: deny
-        destinations: [10.20.0.0/24, "fd00:20::/64"]
-groups:
-  staff:
-    rules:
-      - id: staff-ping
-        type: ip_cidr
-        action: allow
-        destinations: [10.66.0.0/24]
-        protocols: [icmp]
-"""
+LOG_TAIL_CHARACTERS = 4000
+
+_live: list[Deployment] = []
 
 
-@dataclass
-class World:
-    """What a test looks at."""
-
-    internet: Internet
-    zgate: Deployment
-    office: WebServer
+@pytest.fixture(scope="session")
+def identities(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the certificates are, once somebody has made them."""
+    return tmp_path_factory.mktemp("identities") / "made"
 
 
 @pytest.fixture
@@ -67,21 +33,35 @@ def internet() -> Iterator[Internet]:
 
 
 @pytest.fixture
-def deployment(internet: Internet) -> Deployment:
+def deployment(internet: Internet, identities: Path) -> Iterator[Deployment]:
     """Certificates and policy made, nothing started."""
-    made = Deployment(internet, POLICY)
-    made.make_identities({"alice": [], "bob": [], "carol": ["staff"]})
-    return made
+    made = prepare(internet, identities)
+    _live.append(made)
+    yield made
+    _live.remove(made)
 
 
 @pytest.fixture(scope="module")
-def world() -> Iterator[World]:
+def world(identities: Path) -> Iterator[World]:
     """Gateway, alice on device1, bob on device2, an office that serves HTTPS; one per module."""
     with Internet.open() as internet:
-        zgate = Deployment(internet, POLICY)
-        zgate.make_identities({"alice": [], "bob": [], "carol": ["staff"]})
+        zgate = prepare(internet, identities)
+        _live.append(zgate)
         office = internet.start_web_server(internet.office)
         zgate.start_gateway()
         zgate.start_agent("alice", internet.device1)
         zgate.start_agent("bob", internet.device2)
         yield World(internet, zgate, office)
+        _live.remove(zgate)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    """A failed test shows what gateway and agents wrote: their folder goes with the lab."""
+    report = yield
+    if report.failed and item.path.is_relative_to(Path(__file__).parent):
+        for deployment in _live:
+            for log in sorted(deployment.directory.glob("*.log")):
+                text = log.read_text(errors="replace")[-LOG_TAIL_CHARACTERS:]
+                report.sections.append((log.name, text))
+    return report

@@ -1,0 +1,152 @@
+"""Path MTU discovery through the tunnel, whichever part of the way is the narrow one."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Iterator
+
+import pytest
+from e2e_support.world import ECHO_PORT, STREAM_PORT, World
+from zgate_lab.echo import UdpClient, UdpEcho
+from zgate_lab.internet import Host
+from zgate_lab.stream import TcpStream
+from zgate_lab.traffic import ping
+from zgate_lab.waiting import wait_until
+
+ORDINARY_BYTES = 1500
+NARROW_BYTES = 1400
+# IPv4, UDP, and what QUIC and the datagram's head need.
+MOST_INNER_BYTES = NARROW_BYTES - 28 - 24
+LEAST_PATH_BYTES = 1331 + 28
+IP_MTU, IP_MTU_DISCOVER, IP_PMTUDISC_DO = 14, 10, 2
+IPV6_MTU, IPV6_MTU_DISCOVER = 24, 23
+HEADERS_BYTES = {"ipv4": 28, "ipv6": 48}
+MEGABYTE = 1_000_000
+
+
+@pytest.fixture(params=("ipv4", "ipv6"))
+def family(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(autouse=True)
+def ordinary_path(world: World) -> Iterator[None]:
+    """Each test begins and ends with a path of 1500 bytes and an agent that knows it."""
+    yield
+    world.internet.set_path_mtu(ORDINARY_BYTES)
+    world.internet.set_site_mtu(ORDINARY_BYTES)
+    forget_paths(world)
+    world.zgate.reconnect("alice")
+
+
+def forget_paths(world: World) -> None:
+    """Whoever learned a path's MTU remembers it for ten minutes."""
+    for namespace in world.internet.lab.namespaces.values():
+        namespace.ip("route flush cache")
+        namespace.run("ip", "-6", "route", "flush", "cache")
+
+
+def session_mtu(world: World) -> int:
+    return int(world.zgate.sessions()["alice"]["mtu_bytes"])
+
+
+@pytest.mark.parametrize("upload", [True, False], ids=["upload", "download"])
+def test_tcp_goes_on_when_the_path_shrinks(world: World, family: str, upload: bool) -> None:
+    address = getattr(world.internet.office, family)
+    with TcpStream(
+        world.alice, world.internet.office, address, STREAM_PORT, upload=upload
+    ) as stream:
+        stream.wait_for_more(MEGABYTE, 10.0)
+        world.internet.set_path_mtu(NARROW_BYTES)
+        stream.wait_for_more(3 * MEGABYTE, 20.0)
+        stream.finish()
+    assert 1280 <= session_mtu(world) <= MOST_INNER_BYTES
+    wait_until(
+        lambda: world.zgate.agent_status("alice")["mtu_bytes"] <= MOST_INNER_BYTES,
+        5.0,
+        "the agent's TUN to follow",
+    )
+
+
+def test_ipv6_has_its_1280_bytes_on_the_narrowest_path(world: World) -> None:
+    world.internet.set_path_mtu(LEAST_PATH_BYTES)
+    world.zgate.reconnect("alice")
+    assert session_mtu(world) >= 1280
+    result = ping(
+        world.alice,
+        world.internet.office.ipv6,
+        payload_bytes=1280 - HEADERS_BYTES["ipv6"],
+        dont_fragment=True,
+    )
+    assert result.lost == 0, result.output
+
+
+def test_office_senders_get_packet_too_big(world: World, family: str) -> None:
+    """The session carries less than `zgate0` does: the gateway itself tells the sender."""
+    world.internet.set_path_mtu(NARROW_BYTES)
+    world.zgate.reconnect("alice")
+    mtu_bytes = session_mtu(world)
+    assert mtu_bytes <= MOST_INNER_BYTES
+    office = world.internet.office
+    with open_server(office, family) as server:
+        with UdpClient(world.alice, getattr(office, family), ECHO_PORT) as client:
+            client.socket.send(b"hello")
+            server.settimeout(5.0)
+            _, peer = server.recvfrom(100)
+            server.connect(peer)
+            answer = bytes(1420 - HEADERS_BYTES[family])
+            server.send(answer)
+            wait_until(lambda: known_mtu(server, family) < 1420, 5.0, "an ICMP error")
+        assert known_mtu(server, family) == mtu_bytes
+
+
+def test_a_narrow_office_path_is_told_to_the_client(world: World, family: str) -> None:
+    """An ICMP error of a router behind the masquerade comes back through the tunnel."""
+    world.internet.set_site_mtu(1300)
+    office = world.internet.office
+    with (
+        UdpEcho(office, ECHO_PORT),
+        UdpClient(world.alice, getattr(office, family), ECHO_PORT) as client,
+    ):
+        dont_fragment(client.socket, family)
+        packet = bytes(1400 - HEADERS_BYTES[family])
+        client.socket.send(packet)
+        wait_until(lambda: known_mtu(client.socket, family) == 1300, 5.0, "an ICMP error")
+        assert client.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.EMSGSIZE
+        assert client.ask(bytes(1300 - HEADERS_BYTES[family])) is not None
+
+
+def test_tcp_goes_on_when_the_office_path_shrinks(world: World, family: str) -> None:
+    office = world.internet.office
+    with TcpStream(
+        world.alice, office, getattr(office, family), STREAM_PORT, upload=True
+    ) as stream:
+        stream.wait_for_more(MEGABYTE, 10.0)
+        world.internet.set_site_mtu(1300)
+        stream.wait_for_more(2 * MEGABYTE, 20.0)
+        stream.finish()
+
+
+def open_server(office: Host, family: str) -> socket.socket:
+    """A UDP socket in the office that sends with "don't fragment"."""
+    kind = socket.AF_INET if family == "ipv4" else socket.AF_INET6
+    with office.namespace.entered():
+        server = socket.socket(kind, socket.SOCK_DGRAM)
+    server.bind((str(getattr(office, family)), ECHO_PORT))
+    dont_fragment(server, family)
+    return server
+
+
+def dont_fragment(sock: socket.socket, family: str) -> None:
+    if family == "ipv4":
+        sock.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DO)
+    else:
+        sock.setsockopt(socket.IPPROTO_IPV6, IPV6_MTU_DISCOVER, IP_PMTUDISC_DO)
+
+
+def known_mtu(sock: socket.socket, family: str) -> int:
+    """What the kernel knows of the connected socket's path."""
+    if family == "ipv4":
+        return sock.getsockopt(socket.IPPROTO_IP, IP_MTU)
+    return sock.getsockopt(socket.IPPROTO_IPV6, IPV6_MTU)
