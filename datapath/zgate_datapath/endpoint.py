@@ -31,6 +31,8 @@ logger = logging.getLogger(__name__)
 CONNECTION_ID_BYTES = 8
 _LEAST_INITIAL_ID_BYTES = 8
 _RECEIVE_CALLS = 16
+# No deadline is nearer than aioquic's ACK delay.
+_TIMER_SLACK_S = 0.001
 
 
 class Endpoint:
@@ -46,6 +48,9 @@ class Endpoint:
         self._touched: set[Connection] = set()
         self._timers: dict[Connection, tuple[float, asyncio.TimerHandle]] = {}
         self._empty = asyncio.Event()
+        # What a batch set off may be answered by the time it is done: whoever can tell cheaply
+        # adds its packets to the same flush.
+        self.after_batch: Callable[[], None] | None = None
 
     async def wait_empty(self) -> None:
         """Wait until the last connection has ended."""
@@ -129,8 +134,10 @@ class Endpoint:
         self._arm(connection)
 
     def _arm(self, connection: Connection) -> None:
-        at = connection.next_timer()
         armed = self._timers.get(connection)
+        if armed is not None and armed[0] <= self.loop.time() + _TIMER_SLACK_S:
+            return  # it asks again then
+        at = connection.next_timer()
         if armed is not None:
             # An earlier alarm than needed is harmless and cheaper than cancelling each
             # time an idle timeout moves on.
@@ -151,10 +158,14 @@ class Endpoint:
 
     def _on_readable(self) -> None:
         now = self.loop.time()
+        is_empty = True
         for packets, address in self.udp.receive_batch(_RECEIVE_CALLS):
+            is_empty = False
             self._dispatch(packets, address, now)
-        if errors := self.udp.path_errors():
+        if (is_empty or self.udp.error_pending) and (errors := self.udp.path_errors()):
             self._heed(errors, now)
+        if self.after_batch is not None:
+            self.after_batch()
         self.flush_touched()
 
     def _heed(self, errors: Sequence[PathError], now: float) -> None:

@@ -36,6 +36,8 @@ _FRAME_DATAGRAM_WITH_LENGTH = 0x31
 # A burst of a batch may overtake another on the path; aioquic's own window of 128 packets
 # would take the overtaken ones for duplicates.
 _REPLAY_WINDOW_PACKETS = 4096
+# The idle timer (seconds long) restarts this often at most: computing it costs per packet.
+_IDLE_RESTART_INTERVAL_S = 0.1
 # aioquic's own bound (`MAX_ACK_RANGES`).
 _MAX_ACK_RANGES = 64
 # Acknowledge at once when this many wait; fewer wait for aioquic's ACK timer (1 ms or so).
@@ -125,6 +127,7 @@ class PythonEngine:
         self._send_keys = _DirectionKeys()
         self._keys_since_packet = 0
         self._unacknowledged = 0
+        self._idle_restarted_at = float("-inf")
         self.counters = EngineCounters()
 
     # Receive.
@@ -249,7 +252,9 @@ class PythonEngine:
         self._unacknowledged += len(numbers)
         if self._unacknowledged >= _ACK_AT_ONCE_PACKETS:
             space.ack_at = now
-        quic._close_at = now + quic._idle_timeout()
+        if now >= self._idle_restarted_at + _IDLE_RESTART_INTERVAL_S:
+            self._idle_restarted_at = now
+            quic._close_at = now + quic._idle_timeout()
         quic._ack_eliciting_sent_since_receipt = False
 
     # Send.

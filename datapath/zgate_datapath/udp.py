@@ -62,6 +62,7 @@ class UdpSocket:
         self._socket = sock
         self._gso = True
         self.dropped_on_send = 0
+        self.error_pending = False
         sock.setblocking(False)
         _prefer_large_buffers(sock)
         _discover_path_mtu(sock)
@@ -127,6 +128,7 @@ class UdpSocket:
                 return
             except OSError:
                 # A pending ICMP error: reported by `path_errors`, never fatal.
+                self.error_pending = True
                 continue
             segment_bytes = 0
             for level, kind, value in ancillary:
@@ -180,12 +182,14 @@ class UdpSocket:
             self._socket.sendmsg((datagram,), (), 0, address)
         except OSError as error:
             self.dropped_on_send += 1
+            self.error_pending = True
             return error.errno != errno.EMSGSIZE
         return True
 
     def path_errors(self, limit: int = 16) -> list[PathError]:
         """What waits in the error queue, at most `limit` entries."""
         errors: list[PathError] = []
+        self.error_pending = False
         for _ in range(limit):
             try:
                 _, ancillary, _, address = self._socket.recvmsg(
