@@ -102,16 +102,22 @@ class WanPath:
         return self._settings.delay_ms + self._random.uniform(-jitter_ms, jitter_ms)
 
 
-def open_tun(namespace: str, interface: str, mtu_bytes: int) -> int:
-    """Make a TUN in a namespace, up, without addresses; return its non-blocking descriptor."""
+def open_tun(namespace: str, interface: str) -> int:
+    """Make a TUN in a namespace, still down; return its non-blocking descriptor.
+
+    The interface lives as long as the descriptor is open.
+    """
     with in_namespace(namespace):
         descriptor = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
         request = struct.pack("16sH22x", interface.encode(), IFF_TUN | IFF_NO_PI)
         fcntl.ioctl(descriptor, TUNSETIFF, request)
-    ip_batch(
-        namespace,
-        [f"link set {interface} mtu {mtu_bytes} txqueuelen {QUEUE_LENGTH_PACKETS} up"],
-    )
+    return descriptor
+
+
+def _open_end(namespace: str, interface: str, mtu_bytes: int) -> int:
+    descriptor = open_tun(namespace, interface)
+    settings = f"mtu {mtu_bytes} txqueuelen {QUEUE_LENGTH_PACKETS} up"
+    ip_batch(namespace, [f"link set {interface} {settings}"])
     return descriptor
 
 
@@ -171,7 +177,7 @@ def main() -> None:
         **{one.name: getattr(arguments, one.name) for one in fields(WanSettings)}
     )
     one, other = (
-        open_tun(name, arguments.interface, arguments.mtu_bytes) for name in arguments.namespaces
+        _open_end(name, arguments.interface, arguments.mtu_bytes) for name in arguments.namespaces
     )
     print(READY, flush=True)
     carry(WanPath(settings), (one, other), arguments.lifetime_s)
