@@ -290,7 +290,7 @@ class _Parser:
         if text in _WORDS:
             return _WORDS[text]
         if _INTEGER.match(text):
-            if len(text) > _MAX_INTEGER_DIGITS:
+            if len(text.lstrip("+-")) > _MAX_INTEGER_DIGITS:
                 self.refuse(f"expected at most {_MAX_INTEGER_DIGITS} digits, got more", line)
             return int(text)
         if _DECIMAL.match(text):

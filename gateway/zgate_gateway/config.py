@@ -186,7 +186,8 @@ class GatewayConfig(StrictModel):
         if self.uplink.interface == self.tun.name:
             raise misfit("uplink.interface", "another interface than the TUN itself")
         if self.sessions.max > self.limits.max_clients:
-            raise misfit("sessions.max", f"at most limits.max_clients ({self.limits.max_clients})")
+            bound = f"at most limits.max_clients ({self.limits.max_clients})"
+            raise misfit("sessions.max", bound, str(self.sessions.max))
         return self
 
 

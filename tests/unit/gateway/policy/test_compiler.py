@@ -130,6 +130,8 @@ def networks(draw):
     family = draw(st.sampled_from([4, 6]))
     width = WIDTHS[family]
     value = BASES[family] ^ (draw(st.integers(0, 7)) << draw(st.sampled_from([0, 3, 16, 24])))
+    if draw(st.booleans()):  # the last address of its enclosing networks
+        value |= (1 << draw(st.sampled_from([3, 8, 16]))) - 1
     bits = width - draw(st.one_of(st.integers(0, 8), st.integers(0, width)))
     return str(ip_network((value >> (width - bits) << (width - bits), bits)))
 
@@ -212,12 +214,15 @@ def packets(draw, dicts):
 
 
 @settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
-@given(st.data(), st.lists(rule_dicts, max_size=12), st.booleans())
-def test_the_tables_decide_as_the_first_matching_rule(data, dicts, merges_parents):
+@given(
+    st.data(),
+    st.lists(rule_dicts, max_size=12),
+    st.sampled_from([(16, 2, 4096), (-1, 0, 0), (2, 0, 0), (0, 1, 0), (0, 0, 20)]),
+)
+def test_the_tables_decide_as_the_first_matching_rule(data, dicts, merging):
     rules = make_rules(dicts)
     with pytest.MonkeyPatch.context() as patch:
-        if not merges_parents:
-            refuse_to_merge(patch)
+        set_merging(patch, *merging)
         policy = compile_policy(rules, Action.DENY)
     kernel = Kernel(policy)
     assert policy.rules == tuple(rule.action for rule in rules)
@@ -226,12 +231,16 @@ def test_the_tables_decide_as_the_first_matching_rule(data, dicts, merges_parent
         assert kernel.visited <= MAX_LIST_DEPTH
 
 
-def refuse_to_merge(patch):
-    """Leave every parent where it is, so that the chains are walked."""
+def set_merging(patch, free_entries, free_factor, extra_entries):
+    """Merge parents more or less eagerly; (-1, 0, 0) leaves every chain to be walked."""
     patch.setattr(compiler, "_cache", type(compiler._cache)())
-    patch.setattr(compiler, "_FREE_ENTRIES", -1)
-    patch.setattr(compiler, "_FREE_FACTOR", 0)
-    patch.setattr(compiler, "_EXTRA_ENTRIES", 0)
+    patch.setattr(compiler, "_FREE_ENTRIES", free_entries)
+    patch.setattr(compiler, "_FREE_FACTOR", free_factor)
+    patch.setattr(compiler, "_EXTRA_ENTRIES", extra_entries)
+
+
+def refuse_to_merge(patch):
+    set_merging(patch, -1, 0, 0)
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
