@@ -132,7 +132,8 @@ class TunLink:
         def remove(route: Any) -> None:
             index = _index(route, self.name)
             route.link("set", index=index, state="down")
-            route.tc("del", "clsact", index)
+            if any(one.get_attr("TCA_KIND") == "clsact" for one in route.get_qdiscs(index=index)):
+                route.tc("del", "clsact", index)
 
         rtnl(f"cannot detach the programs from {self.name}", remove)
 

@@ -12,8 +12,6 @@ listening to router advertisements, and drops the default route that it has from
 """
 
 import json
-import os
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,8 +111,8 @@ class Sysctls:
             changes += _ipv4_changes(tun_name)
         if not before.is_on_ipv6:
             changes += _ipv6_changes(tun_name)
+        self._save(tuple(changes))
         self._changes = tuple(changes)
-        self._save()
         for change in self._changes:
             _write(change.key, change.after)
 
@@ -129,6 +127,8 @@ class Sysctls:
 
     def restore(self) -> None:
         """Put back what this object changed, and forget it. Idempotent."""
+        if not self._changes:
+            return
         _put_back(self._changes)
         self._changes = ()
         self._state_file.unlink(missing_ok=True)
@@ -149,22 +149,26 @@ class Sysctls:
         self._state_file.unlink(missing_ok=True)
         return restored
 
-    def _save(self) -> None:
-        state = SysctlState(_boot_id(), _namespace(), self._changes)
-        self._state_file.parent.mkdir(parents=True, exist_ok=True)
+    def _save(self, changes: tuple[Change, ...]) -> None:
+        if not changes:
+            return
         temporary = self._state_file.with_suffix(".new")
-        with temporary.open("w") as file:
-            file.write(state.to_json())
-            file.flush()
-            os.fsync(file.fileno())
-        shutil.move(temporary, self._state_file)
+        try:
+            self._state_file.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_text(SysctlState(_boot_id(), _namespace(), changes).to_json())
+            temporary.replace(self._state_file)
+        except OSError as error:
+            raise NetError(
+                f"cannot remember the host's sysctls in {self._state_file}: {error.strerror}"
+                " (the gateway's runtime directory must be writable)"
+            ) from error
 
 
 def _ipv4_changes(tun_name: str) -> Iterator[Change]:
     yield Change(IPV4_FORWARD, "0", "1")
-    yield from _present("ipv4/conf/all/accept_redirects", "0")
+    yield _change_to("ipv4/conf/all/accept_redirects", "0")
     for interface in _interfaces("ipv4", tun_name):
-        yield from _present(f"ipv4/conf/{interface}/forwarding", "1")
+        yield _change_to(f"ipv4/conf/{interface}/forwarding", "1")
 
 
 def _ipv6_changes(tun_name: str) -> Iterator[Change]:
@@ -174,14 +178,12 @@ def _ipv6_changes(tun_name: str) -> Iterator[Change]:
             yield Change(key, "1", "2")
     yield Change(IPV6_FORWARD, "0", "1")
     for interface in _interfaces("ipv6", tun_name):
-        yield from _present(f"ipv6/conf/{interface}/forwarding", "1")
+        yield _change_to(f"ipv6/conf/{interface}/forwarding", "1")
 
 
-def _present(key: str, after: str) -> Iterator[Change]:
-    """A change of an existing sysctl, unless it has the value already."""
-    before = _read(key)
-    if before != after:
-        yield Change(key, before, after)
+def _change_to(key: str, after: str) -> Change:
+    """A change, or what looks like none: putting the switch back would change it then."""
+    return Change(key, _read(key), after)
 
 
 def _interfaces(family: str, tun_name: str) -> list[str]:
