@@ -9,6 +9,7 @@ from pathlib import Path
 
 from bench.peers.peer import first_line
 
+BUSY_LOAD_PER_CORE = 0.3
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -25,6 +26,11 @@ def collect(command: str) -> dict[str, str]:
         "aioquic": version("aioquic"),
         "iperf3": first_line("iperf3", "--version"),
     }
+
+
+def is_busy() -> bool:
+    """Tell whether the machine has had enough other work lately to spoil the numbers."""
+    return os.getloadavg()[0] > BUSY_LOAD_PER_CORE * (os.cpu_count() or 1)
 
 
 def commit() -> str:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from bench import metrics
-from bench.cpu import cpu_seconds, peak_memory_mb
+from bench.cpu import cpu_seconds, peak_memory_mb, reset_peak_memory
 from bench.hosts import SERVER, Hosts
 from bench.load.rtt import PingSeries, RttResult
 from bench.load.tcp import Direction, TcpResult, run_tcp
@@ -43,13 +43,16 @@ class Turn:
 
     def run(self) -> Sample:
         """Measure everything; the sample also stays in `sample` if something fails."""
+        gateway = self.peer.gateway_process
+        if gateway is not None:
+            reset_peak_memory(gateway.pid)
         self._measure_idle()
         losses = [self._measure_tcp(direction) for direction in Direction]
         self.sample[metrics.LOSS_TCP.key] = sum(losses) / len(losses)
         for size in metrics.UDP_PAYLOADS_BYTES:
             self._measure_udp(size)
-        if self.peer.gateway_process is not None:
-            self.sample[metrics.MEMORY.key] = peak_memory_mb(self.peer.gateway_process.pid)
+        if gateway is not None:
+            self.sample[metrics.MEMORY.key] = peak_memory_mb(gateway.pid)
         return self.sample
 
     def _measure_idle(self) -> None:

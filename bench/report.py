@@ -34,13 +34,14 @@ def references(results: Results) -> list[str]:
     return [one for one in REFERENCES if one in present and SUBJECT in present]
 
 
-def rows(results: Results) -> list[list[str]]:
+def rows(results: Results, *, spread: bool = False) -> list[list[str]]:
     """One row for each metric: its name, a cell for each peer, the ratios."""
+    cell = _with_spread if spread else _cell
     medians = {peer.name: peer.medians() for peer in results.peers}
     subject = medians.get(SUBJECT, {})
     table = []
     for metric in METRICS:
-        cells = [_cell(metric, peer) for peer in results.peers]
+        cells = [cell(metric, peer) for peer in results.peers]
         ratios = [
             format_ratio(
                 ratio(subject.get(metric.key), medians.get(one, {}).get(metric.key)), metric
@@ -63,8 +64,21 @@ def _cell(metric: Metric, peer: PeerResults) -> str:
     value = peer.medians().get(metric.key)
     if value is None:
         return MISSING
-    limited = any(metric is UDP[size] for size in peer.generator_limited_bytes)
-    return f"{LIMITED if limited else ''}{value * metric.factor:,.{metric.digits}f}"
+    limited = any(metric is UDP[size] and peer.is_generator_limited(size) for size in UDP)
+    return f"{LIMITED if limited else ''}{_number(metric, value)}"
+
+
+def _number(metric: Metric, value: float) -> str:
+    return f"{value * metric.factor:,.{metric.digits}f}"
+
+
+def _with_spread(metric: Metric, peer: PeerResults) -> str:
+    """The cell with the lowest and the highest round, for whoever wants to know how sure it is."""
+    spread = peer.spread(metric)
+    cell = _cell(metric, peer)
+    if spread is None:
+        return cell
+    return f"{cell} ({_number(metric, spread[0])}..{_number(metric, spread[1])})"
 
 
 def target_line(outcome: Outcome) -> str:
@@ -75,12 +89,10 @@ def target_line(outcome: Outcome) -> str:
 
 def notes(results: Results) -> list[str]:
     """What the reader has to know beside the numbers."""
-    offloads = "on" if results.settings.offloads else "off"
-    lines = [
-        f"Medians of {results.settings.rounds} interleaved rounds;"
-        f" TCP flows of {results.settings.tcp_seconds:g} s, one stream; offloads {offloads}.",
-    ]
-    if any(peer.generator_limited_bytes for peer in results.peers):
+    lines = [results.settings.summary]
+    if results.is_busy:
+        lines.append("The machine had other work when the run began: do not trust the numbers.")
+    if any(peer.is_generator_limited(size) for peer in results.peers for size in UDP):
         lines.append(f"{LIMITED.strip()} the load generator was the limit, not the peer.")
     lines += [
         f"{peer.title} failed in {len(peer.failures)} of {results.settings.rounds} rounds:"
@@ -114,7 +126,7 @@ def to_markdown(results: Results) -> str:
     lines += [f"- {peer.title}: {peer.version}" for peer in results.peers]
     lines += ["", *notes(results), ""]
     lines += [_markdown_row(title), _markdown_row([":--", *["--:"] * (len(title) - 1)])]
-    lines += [_markdown_row(row) for row in rows(results)]
+    lines += [_markdown_row(row) for row in rows(results, spread=True)]
     lines += ["", "## Targets", ""]
     outcomes = judge({peer.name: peer.medians() for peer in results.peers})
     lines += [f"- {target_line(outcome)}" for outcome in outcomes]
@@ -139,7 +151,7 @@ def to_json(results: Results) -> str:
                 "medians": peer.medians(),
                 "rounds": peer.samples,
                 "failures": peer.failures,
-                "generator_limited_bytes": sorted(peer.generator_limited_bytes),
+                "generator_limited_rounds": peer.generator_limited_rounds,
             }
             for peer in results.peers
         },

@@ -1,9 +1,10 @@
 """Everything that a run found out, and how rounds become medians."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from bench.metrics import METRICS, Sample
+from bench.metrics import METRICS, Metric, Sample
 
 
 @dataclass(slots=True)
@@ -15,12 +16,22 @@ class PeerResults:
     version: str = ""
     samples: list[Sample] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
-    # UDP payload sizes at which the generator, not the peer, was the limit in some round.
-    generator_limited_bytes: set[int] = field(default_factory=set)
+    # By UDP payload size: rounds in which the generator, not the peer, was the limit.
+    generator_limited_rounds: Counter[int] = field(default_factory=Counter)
 
     def medians(self) -> Sample:
         """One number for each metric that was measured in any round."""
         return combine(self.samples)
+
+    def spread(self, metric: Metric) -> tuple[float, float] | None:
+        """The lowest and the highest round; None with less than two."""
+        values = [sample[metric.key] for sample in self.samples if metric.key in sample]
+        return (min(values), max(values)) if len(values) > 1 else None
+
+    def is_generator_limited(self, payload_bytes: int) -> bool:
+        """Tell whether the generator was the limit in at least half of the rounds."""
+        limited = self.generator_limited_rounds[payload_bytes]
+        return limited > 0 and 2 * limited >= len(self.samples)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +42,15 @@ class Settings:
     tcp_seconds: float
     offloads: bool
 
+    @property
+    def summary(self) -> str:
+        """What the numbers of the table are."""
+        repeated = (
+            f"medians of {self.rounds} interleaved rounds" if self.rounds > 1 else "one round"
+        )
+        offloads = "on" if self.offloads else "off"
+        return f"{repeated}; TCP flows of {self.tcp_seconds:g} s, one stream; offloads {offloads}"
+
 
 @dataclass(slots=True)
 class Results:
@@ -39,6 +59,7 @@ class Results:
     settings: Settings
     facts: dict[str, str]
     peers: list[PeerResults]
+    is_busy: bool = False  # the machine had other work when the run began
 
 
 def combine(samples: Sequence[Sample]) -> Sample:

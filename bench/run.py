@@ -67,7 +67,7 @@ class Runner:
                 # What was measured before a failure counts too.
                 if turn.sample:
                     found.samples.append(turn.sample)
-                found.generator_limited_bytes |= turn.generator_limited_bytes
+                found.generator_limited_rounds.update(turn.generator_limited_bytes)
         took_s = time.monotonic() - start_s
         line = f"{label} {took_s:3.0f} s  {report.one_line(turn.sample)}"
         self.console.print(line, highlight=False, soft_wrap=True)
@@ -82,7 +82,7 @@ def run_bench(
         programs |= kind.programs
     check_programs(programs)
     found = [PeerResults(kind.name, kind.title) for kind in kinds]
-    results = Results(settings, facts.collect(command), found)
+    results = Results(settings, facts.collect(command), found, is_busy=facts.is_busy())
     with Hosts.open(offloads=settings.offloads) as hosts:
         Runner(console, settings, results).run(hosts, [kind(hosts) for kind in kinds])
     return results

@@ -2,7 +2,7 @@ import multiprocessing
 import os
 import time
 
-from bench.cpu import cpu_seconds, parse_stat, peak_memory_mb
+from bench.cpu import cpu_seconds, parse_stat, peak_memory_mb, reset_peak_memory
 
 
 def test_a_command_with_spaces_and_parentheses() -> None:
@@ -34,6 +34,15 @@ def test_children_are_counted() -> None:
 
 def test_memory_is_the_processs_own() -> None:
     assert 5 < peak_memory_mb(os.getpid()) < 5000
+
+
+def test_the_peak_can_begin_anew() -> None:
+    block = bytearray(64 << 20)
+    with_block_mb = peak_memory_mb(os.getpid())
+    del block
+    assert peak_memory_mb(os.getpid()) > with_block_mb - 10  # the kernel counts roughly
+    reset_peak_memory(os.getpid())
+    assert peak_memory_mb(os.getpid()) < with_block_mb - 50
 
 
 def test_a_process_that_is_gone_has_nothing() -> None:

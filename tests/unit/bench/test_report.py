@@ -1,5 +1,6 @@
 import io
 import json
+from collections import Counter
 
 import pytest
 from rich.console import Console
@@ -27,7 +28,7 @@ def results() -> Results:
                 "no tunnel",
                 "veth",
                 [sample(9000, 0.05, 6e5)],
-                generator_limited_bytes={64},
+                generator_limited_rounds=Counter([64]),
             ),
             PeerResults("openvpn", "OpenVPN", "OpenVPN 2.6", [sample(300, 0.4, 60_000)]),
             PeerResults(
@@ -94,12 +95,25 @@ def test_markdown_is_a_table_with_facts_failures_and_targets(results: Results) -
     assert {line.count("|") for line in table} == {len(report.header(results)) + 1}
 
 
+def test_the_file_shows_the_spread_of_rounds(results: Results) -> None:
+    results.peers[1].samples.append({metrics.TCP_UP.key: 500.0})
+    text = report.to_markdown(results)
+    assert "| 400 (300..500) |" in text
+    assert "| 0.400 |" in text
+
+
+def test_a_busy_machine_is_said_so(results: Results) -> None:
+    assert not any("do not trust" in note for note in report.notes(results))
+    results.is_busy = True
+    assert any("do not trust" in note for note in report.notes(results))
+
+
 def test_json_holds_every_sample(results: Results) -> None:
     document = json.loads(report.to_json(results))
     assert document["schema"] == 1
     assert document["settings"] == {"rounds": 3, "tcp_seconds": 3.0, "offloads": True}
     assert document["peers"]["openvpn"]["rounds"][0][metrics.TCP_UP.key] == 300
-    assert document["peers"]["plain"]["generator_limited_bytes"] == [64]
+    assert document["peers"]["plain"]["generator_limited_rounds"] == {"64": 1}
     assert document["peers"]["zgate"]["failures"] == ["it | fell\n--- its log"]
     assert [one["met"] for one in document["targets"]] == [True, True, False]
 

@@ -23,6 +23,23 @@ def test_keys_are_unique() -> None:
     assert len({metric.key for metric in metrics.METRICS}) == len(metrics.METRICS)
 
 
+def test_limited_in_half_of_the_rounds() -> None:
+    peer = PeerResults("p", "P", samples=[{}, {}, {}])
+    assert not peer.is_generator_limited(64)
+    peer.generator_limited_rounds.update({64})
+    assert not peer.is_generator_limited(64)
+    peer.generator_limited_rounds.update({64})
+    assert peer.is_generator_limited(64)
+    assert not peer.is_generator_limited(1200)
+
+
+def test_spread_needs_two_rounds() -> None:
+    peer = PeerResults("p", "P", samples=[{metrics.TCP_UP.key: 5.0}, {}])
+    assert peer.spread(metrics.TCP_UP) is None
+    peer.samples.append({metrics.TCP_UP.key: 3.0})
+    assert peer.spread(metrics.TCP_UP) == (3.0, 5.0)
+
+
 def test_a_peer_combines_its_samples() -> None:
     peer = PeerResults("p", "P", samples=[{metrics.RTT_IDLE.key: 2.0}])
     assert peer.medians() == {metrics.RTT_IDLE.key: 2.0}
