@@ -18,7 +18,13 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Protocol, TypeVar
 
-from zgate_datapath.client import ClientConfig, TunnelError, TunnelState
+from zgate_datapath.client import (
+    ClientCertificateRefused,
+    ClientConfig,
+    GatewayCertificateRefused,
+    TunnelError,
+    TunnelState,
+)
 from zgate_protocol.drop_reason import DropReason
 
 from zgate_agent.backoff import Backoff
@@ -283,8 +289,9 @@ class Agent:
             try:
                 state = await tunnel.connect(self._config.connect_timeout_s)
             except TunnelError as error:
-                self._failed.append(FailedAddress(address=str(address), error=str(error)))
-                logger.info("no session with %s: %s", address, error)
+                failed = FailedAddress(address=str(address), error=_describe(error))
+                self._failed.append(failed)
+                logger.info("no session with %s: %s", address, failed.error)
                 continue
             self.post(TunnelUp(attempt, state))
             return tunnel
@@ -352,6 +359,9 @@ class Agent:
                     await self._tunnel.close(reason)
             except TimeoutError:
                 logger.warning("the session did not close in %g s", CLOSE_TIMEOUT_S)
+            except Exception:
+                # A bug below must not keep us from taking the routes back.
+                logger.exception("the session did not close cleanly")
 
     # The host's network.
 
@@ -367,13 +377,16 @@ class Agent:
             gateway=gateway,
         )
         self._tunnel_state = tunnel
+        before = self._network.plan
         failure = await self._apply(attempt, plan)
         if failure is not None:
             self.post(failure)
             return
         applied = self._network.plan
+        if applied == before:
+            return
         logger.info(
-            "connected: %s; %d routes, MTU %d",
+            "network set up: %s; %d routes, MTU %d",
             ", ".join(str(one.ip) for one in applied.addresses) or "no address",
             len(applied.routes),
             applied.mtu_bytes,
@@ -414,6 +427,17 @@ class Agent:
 
     async def _in_network_thread(self, function: Callable[[], Result]) -> Result:
         return await self._loop.run_in_executor(self._network_thread, function)
+
+
+def _describe(error: TunnelError) -> str:
+    """What failed, in words that say on which side the cure is."""
+    match error:
+        case GatewayCertificateRefused():
+            return f"the gateway's certificate is refused: {error}"
+        case ClientCertificateRefused():
+            return f"the gateway refuses our certificate: {error}"
+        case _:
+            return str(error)
 
 
 def _named(drops: dict[DropReason, int]) -> dict[str, int]:

@@ -6,17 +6,14 @@ import json
 from datetime import UTC, datetime, timedelta
 
 import click
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from zgate_agent.machine import State
 from zgate_agent.status import AgentStatus
 
-_STYLES = {
-    State.CONNECTED: "bold green",
+_COLOURS = {
+    State.CONNECTED: "green",
     State.CONNECTING: "yellow",
-    State.BACKOFF: "bold red",
+    State.BACKOFF: "red",
     State.STOPPED: "red",
 }
 
@@ -34,11 +31,11 @@ def print_status(status: AgentStatus, *, as_json: bool) -> None:
     if as_json:
         click.echo(status.model_dump_json(indent=2))
         return
-    table = Table.grid(padding=(0, 2))
-    for label, value in status_lines(status, datetime.now(UTC)):
-        style = _STYLES[status.state] if label == "state" else ""
-        table.add_row(Text(label, style="dim"), Text(value, style=style))
-    Console(highlight=False, soft_wrap=True).print(table)
+    lines = status_lines(status, datetime.now(UTC))
+    width = max(len(label) for label, _ in lines)
+    for label, value in lines:
+        colour = _COLOURS[status.state] if label == "state" else None
+        click.echo(f"{label:{width}}  {click.style(value, fg=colour)}")
 
 
 def status_lines(status: AgentStatus, now: datetime) -> list[tuple[str, str]]:

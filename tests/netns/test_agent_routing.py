@@ -237,6 +237,25 @@ def test_an_administrators_own_host_route_to_the_gateway_survives(device: Device
     assert "dev wlan0" in device.way_to(GATEWAY)
 
 
+@pytest.mark.parametrize(
+    ("default", "way"),
+    [
+        (f"default nexthop via {ROUTER} dev eth0 nexthop via 198.18.2.1 dev wlan0", "dev eth0"),
+        ("0.0.0.0/0 via inet6 2001:db8:2::1 dev wlan0", "via inet6 2001:db8:2::1 dev wlan0"),
+        ("default via 192.0.2.77 dev wlan0 onlink", "via 192.0.2.77 dev wlan0"),
+        ("default dev wlan0", "dev wlan0"),
+        (f"default via {ROUTER} dev eth0 src 198.18.2.2", "dev eth0 src 198.18.2.2"),
+    ],
+)
+def test_unusual_default_routes_are_followed(device: Device, default: str, way: str) -> None:
+    device.namespace.ip(f"route del default via {ROUTER}", f"route add {default}")
+    device.router.apply(FULL)
+    assert way in device.way_to(GATEWAY)
+    device.router.apply(FULL)
+    device.router.withdraw()
+    assert str(GATEWAY) not in device.state()
+
+
 def test_without_ipv6_there_is_ipv4(device: Device) -> None:
     device.namespace.sysctl(f"net.ipv6.conf.{TUN}.disable_ipv6", 1)
     applied = device.router.apply(FULL)

@@ -18,6 +18,7 @@ from zgate_agent.resolve import ResolveError
 from zgate_agent.rtnl import RoutingError, TunGone
 from zgate_agent.status import AgentStatus
 from zgate_datapath.client import (
+    ClientCertificateRefused,
     ConnectTimeout,
     GatewayCertificateRefused,
     SessionRefused,
@@ -105,7 +106,10 @@ async def test_all_addresses_are_tried_and_each_failure_is_told(config: AgentCon
     dial = Dialler(ConnectTimeout("no answer"), GatewayCertificateRefused("wrong name"))
     async with running(config, dial, FakeNetwork(), resolve=two_addresses, delay_s=LONG_S) as agent:
         status = await until(agent, lambda one: one.state is State.BACKOFF)
-        assert status.reason == "2001:db8:f::10: no answer; 203.0.113.10: wrong name"
+        assert status.reason == (
+            "2001:db8:f::10: no answer;"
+            " 203.0.113.10: the gateway's certificate is refused: wrong name"
+        )
         assert [one.address for one in status.failed_addresses] == [
             "2001:db8:f::10",
             "203.0.113.10",
@@ -328,6 +332,13 @@ async def test_stopping_interrupts_resolving(config: AgentConfig) -> None:
 
     async with running(config, Dialler(UP), FakeNetwork(), resolve=hangs):
         await asyncio.wait_for(asked.wait(), SOON_S)
+
+
+async def test_a_refused_certificate_of_ours_is_told_apart(config: AgentConfig) -> None:
+    dial = Dialler(ClientCertificateRefused("certificate_revoked"))
+    async with running(config, dial, FakeNetwork(), delay_s=LONG_S) as agent:
+        status = await until(agent, lambda one: one.state is State.BACKOFF)
+        assert status.reason.endswith("the gateway refuses our certificate: certificate_revoked")
 
 
 async def test_a_bug_below_costs_one_attempt(config: AgentConfig) -> None:
