@@ -28,7 +28,7 @@ from zgate_protocol.ip_range import IpRange
 from zgate_protocol.uri_template import Scope, default_template
 
 from zgate_datapath.congestion import algorithm_name
-from zgate_datapath.connection import Connection, Headers
+from zgate_datapath.connection import Connection, Ending, Headers
 from zgate_datapath.endpoint import CONNECTION_ID_BYTES, Endpoint
 from zgate_datapath.path_mtu import PathMtuState
 from zgate_datapath.peer_authentication import (
@@ -55,7 +55,6 @@ MAX_DATAGRAM_FRAME_BYTES = 65535
 _TUN_BATCH_PACKETS = 64
 _QUEUE_PACKETS = 512
 _ICMP_PER_S = 100
-_CRYPTO_ERROR = 0x100
 
 
 class TunnelError(Exception):
@@ -386,22 +385,21 @@ class TunnelClient:
         """The window has opened."""
         self._resume_tun()
 
-    def terminated(self, error_code: int, reason: str) -> None:
+    def terminated(self, ending: Ending) -> None:
         """The connection is gone."""
-        text = reason or f"error 0x{error_code:x}"
-        error: TunnelError = ConnectionLost(text)
-        if _CRYPTO_ERROR <= error_code < _CRYPTO_ERROR + 0x100:
-            alert = error_code - _CRYPTO_ERROR
-            try:
-                name = AlertDescription(alert).name
-            except ValueError:
-                name = f"alert {alert}"
-            if self._handshake_done:
-                error = ClientCertificateRefused(f"{name}: {reason}" if reason else name)
-            else:
-                error = GatewayCertificateRefused(f"{name}: {reason}" if reason else name)
-            text = str(error)
-        self._fail(error, text)
+        if ending.tls_alert is None:
+            self._fail(ConnectionLost(str(ending)))
+            return
+        try:
+            name = AlertDescription(ending.tls_alert).name
+        except ValueError:
+            name = f"alert {ending.tls_alert}"
+        text = f"{name}: {ending.reason}" if ending.reason else name
+        self._fail(
+            ClientCertificateRefused(text)
+            if self._handshake_done
+            else GatewayCertificateRefused(text)
+        )
 
     # Session events.
 
@@ -451,10 +449,10 @@ class TunnelClient:
             self._told = state
             self._on_change(state)
 
-    def _fail(self, error: TunnelError, text: str = "") -> None:
+    def _fail(self, error: TunnelError) -> None:
         if not self._ready.done():
             self._ready.set_exception(error)
-        self._end(text or str(error))
+        self._end(str(error))
 
     def _require_connection(self) -> Connection:
         assert self._connection is not None

@@ -10,12 +10,14 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from aioquic.h3.connection import ErrorCode
 from aioquic.h3.events import DataReceived, H3Event, HeadersReceived
 from aioquic.quic import events as quic_events
 from aioquic.quic.connection import QuicConnection, QuicConnectionState
+from aioquic.quic.packet import QuicErrorCode
 from zgate_protocol.drop_reason import DropReason
 from zgate_protocol.errors import ConnectionFailure, H3Error
 from zgate_protocol.http_datagram import parse_http_datagram
@@ -36,11 +38,35 @@ _PACKET_OVERHEAD_BYTES = 1 + 4 + 16 + 1
 # A second small packet shares a QUIC packet only when this much room is left.
 _LEAST_SHARED_BYTES = 64
 _LENGTH_ONE_BYTE_MAX = 63
+_TLS_ALERT_MAX = 0xFF
 # What a peer can make us hold: HTTP/3 events before its SETTINGS, and stream bytes behind a gap.
 _MAX_HELD_EVENTS = 64
 _MAX_BACKLOG_BYTES = 1 << 18
 # Tracebacks about peers, of the whole process: who can provoke one can provoke thousands.
 _FAULT_LOG = TokenBucket(rate_per_s=0.1, burst=5)
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a connection ended.
+
+    Attributes:
+        is_transport: the code is QUIC's (RFC 9000 section 20.1); else HTTP/3's, whose numbers
+            overlap with those that carry TLS alerts.
+    """
+
+    error_code: int
+    reason: str
+    is_transport: bool = False
+
+    @property
+    def tls_alert(self) -> int | None:
+        """The TLS alert that ended the handshake (RFC 9001 section 4.8)."""
+        alert = self.error_code - QuicErrorCode.CRYPTO_ERROR
+        return alert if self.is_transport and 0 <= alert <= _TLS_ALERT_MAX else None
+
+    def __str__(self) -> str:
+        return self.reason or f"error 0x{self.error_code:x}"
 
 
 class ConnectionHandler(Protocol):
@@ -70,7 +96,7 @@ class ConnectionHandler(Protocol):
     def can_send(self) -> None:
         """The send queue, once full, has room again."""
 
-    def terminated(self, error_code: int, reason: str) -> None:
+    def terminated(self, ending: Ending) -> None:
         """The connection has ended; nothing follows."""
 
 
@@ -182,7 +208,7 @@ class Connection:
                 self.h3 = DatagramH3Connection(self.quic)
                 self.handler.handshake_completed()
             elif isinstance(event, quic_events.ConnectionTerminated):
-                self._terminate(int(event.error_code), event.reason_phrase)
+                self._terminate(_ending_of(event))
             elif self.h3 is not None:
                 self._process_h3(event)
 
@@ -231,12 +257,12 @@ class Connection:
         if self.quic._state is QuicConnectionState.DRAINING and not self.is_terminated:
             goodbye = self.quic._close_event
             assert goodbye is not None
-            self._terminate(int(goodbye.error_code), goodbye.reason_phrase)
+            self._terminate(_ending_of(goodbye))
 
     def drop(self, reason: str) -> None:
         """End the connection without a word to the peer; its owner is told."""
         if not self.is_terminated:
-            self._terminate(ErrorCode.H3_NO_ERROR, reason)
+            self._terminate(Ending(ErrorCode.H3_NO_ERROR, reason))
 
     def _abandon(self, what: str, now: float) -> None:
         """An exception came out of aioquic or the handler: end this connection here and now.
@@ -253,14 +279,14 @@ class Connection:
                 self.udp.send_batch([data], destination)
         except Exception as error:
             logger.debug("no goodbye either: %r", error)
-        self._terminate(ErrorCode.H3_INTERNAL_ERROR, "internal error")
+        self._terminate(Ending(ErrorCode.H3_INTERNAL_ERROR, "internal error"))
 
-    def _terminate(self, error_code: int, reason: str) -> None:
+    def _terminate(self, ending: Ending) -> None:
         self.is_terminated = True
         self._count(DropReason.SESSION_CLOSED, len(self._queue))
         self._queue.clear()
         try:
-            self.handler.terminated(error_code, reason)
+            self.handler.terminated(ending)
         except Exception:
             # Whoever calls has nothing left to close.
             logger.exception("the end of a connection raised")
@@ -539,3 +565,7 @@ class Connection:
             "path_udp_payload_bytes": self.path_mtu.udp_payload_bytes,
             "queued_packets": len(self._queue),
         }
+
+
+def _ending_of(event: quic_events.ConnectionTerminated) -> Ending:
+    return Ending(int(event.error_code), event.reason_phrase, event.frame_type is not None)

@@ -20,7 +20,7 @@ from typing import Protocol
 
 from aioquic.h3.connection import ErrorCode
 from zgate_control.store import StoreError
-from zgate_datapath.connection import Connection, Headers
+from zgate_datapath.connection import Connection, Ending, Headers
 from zgate_datapath.endpoint import ServerEndpoint
 from zgate_datapath.path_mtu import PathMtuState
 from zgate_datapath.peer_authentication import ServerQuicConnection
@@ -403,12 +403,12 @@ class ClientConnection:
     def can_send(self) -> None:
         """The gateway never waits: what does not fit is dropped and counted."""
 
-    def terminated(self, error_code: int, reason: str) -> None:
+    def terminated(self, ending: Ending) -> None:
         """The connection is gone, with all it carried."""
         if self._request_deadline is not None:
             self._request_deadline.cancel()
-        cause = reason or ("closed by the client" if error_code == ErrorCode.H3_NO_ERROR else "")
-        self._drop_all(cause or f"connection error 0x{error_code:x}")
+        is_goodbye = ending.error_code == ErrorCode.H3_NO_ERROR and not ending.is_transport
+        self._drop_all(str(ending) if ending.reason or not is_goodbye else "closed by the client")
         add_drops(self._table.drops, self.connection.dropped.items())
 
     # Requests and capsules.
