@@ -95,15 +95,19 @@ class Deployment:
 
     def start_gateway(self, **changes: Any) -> Process:
         """Start the daemon and wait until it is ready; `changes` replace top-level keys."""
-        config_file = self.directory / "gateway.yaml"
-        config_file.write_text(json.dumps({**self.gateway_config(), **changes}, indent=2))
-        process = self.internet.gateway.namespace.spawn(
-            "gateway", BIN / "zgate-gateway", "--config", config_file
-        )
+        process = self.spawn_gateway(**changes)
         # The log is one file over restarts: ready is who answers on the socket.
         process.wait_for(lambda: self._is_ready(process), START_TIMEOUT_S, "ready")
-        self.gateway = process
         return process
+
+    def spawn_gateway(self, **changes: Any) -> Process:
+        """Start the daemon; returns at once. It may end at once, too."""
+        config_file = self.directory / "gateway.yaml"
+        config_file.write_text(json.dumps({**self.gateway_config(), **changes}, indent=2))
+        self.gateway = self.internet.gateway.namespace.spawn(
+            "gateway", BIN / "zgate-gateway", "--config", config_file
+        )
+        return self.gateway
 
     def _is_ready(self, process: Process) -> bool:
         status = self.gateway_status()

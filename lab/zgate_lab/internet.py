@@ -156,11 +156,11 @@ class Internet:
     def set_path_up(self, is_up: bool) -> None:
         """Cut the way between devices and gateway, or mend it. Its routes are put back."""
         if is_up:
-            self.isp.ip("link set path up")
-            self.transit.ip("link set path up")
+            self.isp.ip("link set dev path up")
+            self.transit.ip("link set dev path up")
             self._add_path_addresses_and_routes()
         else:
-            self.isp.ip("link set path down")
+            self.isp.ip("link set dev path down")
 
     def move_device(self, device: Host, host_number: int, *, abruptly: bool = False) -> Host:
         """Give a device other addresses, as when it changes networks; return it as it is now.

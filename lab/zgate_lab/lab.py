@@ -100,7 +100,7 @@ class Namespace:
 
     def set_mtu(self, interface: str, mtu_bytes: int) -> None:
         """Change the MTU of one interface."""
-        self.ip(f"link set {interface} mtu {mtu_bytes}")
+        self.ip(f"link set dev {interface} mtu {mtu_bytes}")
 
     def make_router(self) -> None:
         """Let the namespace forward, both families."""
@@ -140,11 +140,13 @@ class Lab:
 
     def close(self) -> None:
         """Kill what runs, remove what was made. Idempotent."""
-        for process in self.processes:
-            process.kill()
-        self.processes.clear()
-        self.run.destroy()
-        self.namespaces.clear()
+        try:
+            for process in self.processes:
+                process.kill()
+        finally:
+            self.processes.clear()
+            self.run.destroy()
+            self.namespaces.clear()
 
     def add_namespace(self, role: str, *, router: bool = False) -> Namespace:
         """Make a namespace, with loopback up; `role` is the readable part of its name."""
@@ -155,7 +157,7 @@ class Lab:
         self.namespaces[role] = namespace
         for key, value in INITIAL_SYSCTLS.items():
             namespace.sysctl(key, value)
-        namespace.ip("link set lo up")
+        namespace.ip("link set dev lo up")
         if router:
             namespace.make_router()
         return namespace
@@ -171,7 +173,7 @@ class Lab:
             ],
         )
         for port in (one, other):
-            port.namespace.ip(f"link set {port.interface} up")
+            port.namespace.ip(f"link set dev {port.interface} up")
         for port in (one, other):
             port.namespace.ip(
                 *(f"addr add {without_dad(one)} dev {port.interface}" for one in port.addresses)

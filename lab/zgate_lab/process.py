@@ -42,6 +42,8 @@ class Process:
         self.log_path = log_path
         self._run = run
         with log_path.open("ab") as log:
+            # A restarted process goes on in its predecessor's file, but has not printed that.
+            self._log_start_bytes = log.tell()
             self._popen = subprocess.Popen(
                 command_in(namespace, argv),
                 stdin=subprocess.DEVNULL,
@@ -68,7 +70,9 @@ class Process:
 
     def output(self) -> str:
         """Everything that it has printed so far, both streams."""
-        return self.log_path.read_text(errors="replace")
+        with self.log_path.open("rb") as log:
+            log.seek(self._log_start_bytes)
+            return log.read().decode(errors="replace")
 
     def wait_for(
         self, condition: Callable[[], Value], timeout_s: float, what: str = "a condition"

@@ -117,7 +117,7 @@ def open_tun(namespace: str, interface: str) -> int:
 def _open_end(namespace: str, interface: str, mtu_bytes: int) -> int:
     descriptor = open_tun(namespace, interface)
     settings = f"mtu {mtu_bytes} txqueuelen {QUEUE_LENGTH_PACKETS} up"
-    ip_batch(namespace, [f"link set {interface} {settings}"])
+    ip_batch(namespace, [f"link set dev {interface} {settings}"])
     return descriptor
 
 

@@ -280,7 +280,17 @@ def test_no_unpassed_packet_slips_through_while_the_table_is_replaced(
 ) -> None:
     with opened(internet, settings, load, TinyProgram.PASS_UNMARKED):
         flood = client.spawn(
-            "flood", "ping", "-n", "-q", "-i", "0.001", "-c", "2000", "-w", "2", str(internet.office.ipv4)
+            "flood",
+            "ping",
+            "-n",
+            "-q",
+            "-i",
+            "0.001",
+            "-c",
+            "2000",
+            "-w",
+            "2",
+            str(internet.office.ipv4),
         )
         firewall = Firewall(FirewallSettings("zgate0", settings.ipv4_pool, settings.ipv6_pool))
         with internet.gateway.namespace.entered():
