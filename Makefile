@@ -4,7 +4,7 @@
 PYTHON ?= /usr/bin/python3
 VENV := .venv
 BIN := $(VENV)/bin
-PACKAGES := protocol bpf datapath identity config gateway agent control cli lab
+PACKAGES := protocol bpf datapath identity config gateway agent control cli lab bench
 # The demo, the privileged tests and the bench make network namespaces.
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 

@@ -38,6 +38,7 @@ from zgate_identity.tls_files import check_server_files
 from zgate_protocol.ip_range import IpRange, normalize_ranges
 from zgate_protocol.uri_template import default_template
 
+from zgate_gateway.api.server import ApiServer, ApiSocketError
 from zgate_gateway.audit import AuditError, AuditLog
 from zgate_gateway.config import GatewayConfig
 from zgate_gateway.forwarder import Forwarder
@@ -101,6 +102,7 @@ class Gateway:
             try:
                 await self._start(loop)
             except (
+                ApiSocketError,
                 AuditError,
                 BpfLoadError,
                 ConfigError,
@@ -141,7 +143,7 @@ class Gateway:
             "ready: UDP %s, policy revision %d, engine %s",
             self.listener.local_address,
             self.kernel.revision,
-            self.config.engine,
+            self.engine_name,
         )
 
     def _make_directories(self) -> None:
@@ -255,7 +257,6 @@ class Gateway:
 
     async def _open_api(self) -> None:
         from zgate_gateway.administration import Administration
-        from zgate_gateway.api.server import ApiServer
 
         metrics = self.config.metrics
         server = ApiServer(
@@ -418,7 +419,8 @@ class Gateway:
             await self._api.stop()
         self._undo.close()
         self.state = "stopped"
-        logger.info("stopped")
+        if was_ready:
+            logger.info("stopped")
 
     async def _close_sessions(self) -> None:
         """Tell every client, and give the goodbyes a moment to leave."""
