@@ -143,3 +143,11 @@ def test_too_much_work_is_said_and_not_done(monkeypatch):
     (finding,) = check_rules(rules)
     assert finding.text.startswith("not checked for rules that are never reached")
     assert (finding.path, finding.line) == ("rules", 1)
+
+
+def test_ports_one_by_one_hide_a_range():
+    rules = [make(i, Action.ALLOW, ["10.0.0.0/8"], [Service(6, 80 + i, 80 + i)]) for i in range(8)]
+    covered = make(8, Action.DENY, ["10.0.0.0/8"], [Service(6, 80, 87)])
+    assert [finding.rule_id for finding in check_rules([*rules, covered])] == ["r8"]
+    assert check_rules([*rules[1:], covered]) == []
+    assert check_rules([*rules, make(8, Action.DENY, ["10.0.0.0/8"], [Service(6, 80, 88)])]) == []
