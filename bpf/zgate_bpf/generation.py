@@ -56,7 +56,7 @@ class TableSpec:
     value_bytes: int
     max_entries: int
 
-    def create(self, *, max_entries: int | None = None) -> Map:
+    def create(self) -> Map:
         """A new, empty table."""
         flags = NO_PREALLOC if self.kind is MapType.LPM_TRIE else 0
         return Map(
@@ -64,7 +64,7 @@ class TableSpec:
             self.name,
             self.key_bytes,
             self.value_bytes,
-            max_entries or self.max_entries,
+            self.max_entries,
             flags=flags,
         )
 
@@ -97,10 +97,12 @@ class Slots:
         for spec in specs:
             # Only the template's kind matters; arrays must have the same size as well.
             template = spec.create()
-            self.outer[spec.name] = Map(
-                MapType.ARRAY_OF_MAPS, f"zg_{spec.name}", 4, 4, SLOTS, inner_fd=template.fd
-            )
-            template.close()
+            try:
+                self.outer[spec.name] = Map(
+                    MapType.ARRAY_OF_MAPS, f"zg_{spec.name}", 4, 4, SLOTS, inner_fd=template.fd
+                )
+            finally:
+                template.close()
 
     def install(self, slot: int, tables: dict[str, Map]) -> None:
         """Put a generation's tables into a slot that is not active.
@@ -121,6 +123,18 @@ class Slots:
 
     def _put(self, name: str, slot: int, table: Map) -> None:
         self.outer[name].update(index_key(slot), struct.pack("=I", table.fd))
+
+    def new_tables(self) -> dict[str, Map]:
+        """The empty tables of a generation, in no slot yet; all or none."""
+        tables: dict[str, Map] = {}
+        try:
+            for spec in self.specs:
+                tables[spec.name] = spec.create()
+        except OSError:
+            for table in tables.values():
+                table.close()
+            raise
+        return tables
 
     def close(self) -> None:
         """Give all descriptors back."""
@@ -161,7 +175,7 @@ class Generation:
         self._on_activate = on_activate
         self._on_reassign = on_reassign
         self._state = State.BUILDING
-        self._tables = {spec.name: spec.create() for spec in slots.specs}
+        self._tables = slots.new_tables()
         self._used = dict.fromkeys(self._tables, 0)
         self._policies: list[tuple[CompiledPolicy, Placement]] = []
         self._rule_bases: list[int] = []

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 from zgate_protocol.drop_reason import DropReason
 
@@ -54,6 +54,8 @@ __all__ = [
     "State",
     "Verdict",
 ]
+
+AnyMap = TypeVar("AnyMap", bound=Map)
 
 _ADDRESSES_PER_CLIENT = 2
 _MAX_REVISION = 0xFFFFFFFF
@@ -116,6 +118,10 @@ class KernelPolicy:
 
     :ivar ingress_fd: decides what clients send (read by the kernel from the TUN).
     :ivar egress_fd: decides what is sent to clients.
+
+    ``max_clients`` and ``max_flows`` stand in for those of ``capacity``. Events are limited per
+    client and second. A full flow table gives up the flow that was unused for longest; with
+    ``evict_flows=False`` it refuses new ones instead.
 
     Raises:
         BpfLoadError: the programs or their maps cannot be loaded; the text says what to do.
@@ -189,16 +195,16 @@ class KernelPolicy:
                 fit.max_fragments,
             )
         )
-        self._counters = PerCpuArray("zg_counters", size.COUNTERS.size_bytes, fit.max_clients)
-        self._drops = PerCpuArray("zg_drops", size.COUNTER.size, size.DROP_REASONS)
-        self._statistics = PerCpuArray("zg_statistics", size.COUNTER.size, len(Statistic))
+        counters, counter = size.COUNTERS.size_bytes, size.COUNTER.size
+        self._counters = self._keep(PerCpuArray("zg_counters", counters, fit.max_clients))
+        self._drops = self._keep(PerCpuArray("zg_drops", counter, size.DROP_REASONS))
+        self._statistics = self._keep(PerCpuArray("zg_statistics", counter, len(Statistic)))
         # The last gate is that of unknown clients.
-        self._gates = Map(MapType.ARRAY, "zg_gates", 4, size.GATE.size_bytes, fit.max_clients + 1)
-        self._ring = Map(MapType.RINGBUF, "zg_events", 0, 0, fit.event_buffer_bytes)
-        for table in (self._counters, self._drops, self._statistics, self._gates, self._ring):
-            self._keep(table)
+        gate = size.GATE.size_bytes
+        self._gates = self._keep(Map(MapType.ARRAY, "zg_gates", 4, gate, fit.max_clients + 1))
+        self._ring = self._keep(Map(MapType.RINGBUF, "zg_events", 0, 0, fit.event_buffer_bytes))
 
-    def _keep(self, table: Map) -> Map:
+    def _keep(self, table: AnyMap) -> AnyMap:
         self._undo.callback(table.close)
         return table
 

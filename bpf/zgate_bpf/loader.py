@@ -45,7 +45,10 @@ def compile_program(
     with _stub_tree(), _captured_stderr() as said:
         try:
             module = BPF(text=text.encode(), cflags=_flags(name, defines))
-            return {function: module.dump_func(function.encode()) for function in functions}
+            try:
+                return {function: module.dump_func(function.encode()) for function in functions}
+            finally:
+                module.cleanup()  # it would keep its memory and a descriptor until exit
         except Exception as error:  # bcc raises the class Exception itself
             raise BpfLoadError(_explain_compile(name, said())) from error
 

@@ -13,6 +13,9 @@ from zgate_bpf.errors import CapacityError
 from zgate_bpf.syscalls import MapType
 
 _BATCH_ENTRIES = 4096
+# What kernels answer that have no batches for a kind of map: ENOTSUPP, which errno does not
+# know, or EINVAL.
+_NO_BATCHES = (524, errno.EINVAL)
 
 
 def possible_cpus() -> int:
@@ -86,7 +89,13 @@ class Map:
             part = entries[start : start + _BATCH_ENTRIES]
             keys = b"".join(key for key, _ in part)
             values = b"".join(value for _, value in part)
-            syscalls.map_update_batch(self.fd, keys, values, len(part))
+            try:
+                syscalls.map_update_batch(self.fd, keys, values, len(part))
+            except OSError as error:
+                if error.errno not in _NO_BATCHES:
+                    raise
+                for key, value in part:
+                    self.update(key, value)
 
     def batches(self) -> Iterator[tuple[bytes, bytes, int]]:
         """All entries, in batches: keys, values, how many (hash tables and arrays)."""
@@ -137,7 +146,11 @@ class PerCpuArray(Map):
         step = self._per_cpu_bytes
         return [data[cpu * step : cpu * step + self.value_bytes] for cpu in range(self._cpus)]
 
+    def update_cpus(self, index: int, value: bytes) -> None:
+        """Set the value on every CPU."""
+        padded = value.ljust(self._per_cpu_bytes, b"\0") * self._cpus
+        syscalls.map_update(self.fd, index_key(index), padded)
+
     def clear(self, index: int) -> None:
         """Set an entry to zero on every CPU."""
-        zero = bytes(self._per_cpu_bytes * self._cpus)
-        syscalls.map_update(self.fd, index_key(index), zero)
+        self.update_cpus(index, b"")

@@ -105,7 +105,7 @@ def map_lookup(fd: int, key: bytes, value_bytes: int) -> bytes | None:
     key_buffer = ctypes.create_string_buffer(key, len(key))
     value = ctypes.create_string_buffer(value_bytes)
     attributes = struct.pack(
-        "=IIQQQ", fd, 0, ctypes.addressof(key_buffer), ctypes.addressof(value), 0
+        "=iIQQQ", fd, 0, ctypes.addressof(key_buffer), ctypes.addressof(value), 0
     )
     try:
         _bpf(Command.MAP_LOOKUP_ELEM, attributes)
@@ -121,7 +121,7 @@ class MapReader:
         self._key = ctypes.create_string_buffer(key_bytes)
         self._value = ctypes.create_string_buffer(value_bytes)
         attributes = struct.pack(
-            "=IIQQQ", fd, 0, ctypes.addressof(self._key), ctypes.addressof(self._value), 0
+            "=iIQQQ", fd, 0, ctypes.addressof(self._key), ctypes.addressof(self._value), 0
         )
         self._attributes = ctypes.create_string_buffer(attributes, 128)
         self._number = _number()
@@ -142,7 +142,7 @@ def map_update(fd: int, key: bytes, value: bytes) -> None:
     key_buffer = ctypes.create_string_buffer(key, len(key))
     value_buffer = ctypes.create_string_buffer(value, len(value))
     attributes = struct.pack(
-        "=IIQQQ", fd, 0, ctypes.addressof(key_buffer), ctypes.addressof(value_buffer), 0
+        "=iIQQQ", fd, 0, ctypes.addressof(key_buffer), ctypes.addressof(value_buffer), 0
     )
     _bpf(Command.MAP_UPDATE_ELEM, attributes)
 
@@ -153,14 +153,14 @@ def map_delete(fd: int, key: bytes) -> bool:
     try:
         _bpf(
             Command.MAP_DELETE_ELEM,
-            struct.pack("=IIQQQ", fd, 0, ctypes.addressof(key_buffer), 0, 0),
+            struct.pack("=iIQQQ", fd, 0, ctypes.addressof(key_buffer), 0, 0),
         )
     except FileNotFoundError:
         return False
     return True
 
 
-_BATCH = struct.Struct("=QQQQIIQQ")  # in, out, keys, values, count, map fd, elem flags, flags
+_BATCH = struct.Struct("=QQQQIiQQ")  # in, out, keys, values, count, map fd, elem flags, flags
 
 
 def map_update_batch(fd: int, keys: bytes, values: bytes, count: int) -> None:
@@ -274,7 +274,7 @@ def program_test_run(fd: int, data: bytes, context: bytes, *, repeat: int = 1) -
     context_in = ctypes.create_string_buffer(context, len(context))
     context_out = ctypes.create_string_buffer(len(context))
     attributes = struct.pack(
-        "=IIIIQQIIIIQQ",
+        "=iIIIQQIIIIQQ",
         fd,
         0,
         len(data),
@@ -300,7 +300,7 @@ _PROGRAM_INFO_BYTES = 232
 def verified_instructions(fd: int) -> int:
     """How many instructions the verifier walked through: the program's complexity."""
     info = ctypes.create_string_buffer(_PROGRAM_INFO_BYTES)
-    attributes = struct.pack("=IIQ", fd, _PROGRAM_INFO_BYTES, ctypes.addressof(info))
+    attributes = struct.pack("=iIQ", fd, _PROGRAM_INFO_BYTES, ctypes.addressof(info))
     _bpf(Command.OBJ_GET_INFO_BY_FD, attributes)
     (count,) = struct.unpack_from("=I", info.raw, _VERIFIED_INSTRUCTIONS_OFFSET)
     return int(count)

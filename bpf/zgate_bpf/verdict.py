@@ -37,7 +37,8 @@ class Verdict:
     :ivar related: it is an ICMP error about a known flow.
     :ivar new_flow: it opens a flow.
     :ivar judged: the policy was asked, not only the flow table.
-    :ivar mark: the packet's mark afterwards; ``PASS_MARK`` is what the firewall looks for.
+    :ivar mark: the packet's mark afterwards, ``PASS_MARK`` is what the firewall looks for;
+        a dry run sets none.
     :ivar duration_ns: of one run, the mean of all repetitions.
     """
 

@@ -65,8 +65,13 @@ def device():
             link = TunLink("zgate0", 1400, IPv4Network("10.100.0.0/16"), IPv6Network("fd7a::/64"))
             link.attach(Hook.INGRESS, kernel.ingress_fd)
             link.attach(Hook.EGRESS, kernel.egress_fd)
-            link.configure()
-            link.up()
+        # No link-local address: what the host says of itself with it would be dropped and told.
+        namespace.sysctl("net.ipv6.conf.zgate0.addr_gen_mode", 1)
+        namespace.ip(
+            f"addr add {GATEWAY4}/16 dev zgate0",
+            f"addr add {GATEWAY6}/64 dev zgate0 nodad",
+            "link set zgate0 up",
+        )
         world = World(kernel, 0)
         kernel.set_client(ip_address(ALICE4), ALICE)
         kernel.set_client(ip_address(ALICE6), ALICE)
@@ -81,7 +86,9 @@ def checksummed(packet):
     words = struct.unpack("!10H", packet[:20])
     total = sum(words)
     total = (total & 0xFFFF) + (total >> 16)
-    return packet[:10] + struct.pack("!H", 0xFFFF - ((total & 0xFFFF) + (total >> 16))) + packet[12:]
+    return (
+        packet[:10] + struct.pack("!H", 0xFFFF - ((total & 0xFFFF) + (total >> 16))) + packet[12:]
+    )
 
 
 @pytest.mark.parametrize(
@@ -169,7 +176,7 @@ def test_test_run_mark_on_a_real_packet_leaves_traces(device):
 
 
 def test_programs_stay_when_their_loader_is_closed(device):
-    """Fail closed does not depend on this process: closed maps, attached programs, same verdicts."""
+    """Deciding does not depend on this process: its maps closed, the verdicts are the same."""
     device.world.policy(allow(f"{GATEWAY4}/32"))
     with device.namespace.entered():
         listener = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)

@@ -1,5 +1,6 @@
 """What the kernel says of programs, and what the programs cost it."""
 
+import os
 import struct
 
 import pytest
@@ -20,8 +21,10 @@ def test_programs_are_not_too_complex(kernel):
 
 def test_refused_program_shows_the_verifiers_log():
     reads_a_null_pointer = struct.pack("<BBhi", 0xB7, 0, 0, 0) + struct.pack("<BBhi", 0x79, 0, 0, 0)
-    with pytest.raises(BpfLoadError, match="refused program wrong: .*\n(.*\n)*.*R0 invalid mem"):
-        loader.load_program(reads_a_null_pointer + struct.pack("<BBhi", 0x95, 0, 0, 0), name="wrong")
+    with pytest.raises(BpfLoadError, match=r"refused program wrong: .*\n(.*\n)*.*R0 invalid mem"):
+        loader.load_program(
+            reads_a_null_pointer + struct.pack("<BBhi", 0x95, 0, 0, 0), name="wrong"
+        )
 
 
 def test_maps_that_the_kernel_does_not_make():
@@ -29,17 +32,19 @@ def test_maps_that_the_kernel_does_not_make():
         KernelPolicy(capacity=Capacity(max_clients=4, max_flows=64, event_buffer_bytes=1000))
 
 
-def test_everything_is_given_back():
-    import os
+def descriptors():
+    return set(os.listdir("/proc/self/fd"))  # noqa: PTH208 - names, not paths
 
-    before = set(os.listdir("/proc/self/fd"))
+
+def test_everything_is_given_back():
+    before = descriptors()
     with KernelPolicy(max_clients=4, max_flows=64) as kernel:
         generation = kernel.begin(1)
         generation.verify()
         generation.activate()
         kernel.begin(2)
-        assert len(os.listdir("/proc/self/fd")) > len(before)
-    assert set(os.listdir("/proc/self/fd")) == before
+        assert len(descriptors()) > len(before)
+    assert descriptors() == before
     with pytest.raises(BpfLoadError):
         KernelPolicy(capacity=Capacity(max_clients=4, max_flows=64, event_buffer_bytes=1000))
-    assert set(os.listdir("/proc/self/fd")) == before
+    assert descriptors() == before

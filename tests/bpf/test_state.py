@@ -1,5 +1,7 @@
 """What the program remembers: flows, counters, events, and the policy that is in force."""
 
+import itertools
+import threading
 from ipaddress import ip_address, ip_network
 
 import pytest
@@ -112,6 +114,37 @@ def test_many_changes_use_both_slots(world):
     for turn in range(6):
         world.policy(*([EVERYTHING] if turn % 2 else []))
         assert world.up(SENT).passed is bool(turn % 2)
+
+
+def test_change_under_traffic(world):
+    """Allowed by both: always passes. Denied by both: never. Afterwards: judged by the new one."""
+    both = allow(f"{SERVER4}/32")
+    policies = [[both, deny("0.0.0.0/0")], [deny(f"{OTHER4}/32"), both]]
+    world.policy(*policies[0])
+    stop, wrong, judged = threading.Event(), [], []
+
+    def traffic():
+        for port in itertools.cycle(range(1, 3000)):
+            if stop.is_set():
+                return
+            passes = world.up(p.ipv4(ALICE4, SERVER4, p.UDP, p.udp(port, 53)))
+            answer = world.down(p.ipv4(SERVER4, ALICE4, p.UDP, p.udp(53, port)))
+            denied = world.up(p.ipv4(ALICE4, OTHER4, p.UDP, p.udp(port, 53)))
+            if not (passes.passed and answer.passed) or denied.passed:
+                wrong.append((passes, answer, denied))
+            judged.append(passes.revision)
+
+    thread = threading.Thread(target=traffic)
+    thread.start()
+    try:
+        for turn in range(40):
+            world.policy(*policies[turn % 2])
+            assert world.up(SENT).revision == world.revision
+    finally:
+        stop.set()
+        thread.join()
+    assert wrong == []
+    assert len(set(judged)) > 20
 
 
 @pytest.mark.parametrize("revision", [0, 1, 1 << 32])

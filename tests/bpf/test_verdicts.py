@@ -352,9 +352,7 @@ def test_icmp_error_from_a_client_about_an_answer(world, client, server, other):
 
 def test_icmpv6_error_quoting_extension_headers(world):
     world.policy(EVERYTHING)
-    first, body = p.chain(
-        p.options_header(p.DESTINATION_OPTIONS), upper=p.UDP, payload=p.udp(1, 2)
-    )
+    first, body = p.chain(p.options_header(p.DESTINATION_OPTIONS), upper=p.UDP, payload=p.udp(1, 2))
     sent = p.ipv6(ALICE6, SERVER6, first, body)
     assert world.up(sent).passed
     assert world.down(p.icmp_error(OTHER6, ALICE6, sent)).related
@@ -531,9 +529,7 @@ def test_fragments_are_judged_anew_with_the_policy(world):
 
 def test_ipv6_fragments_follow_the_first(world):
     world.policy(allow("::/0", protocol=p.UDP, ports=(53, 53)))
-    first = extended(
-        p.fragment_header(0, True, 601), payload=p.udp(1, 53, bytes(16), length=40)
-    )
+    first = extended(p.fragment_header(0, True, 601), payload=p.udp(1, 53, bytes(16), length=40))
     later = extended(p.fragment_header(3, False, 601), payload=bytes(16))
     assert world.up(later).reason is Reason.FRAGMENT_WITHOUT_FIRST
     assert world.up(first).passed
@@ -592,7 +588,13 @@ MALFORMED4 = {
     "strict-source-route": p.ipv4(
         ALICE4, SERVER4, p.UDP, p.udp(1, 2), options=b"\x89\x07\x04\x0a\x00\x00\x01\x00"
     ),
-    "option-without-length": p.ipv4(
+    "option-cut-before-its-length": p.ipv4(
+        ALICE4, SERVER4, p.UDP, p.udp(0x0300, 2), options=b"\x01\x01\x01\x07"
+    ),
+    "option-beyond-the-header": p.ipv4(
+        ALICE4, SERVER4, p.UDP, p.udp(1, 2), options=b"\x07\x05\x00\x00"
+    ),
+    "option-of-length-zero": p.ipv4(
         ALICE4, SERVER4, p.UDP, p.udp(1, 2), options=b"\x07\x00\x00\x00"
     ),
 }

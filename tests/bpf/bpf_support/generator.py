@@ -121,7 +121,13 @@ class Generator:
         extras = {"identification": random.choice(self.identifications)}
         if random.random() < 0.2:
             extras["options"] = random.choice(
-                [b"\x01" * 4, b"\x94\x04\x00\x00", b"\x83\x03\x04\x00", b"\x00" * 8, b"\x44\x28\1\1"]
+                [
+                    b"\x01" * 4,
+                    b"\x94\x04\x00\x00",
+                    b"\x83\x03\x04\x00",
+                    b"\x00" * 8,
+                    b"\x44\x28\1\1",
+                ]
             )
         if random.random() < 0.2:
             extras |= {"offset": random.choice([0, 0, 1, 5, 8191]), "more": random.random() < 0.7}

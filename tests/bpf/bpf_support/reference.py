@@ -236,7 +236,9 @@ def check_options(options):
         if options[0] == 1:
             options = options[1:]
             continue
-        if options[0] in (131, 137) or len(options) < 2 or options[1] < 2:
+        if options[0] in (131, 137) or len(options) < 2:
+            raise Dropped(Reason.MALFORMED)
+        if not 2 <= options[1] <= len(options):
             raise Dropped(Reason.MALFORMED)
         options = options[options[1] :]
 
@@ -305,7 +307,9 @@ def parse_upper(packet, data, quoted):
 
 def parse_icmp(packet, data):
     kind, code, _, identifier = struct.unpack_from("!BBHH", data)
-    request, reply, errors = (8, 0, (3, 11, 12)) if packet.protocol == ICMP else (128, 129, range(1, 5))
+    request, reply, errors = (
+        (8, 0, (3, 11, 12)) if packet.protocol == ICMP else (128, 129, range(1, 5))
+    )
     packet = replace(packet, service=kind << 8 | code, icmp="other")
     if (kind, code) == (request, 0):
         return replace(packet, icmp="request", ports=(identifier, 0))

@@ -4,9 +4,9 @@ from ipaddress import ip_address
 
 from zgate_bpf.kernel_policy import Direction, KernelPolicy
 from zgate_bpf.tables import Action
+from zgate_protocol.drop_reason import DropReason
 
 from bpf_support.policies import compiled
-from zgate_protocol.drop_reason import DropReason
 
 ALICE = 1
 BOB = 2

@@ -7,10 +7,9 @@ import pytest
 from zgate_bpf import loader
 from zgate_bpf.errors import BpfLoadError
 
-MAPS = (
-    "active clients assignments destinations4 destinations6 services lists rules flows fragments "
-    "counters drops gates events statistics"
-).split()
+OWN_MAPS = ["active", "clients", "flows", "fragments", "counters", "drops", "gates", "events"]
+GENERATION_MAPS = ["assignments", "destinations4", "destinations6", "services", "lists", "rules"]
+MAPS = [*OWN_MAPS, *GENERATION_MAPS, "statistics"]
 DEFINES = {
     **{f"ZG_MAP_{name}": 3 for name in MAPS},
     "ZG_MAX_CLIENTS": 16,

@@ -183,7 +183,9 @@ static __always_inline int zg_check_ipv4_options(struct __sk_buff *skb, const st
 		}
 		if (option[0] == 131 || option[0] == 137)
 			return ZG_DROP_MALFORMED;
-		if (!zg_load(skb, p, offset, option, 2) || option[1] < 2)
+		if (offset + 2 > p->upper || !zg_load(skb, p, offset, option, 2))
+			return ZG_DROP_MALFORMED;
+		if (option[1] < 2 || offset + option[1] > p->upper)
 			return ZG_DROP_MALFORMED;
 		offset += option[1];
 	}

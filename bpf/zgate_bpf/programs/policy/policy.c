@@ -227,8 +227,9 @@ static __always_inline int zg_conclude(struct __sk_buff *skb, const int directio
 	}
 	if (verdict.reason)
 		return TC_ACT_SHOT;
-	/* Volatile: the compiler would write one byte of it, which the verifier forbids. */
-	if (direction == ZG_UP)
+	/* Not in a dry run: its mark is what makes each of its repetitions one. Volatile: the
+	 * compiler would write one byte only, which the verifier forbids. */
+	if (direction == ZG_UP && !dry_run)
 		*(volatile __u32 *)&skb->mark = (skb->mark & ~ZG_PASS_MASK) | ZG_PASS_MARK;
 	return TC_ACT_OK;
 }
