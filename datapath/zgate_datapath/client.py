@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 import ssl
@@ -38,7 +39,7 @@ from zgate_datapath.peer_authentication import (
 )
 from zgate_datapath.tun import Tun
 from zgate_datapath.tunnel import Tunnel
-from zgate_datapath.udp import Address, UdpSocket, udp_overhead_bytes
+from zgate_datapath.udp import Address, PathError, UdpSocket, udp_overhead_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -203,11 +204,17 @@ class TunnelClient:
             now=now,
         )
         self._connection.set_handler(self)
-        self._endpoint = Endpoint(udp, self._loop)
+        self._endpoint = Endpoint(udp, self._loop, on_path_error=self._path_error)
         self._endpoint.add(self._connection, quic.host_cid)
         self._endpoint.start()
         quic.connect(address, now=now)
         self._endpoint.flush(self._connection)
+
+    def _path_error(self, error: PathError) -> None:
+        """A closed port need not be waited for. Forged, it costs one attempt, no session."""
+        if error.error_number == errno.ECONNREFUSED and not self._handshake_done:
+            where = f"{self._config.host}:{self._config.port} (UDP)"
+            self._fail(ConnectionLost(f"nobody listens at {where}: is the gateway running?"))
 
     def _gateway_check(self) -> VerifyGateway:
         authorities = check_ca_file(Path(self._config.ca_file), datetime.now(UTC))

@@ -462,8 +462,17 @@ class Connection:
         if address is not None:
             self.path_mtu.too_big(path_mtu_bytes - udp_overhead_bytes(address), now)
 
-    def next_timer(self) -> float | None:
-        """When `handle_timer` and `flush` are wanted."""
+    def next_timer(self, now: float) -> float | None:
+        """When `handle_timer` and `flush` are wanted; None when never, as after the end."""
+        if self.is_terminated:
+            return None
+        try:
+            return self._next_timer()
+        except Exception:
+            self._abandon("asking for the next timer", now)
+            return None
+
+    def _next_timer(self) -> float | None:
         timer = self._next_quic_timer()
         # A probe that has no room goes with the flush that follows the next ACK: a timer for
         # it, long due, would spin until then.

@@ -38,8 +38,15 @@ _TIMER_SLACK_S = 0.001
 class Endpoint:
     """Connections by connection ID, their timers, and the socket they share."""
 
-    def __init__(self, udp: UdpSocket, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        udp: UdpSocket,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        on_path_error: Callable[[PathError], None] | None = None,
+    ) -> None:
         self.udp = udp
+        self._on_path_error = on_path_error
         self.loop = loop
         self.connections: set[Connection] = set()
         self.unknown_packets = 0
@@ -128,16 +135,17 @@ class Endpoint:
             connection.connection_ids.discard(connection_id)
             self._by_id.pop(connection_id, None)
         connection.retired_ids.clear()
+        if not connection.is_terminated:
+            self._arm(connection)
         if connection.is_terminated:
             self.forget(connection)
-            return
-        self._arm(connection)
 
     def _arm(self, connection: Connection) -> None:
+        now = self.loop.time()
         armed = self._timers.get(connection)
-        if armed is not None and armed[0] <= self.loop.time() + _TIMER_SLACK_S:
+        if armed is not None and armed[0] <= now + _TIMER_SLACK_S:
             return  # it asks again then
-        at = connection.next_timer()
+        at = connection.next_timer(now)
         if armed is not None:
             # An earlier alarm than needed is harmless and cheaper than cancelling each
             # time an idle timeout moves on.
@@ -174,6 +182,8 @@ class Endpoint:
         Anybody can forge these messages: their number must not multiply the work.
         """
         self.last_path_error = errors[-1]
+        if self._on_path_error is not None:
+            self._on_path_error(errors[-1])
         limits: dict[str, int] = {}
         for error in errors:
             if error.mtu_bytes is not None:

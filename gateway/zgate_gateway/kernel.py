@@ -42,15 +42,18 @@ class _Revision:
     number: int
     policy_set: PolicySet
     generation: Generation
-    policy_ids: dict[CompiledPolicy, int] = field(default_factory=dict)
+    # By identity: equal policies are one object, and hashing ten thousand rules takes long.
+    policies: dict[int, CompiledPolicy] = field(default_factory=dict)
+    policy_ids: dict[int, int] = field(default_factory=dict)
 
     def policy_of(self, name: str, groups: Sequence[str]) -> int:
         """The kernel's number of this client's policy; compiled and loaded when it is new."""
         compiled = self.policy_set.compiled_for(name, groups)
-        policy_id = self.policy_ids.get(compiled)
+        policy_id = self.policy_ids.get(id(compiled))
         if policy_id is None:
             policy_id = self.generation.add_policy(compiled)
-            self.policy_ids[compiled] = policy_id
+            self.policies[policy_id] = compiled  # keeps its identity taken
+            self.policy_ids[id(compiled)] = policy_id
         return policy_id
 
 

@@ -34,6 +34,8 @@ def configure_logging(level: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    # aioquic tells each handshake step at INFO, with connection IDs; uvicorn each request.
-    for noisy in ("quic", "http3", "uvicorn.access", "uvicorn.error", "alembic"):
+    # aioquic tells each handshake step at INFO, with connection IDs, and at WARNING what we
+    # tell better; uvicorn tells each request.
+    logging.getLogger("quic").setLevel(max(logging.ERROR, root.level))
+    for noisy in ("http3", "uvicorn.access", "uvicorn.error", "alembic"):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, root.level))
