@@ -437,7 +437,7 @@ class Peer:
         self.endpoint.flush(self.connection)
 
     async def close(self) -> None:
-        if not self.connection.is_terminated:
+        if self.connection.peer_address is not None and not self.connection.is_terminated:
             self.connection.close(ErrorCode.H3_NO_ERROR, "")
             self.flush()
         self.endpoint.close()

@@ -17,7 +17,7 @@ from zgate_datapath.peer_authentication import ServerQuicConnection
 from zgate_identity.authority import CertificateAuthority
 from zgate_identity.profile import Usage
 
-from ...loopback import lab, pki
+from ...loopback import lab, pki  # noqa: TID252
 
 __all__ = ["lab", "pki"]
 

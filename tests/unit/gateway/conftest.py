@@ -1,5 +1,5 @@
 """A gateway and its clients over loopback."""
 
-from ...loopback import lab, pki
+from ...loopback import lab, pki  # noqa: TID252
 
 __all__ = ["lab", "pki"]
