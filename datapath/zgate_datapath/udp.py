@@ -48,6 +48,14 @@ class PathError:
     mtu_bytes: int | None
 
 
+def format_address(address: Address | None) -> str:
+    """`host:port` for people; an IPv4 peer of a dual-stack socket is shown as such."""
+    if address is None:
+        return "-"
+    host = str(address[0]).removeprefix("::ffff:")
+    return f"[{host}]:{address[1]}" if ":" in host else f"{host}:{address[1]}"
+
+
 def udp_overhead_bytes(address: Address) -> int:
     """IP and UDP header bytes towards `address`."""
     host = str(address[0])

@@ -30,6 +30,7 @@ from zgate_datapath.connection import Connection
 from zgate_datapath.engine import engine_name
 from zgate_datapath.peer_authentication import ServerQuicConnection
 from zgate_datapath.tun import Tun
+from zgate_datapath.udp import format_address
 from zgate_identity.files import IdentityError
 from zgate_identity.gateway_identity import ensure_gateway_identity
 from zgate_identity.refusal import CertificateRefused
@@ -81,6 +82,8 @@ class Gateway:
         self._undo = contextlib.ExitStack()
         self._stop_requested = asyncio.Event()
         self._stop_cause = ""
+        self._exit_status = 0
+        self._events_lost_told = 0
 
     @property
     def engine_name(self) -> str:
@@ -120,7 +123,7 @@ class Gateway:
             await self._serve()
         finally:
             await self._stop()
-        return 0
+        return self._exit_status
 
     def _request_stop(self, cause: str) -> None:
         self._stop_cause = self._stop_cause or cause
@@ -128,6 +131,10 @@ class Gateway:
 
     async def _start(self, loop: asyncio.AbstractEventLoop) -> None:
         aioquic_private.check()
+        try:
+            engine_name(self.config.engine)
+        except ValueError as error:
+            raise StartError(str(error), is_bad_input=True) from error
         self._make_directories()
         self._open_state()
         self._open_kernel(loop)
@@ -288,9 +295,16 @@ class Gateway:
         self.listener.open(loop)
         self._undo.callback(self.listener.close)
         assert self.listener.endpoint is not None
-        self.forwarder = Forwarder(self.tun, self.sessions, self.listener.endpoint, loop)
+        self.forwarder = Forwarder(
+            self.tun, self.sessions, self.listener.endpoint, loop, on_lost=self._tun_lost
+        )
         self.forwarder.start()
         self._undo.callback(self.forwarder.stop)
+
+    def _tun_lost(self) -> None:
+        """Nothing can be carried any more: end, so that whoever watches starts us anew."""
+        self._exit_status = 1
+        self._request_stop("the TUN device is gone")
 
     def _make_handler(
         self, listener: Listener, connection: Connection, quic: ServerQuicConnection
@@ -300,8 +314,7 @@ class Gateway:
 
     def _certificate_refused(self, connection: Connection, reason: str, text: str) -> None:
         self.certificates_refused[reason] = self.certificates_refused.get(reason, 0) + 1
-        address = connection.peer_address
-        peer = f"{address[0]}:{address[1]}" if address else "-"
+        peer = format_address(connection.peer_address)
         self.audit.session_refused(peer=peer, reason=reason, text=text)
 
     # Meanwhile.
@@ -335,6 +348,10 @@ class Gateway:
     def poll_events(self) -> None:
         """Give the kernel's waiting events to the audit log."""
         self.kernel.poll_events(self.journal.flow)
+        lost = self.kernel.programs.lost_events()
+        if lost > self._events_lost_told:
+            self.audit.events_lost(count=lost - self._events_lost_told)
+            self._events_lost_told = lost
 
     async def _keep_certificates(self) -> None:
         """Revocation acts at once: the files are looked at four times a second."""

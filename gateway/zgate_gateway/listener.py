@@ -20,7 +20,7 @@ from zgate_datapath.congestion import algorithm_name
 from zgate_datapath.connection import Connection, ConnectionHandler
 from zgate_datapath.endpoint import CONNECTION_ID_BYTES, ServerEndpoint
 from zgate_datapath.peer_authentication import PeerRefused, ServerQuicConnection
-from zgate_datapath.udp import UdpSocket
+from zgate_datapath.udp import UdpSocket, format_address
 from zgate_identity.refusal import CertificateRefused
 from zgate_identity.reload import ReloadingClientVerifier
 from zgate_identity.verifier import PeerIdentity
@@ -122,8 +122,7 @@ class Listener:
         """The bound address and port, for people."""
         if self.endpoint is None:
             return "-"
-        host, port = self.endpoint.udp.local_address[:2]
-        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        return format_address(self.endpoint.udp.local_address)
 
     def _make_connection(
         self, original_cid: bytes, retry_cid: bytes | None, now: float

@@ -310,11 +310,7 @@ class ClientConnection:
     @property
     def peer(self) -> str:
         """The client's outer address and port."""
-        address = self.connection.peer_address
-        if address is None:
-            return "-"
-        host = str(address[0]).removeprefix("::ffff:")
-        return f"[{host}]:{address[1]}" if ":" in host else f"{host}:{address[1]}"
+        return format_address(self.connection.peer_address)
 
     # ConnectionHandler.
 
