@@ -25,6 +25,7 @@ from zgate_datapath.endpoint import ServerEndpoint
 from zgate_datapath.path_mtu import PathMtuState
 from zgate_datapath.peer_authentication import ServerQuicConnection
 from zgate_datapath.tunnel import Tunnel, add_drops
+from zgate_datapath.udp import format_address
 from zgate_identity.verifier import PeerIdentity
 from zgate_protocol import events
 from zgate_protocol.capsule import AssignedAddress
