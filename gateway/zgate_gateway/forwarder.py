@@ -130,6 +130,7 @@ class Forwarder:
             touch(tunnel.connection)
         if self._tun.is_gone:
             logger.error("the TUN device %s is gone: nothing is carried any more", self._tun.name)
+            self._endpoint.after_batch = None
             self._loop.remove_reader(self._tun.fd)
             self._on_lost()
 
