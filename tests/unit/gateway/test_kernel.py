@@ -1,0 +1,339 @@
+"""Clients and policies in the kernel's numbers, against a fake of the loaded programs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import Any
+
+import pytest
+from zgate_bpf.kernel_policy import (
+    NO_CLIENT,
+    ClientCounters,
+    Direction,
+    EventKind,
+    GenerationError,
+    KernelEvent,
+)
+from zgate_bpf.tables import NO_RULE, CompiledPolicy
+from zgate_gateway.kernel import FlowEvent, Kernel, KernelError
+from zgate_gateway.policy.policy_set import PolicySet
+from zgate_protocol.drop_reason import DropReason
+
+POLICY = """\
+version: "1.0"
+metadata: {name: test}
+default_action: deny
+clients:
+  alice:
+    rules:
+      - {id: alice-web, type: ip_cidr, action: allow, destinations: [10.20.0.0/24], protocols: [tcp]}
+  bob:
+    rules:
+      - {id: bob-web, type: ip_cidr, action: allow, destinations: [10.20.0.0/24], protocols: [tcp]}
+  carol:
+    rules:
+      - {id: carol-all, type: default, action: allow}
+groups:
+  staff:
+    rules:
+      - {id: staff-dns, type: ip_cidr, action: allow, destinations: [8.8.8.8/32], protocols: [udp]}
+"""
+RULES_PER_POLICY = 100
+A4, A6, B4 = ip_address("10.100.0.2"), ip_address("fd00::2"), ip_address("10.100.0.3")
+
+
+class FakeGeneration:
+    """Writes down what is asked of it; a policy's rules begin at 100 times its number."""
+
+    def __init__(self, revision: int, log: list[str]) -> None:
+        self.revision = revision
+        self.log = log
+        self.policies: list[CompiledPolicy] = []
+        self.assigned: dict[int, int] = {}
+        self.fails: dict[str, Exception] = {}
+
+    def _step(self, name: str) -> None:
+        if name in self.fails:
+            raise self.fails[name]
+        self.log.append(f"{name} r{self.revision}")
+
+    def add_policy(self, policy: CompiledPolicy) -> int:
+        self._step("add_policy")
+        self.policies.append(policy)
+        return len(self.policies)
+
+    def assign(self, client_index: int, policy_id: int) -> None:
+        self._step("assign")
+        self.assigned[client_index] = policy_id
+
+    def unassign(self, client_index: int) -> None:
+        self._step("unassign")
+        self.assigned.pop(client_index, None)
+
+    def verify(self) -> None:
+        self._step("verify")
+
+    def activate(self) -> None:
+        self._step("activate")
+
+    def rule_of(self, global_rule: int) -> tuple[int, int]:
+        policy_id, index = divmod(global_rule, RULES_PER_POLICY)
+        if not 1 <= policy_id <= len(self.policies):
+            raise KeyError(global_rule)
+        return policy_id, index
+
+
+class FakePrograms:
+    """`KernelPolicy` without a kernel."""
+
+    def __init__(self) -> None:
+        self.log: list[str] = []
+        self.generations: list[FakeGeneration] = []
+        self.next_fails: dict[str, Exception] = {}
+        self.clients: dict[IPv4Address | IPv6Address, int] = {}
+        self.events: list[KernelEvent] = []
+        self.fails: dict[str, Exception] = {}
+
+    def _step(self, name: str, detail: object = "") -> None:
+        if name in self.fails:
+            raise self.fails[name]
+        self.log.append(f"{name} {detail}".strip())
+
+    def begin(self, revision: int) -> FakeGeneration:
+        generation = FakeGeneration(revision, self.log)
+        generation.fails, self.next_fails = self.next_fails, {}
+        self.generations.append(generation)
+        return generation
+
+    def set_client(self, address: IPv4Address | IPv6Address, client_index: int) -> None:
+        self._step("set_client", address)
+        self.clients[address] = client_index
+
+    def remove_client(self, address: IPv4Address | IPv6Address) -> None:
+        self._step("remove_client", address)
+        self.clients.pop(address, None)
+
+    def reset_counters(self, client_index: int) -> None:
+        self._step("reset_counters")
+
+    def counters(self, client_index: int) -> ClientCounters:
+        return ClientCounters(1, 100 + client_index, 2, 200 + client_index, 0, 0, 0)
+
+    def poll_events(self, handler: Callable[[KernelEvent], None]) -> None:
+        waiting, self.events = self.events, []
+        for event in waiting:
+            handler(event)
+
+
+def event_of(client_index: int, rule: int, revision: int) -> KernelEvent:
+    return KernelEvent(
+        kind=EventKind.FLOW_ALLOWED,
+        time_ns=1,
+        client_index=client_index,
+        rule=rule,
+        revision=revision,
+        reason=DropReason.NONE,
+        direction=Direction.UP,
+        source=A4,
+        destination=ip_address("10.20.0.5"),
+        protocol=6,
+        source_port=1,
+        destination_port=443,
+        length_bytes=60,
+        suppressed=0,
+    )
+
+
+@pytest.fixture
+def programs() -> FakePrograms:
+    return FakePrograms()
+
+
+@pytest.fixture
+def kernel(programs: FakePrograms) -> Kernel:
+    made = Kernel(programs, max_clients=4)  # type: ignore[arg-type]
+    made.load_policy(PolicySet.parse(POLICY), 1)
+    return made
+
+
+def named(kernel: Kernel, programs: FakePrograms, event: KernelEvent) -> FlowEvent:
+    seen: list[FlowEvent] = []
+    programs.events.append(event)
+    kernel.poll_events(seen.append)
+    return seen[0]
+
+
+# Clients.
+
+
+def test_a_client_is_known_by_its_addresses_last(kernel: Kernel, programs: FakePrograms) -> None:
+    """Until policy and counters are in place, its packets are nobody's and drop."""
+    programs.log.clear()
+    kernel.add_client("alice", ["staff"], [A4, A6])
+    assert programs.log == [
+        "add_policy r1",
+        "reset_counters",
+        "assign r1",
+        f"set_client {A4}",
+        f"set_client {A6}",
+    ]
+    assert programs.clients == {A4: 0, A6: 0}
+
+
+def test_a_client_that_goes_is_nobody_first(kernel: Kernel, programs: FakePrograms) -> None:
+    kernel.add_client("alice", [], [A4, A6])
+    programs.log.clear()
+    kernel.remove_client("alice")
+    assert programs.log == [f"remove_client {A4}", f"remove_client {A6}", "unassign r1"]
+    assert programs.clients == {}
+    kernel.remove_client("alice")
+    assert kernel.counters("alice") is None
+    assert kernel.client_bytes("alice") == (0, 0)
+
+
+def test_clients_of_the_same_meaning_share_a_policy(kernel: Kernel, programs: FakePrograms) -> None:
+    kernel.add_client("alice", [], [A4])
+    kernel.add_client("bob", [], [B4])
+    (generation,) = programs.generations
+    assert kernel.distinct_policies == 1
+    assert generation.assigned == {0: 1, 1: 1}
+    kernel.add_client("carol", [], [A6])
+    assert kernel.distinct_policies == 2
+
+
+def test_adding_a_client_again_replaces_it(kernel: Kernel, programs: FakePrograms) -> None:
+    kernel.add_client("alice", [], [A4])
+    kernel.add_client("alice", ["staff"], [A6])
+    assert programs.clients == {A6: 1}
+    assert kernel.client_bytes("alice") == (101, 201)
+
+
+def test_a_freed_number_is_used_again_last(kernel: Kernel, programs: FakePrograms) -> None:
+    """An event that is still under way must not name the next client."""
+    kernel.add_client("alice", [], [A4])
+    kernel.remove_client("alice")
+    for number, name in enumerate(["bob", "carol", "dave"], 1):
+        kernel.add_client(name, [], [ip_address(f"10.100.0.{number}")])
+    assert sorted(programs.clients.values()) == [1, 2, 3]
+    kernel.add_client("erin", [], [A4])
+    assert programs.clients[A4] == 0
+
+
+def test_a_full_table_refuses_and_says_so(kernel: Kernel, programs: FakePrograms) -> None:
+    for number in range(4):
+        kernel.add_client(f"c{number}", [], [ip_address(f"10.100.0.{number}")])
+    with pytest.raises(KernelError, match="client table is full"):
+        kernel.add_client("one-too-many", [], [ip_address("10.100.0.9")])
+    # ... but one that is there already may come again.
+    kernel.add_client("c0", [], [ip_address("10.100.0.0")])
+
+
+def test_without_a_policy_nobody_gets_in(programs: FakePrograms) -> None:
+    empty = Kernel(programs, max_clients=4)  # type: ignore[arg-type]
+    assert empty.revision == 0 and empty.distinct_policies == 0
+    with pytest.raises(KernelError, match="no policy is loaded"):
+        empty.add_client("alice", [], [A4])
+    assert programs.clients == {}
+
+
+@pytest.mark.parametrize("step", ["set_client", "reset_counters"])
+def test_a_client_that_cannot_be_added_leaves_nothing(
+    kernel: Kernel, programs: FakePrograms, step: str
+) -> None:
+    programs.fails[step] = OSError("E2BIG")
+    with pytest.raises(KernelError, match="client alice: E2BIG"):
+        kernel.add_client("alice", [], [A4, A6])
+    assert programs.clients == {}
+    assert programs.generations[0].assigned == {}
+    programs.fails.clear()
+    for number in range(4):
+        kernel.add_client(f"c{number}", [], [ip_address(f"10.100.0.{number}")])
+
+
+# Policies.
+
+
+def test_a_new_policy_set_is_verified_before_it_is_in_force(
+    kernel: Kernel, programs: FakePrograms
+) -> None:
+    kernel.add_client("alice", [], [A4])
+    kernel.add_client("bob", [], [B4])
+    programs.log.clear()
+    kernel.load_policy(PolicySet.parse(POLICY), 2)
+    assert programs.log == [
+        "add_policy r2",
+        "assign r2",
+        "assign r2",
+        "verify r2",
+        "activate r2",
+    ]
+    assert kernel.revision == 2
+    assert programs.generations[1].assigned == {0: 1, 1: 1}
+
+
+@pytest.mark.parametrize(
+    ("step", "error"),
+    [
+        ("add_policy", GenerationError("too many rules")),
+        ("assign", OSError("E2BIG")),
+        ("verify", GenerationError("it does not read back as written")),
+        ("activate", OSError("EPERM")),
+    ],
+)
+def test_a_policy_set_that_fails_leaves_the_old_one_in_force(
+    kernel: Kernel, programs: FakePrograms, step: str, error: Exception
+) -> None:
+    kernel.add_client("alice", [], [A4])
+    before = kernel.policy_set
+    programs.next_fails = {step: error}
+    with pytest.raises(KernelError, match=f"policy revision 2: {error}"):
+        kernel.load_policy(PolicySet.parse(POLICY.replace("tcp", "udp")), 2)
+    assert kernel.revision == 1
+    assert kernel.policy_set is before
+    kernel.add_client("bob", [], [B4])
+    assert programs.generations[0].assigned == {0: 1, 1: 1}
+    assert 1 not in programs.generations[1].assigned
+
+
+# Events.
+
+
+def test_an_event_gets_the_names_of_its_client_and_rule(
+    kernel: Kernel, programs: FakePrograms
+) -> None:
+    kernel.add_client("alice", ["staff"], [A4])
+    first = named(kernel, programs, event_of(0, RULES_PER_POLICY, 1))
+    assert (first.client, first.rule_id) == ("alice", "alice-web")
+    second = named(kernel, programs, event_of(0, RULES_PER_POLICY + 1, 1))
+    assert second.rule_id == "staff-dns"
+
+
+def test_clients_that_share_a_policy_have_their_own_rule_names(
+    kernel: Kernel, programs: FakePrograms
+) -> None:
+    kernel.add_client("alice", [], [A4])
+    kernel.add_client("bob", [], [B4])
+    event = event_of(1, RULES_PER_POLICY, 1)
+    assert named(kernel, programs, event).rule_id == "bob-web"
+
+
+def test_events_of_the_revision_before_are_still_named(
+    kernel: Kernel, programs: FakePrograms
+) -> None:
+    kernel.add_client("alice", [], [A4])
+    kernel.load_policy(PolicySet.parse(POLICY.replace("alice-web", "renamed")), 2)
+    assert named(kernel, programs, event_of(0, RULES_PER_POLICY, 1)).rule_id == "alice-web"
+    assert named(kernel, programs, event_of(0, RULES_PER_POLICY, 2)).rule_id == "renamed"
+    kernel.load_policy(PolicySet.parse(POLICY), 3)
+    assert named(kernel, programs, event_of(0, RULES_PER_POLICY, 1)).rule_id is None
+
+
+def test_what_has_no_name_stays_without(kernel: Kernel, programs: FakePrograms) -> None:
+    kernel.add_client("alice", [], [A4])
+    assert named(kernel, programs, event_of(NO_CLIENT, NO_RULE, 0)).client is None
+    assert named(kernel, programs, event_of(0, NO_RULE, 1)).rule_id is None
+    assert named(kernel, programs, event_of(0, RULES_PER_POLICY + 57, 1)).rule_id is None
+    kernel.remove_client("alice")
+    late: Any = named(kernel, programs, event_of(0, RULES_PER_POLICY, 1))
+    assert (late.client, late.rule_id) == ("alice", None)
