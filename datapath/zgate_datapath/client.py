@@ -386,7 +386,7 @@ class TunnelClient:
         if connection.path_mtu.state is PathMtuState.UNUSABLE:
             self._fail(PathTooSmall("the path carries no UDP payload of 1331 bytes: no tunnel"))
             return
-        self._settle()
+        self._handle([])
 
     def can_send(self) -> None:
         """The window has opened."""
@@ -433,7 +433,18 @@ class TunnelClient:
                 self._fail(ConnectionLost(f"the gateway broke the protocol: {event.reason}"))
             elif isinstance(event, events.PeerClosed):
                 self._fail(ConnectionLost("the gateway ended the session"))
+        self._check_link()
         self._settle()
+
+    def _check_link(self) -> None:
+        """RFC 9484 section 7.2: no IPv6 where the gateway takes no packets of 1280 bytes."""
+        tunnel = self._tunnel
+        if tunnel is None:
+            return
+        for event in tunnel.session.check_link_mtu(tunnel.mtu_bytes):
+            assert isinstance(event, events.StreamAborted)
+            self._require_connection().abort_stream(tunnel.stream_id, int(event.error_code))
+            self._fail(PathTooSmall(event.reason))
 
     def _settle(self) -> None:
         """Once all is known say so; later, say what has changed."""

@@ -392,10 +392,20 @@ class ClientConnection:
 
     def mtu_changed(self) -> None:
         """RFC 9484 section 7.2: below IPv6's 1280 bytes there is no session."""
-        if self.connection.path_mtu.state is PathMtuState.UNUSABLE and self._session is not None:
-            stream_id = self._session.tunnel.stream_id
-            self._table.close(self._session, _PATH_TOO_SMALL)
-            self.connection.abort_stream(stream_id, ErrorCode.H3_CONNECT_ERROR)
+        session = self._session
+        if session is None:
+            return
+        if self.connection.path_mtu.state is PathMtuState.UNUSABLE:
+            self._table.close(session, _PATH_TOO_SMALL)
+        else:
+            self._check_link(session)
+
+    def _check_link(self, session: Session) -> None:
+        """The client's own limit on datagrams may be what is too small for IPv6."""
+        tunnel = session.tunnel
+        self._handle(
+            tunnel.stream_id, tunnel.session, tunnel.session.check_link_mtu(tunnel.mtu_bytes)
+        )
 
     def can_send(self) -> None:
         """The gateway never waits: what does not fit is dropped and counted."""
@@ -521,6 +531,7 @@ class ClientConnection:
         self._assign(session, stream_id, session.pending_requests)
         self.connection.send_data(stream_id, session.advertise(self._table.settings.routes))
         self._table.announce(established)
+        self._check_link(established)
 
     def _refuse(self, stream_id: int, session: ConnectIpSession, refusal: Refusal) -> None:
         identity = self._identity

@@ -27,10 +27,10 @@ default_action: deny
 clients:
   alice:
     rules:
-      - {id: alice-web, type: ip_cidr, action: allow, destinations: [10.20.0.0/24], protocols: [tcp]}
+      - {id: alice-web, type: ip_cidr, action: allow, destinations: [10.0.0.0/8], protocols: [tcp]}
   bob:
     rules:
-      - {id: bob-web, type: ip_cidr, action: allow, destinations: [10.20.0.0/24], protocols: [tcp]}
+      - {id: bob-web, type: ip_cidr, action: allow, destinations: [10.0.0.0/8], protocols: [tcp]}
   carol:
     rules:
       - {id: carol-all, type: default, action: allow}
