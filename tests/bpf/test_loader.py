@@ -8,8 +8,9 @@ from zgate_bpf import loader, syscalls
 from zgate_bpf.errors import BpfLoadError
 from zgate_bpf.kernel_policy import Capacity, KernelPolicy
 
-# The kernel's own limit is 1,000,000. Older kernels find fewer equal states: leave them room.
-MOST_VERIFIED_INSTRUCTIONS = 250_000
+# The kernel's own limit is 1,000,000. Kernel 6.1 finds fewer equal states than newer ones: it
+# counts 214,000 where 6.18 counts 89,000.
+MOST_VERIFIED_INSTRUCTIONS = 400_000
 
 
 def test_programs_are_not_too_complex(kernel):

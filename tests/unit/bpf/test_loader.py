@@ -1,6 +1,7 @@
 """Compiling needs no privilege: the kernel is asked only when a program is loaded."""
 
 import errno
+import struct
 import sys
 
 import pytest
@@ -62,3 +63,46 @@ def test_privilege_is_named():
     assert "CAP_BPF" in loader.explain_os_error("BPF maps", error)
     assert "smaller" in loader.explain_os_error("BPF maps", OSError(errno.ENOMEM, "no memory"))
     assert loader.explain_os_error("x", OSError(errno.EIO, "broken")) == "x: broken"
+
+
+JUMP_CLASSES = (0x05, 0x06)
+EXIT, CALL, JUMP_ALWAYS, LOAD_DOUBLE = 0x95, 0x85, 0x05, 0x18
+
+
+def successors(code):
+    """Where each instruction may lead."""
+    instructions = [struct.unpack_from("<BBhi", code, at) for at in range(0, len(code), 8)]
+    for at, (operation, _, offset, _) in enumerate(instructions):
+        if operation == EXIT:
+            yield []
+        elif operation == JUMP_ALWAYS:
+            yield [at + 1 + offset]
+        elif operation & 7 in JUMP_CLASSES and operation != CALL:
+            yield [at + 1, at + 1 + offset]
+        else:
+            yield [at + (2 if operation == LOAD_DOUBLE else 1)]
+
+
+def has_cycle(follows):
+    done, path, stack = set(), set(), [(0, iter(follows[0]))]
+    path.add(0)
+    while stack:
+        at, rest = stack[-1]
+        following = next(rest, None)
+        if following is None:
+            stack.pop()
+            path.discard(at)
+            done.add(at)
+        elif following in path:
+            return True
+        elif following not in done:
+            path.add(following)
+            stack.append((following, iter(follows[following])))
+    return False
+
+
+def test_programs_have_no_loops():
+    """Kernel 6.1 takes only some shapes of loop, and the compiler chooses the shape."""
+    for code in compiled().values():
+        assert not has_cycle(list(successors(code)))
+    assert has_cycle([[1], [2], [0]])

@@ -52,6 +52,7 @@ static __always_inline __u32 zg_find_rule(const struct zg_question *q,
 	__u32 first = ZG_NO_RULE;
 	int depth;
 
+#pragma unroll
 	for (depth = 0; depth < ZG_MAX_LIST_DEPTH; depth++) {
 		__u32 *rule;
 

@@ -168,6 +168,7 @@ static __always_inline int zg_check_ipv4_options(struct __sk_buff *skb, const st
 	__u32 offset = p->start + 20;
 	int i;
 
+#pragma unroll
 	for (i = 0; i < 40; i++) {
 		__u8 option[2] = {};
 
@@ -263,6 +264,7 @@ static __always_inline int zg_walk_extensions(struct __sk_buff *skb, struct zg_p
 	bool fragment_seen = false;
 	int i;
 
+#pragma unroll
 	for (i = 0; i < ZG_MAX_EXTENSION_HEADERS; i++) {
 		__u8 head[8];
 		__u32 size;
