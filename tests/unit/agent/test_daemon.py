@@ -241,6 +241,8 @@ async def test_a_network_that_cannot_be_programmed(config: AgentConfig) -> None:
     async with running(config, dial, network, delay_s=LONG_S) as agent:
         status = await until(agent, lambda one: one.state is State.BACKOFF)
         assert status.reason == "cannot set up: no room"
+        # The state changes first, what follows from it is carried out one by one.
+        await until(agent, lambda one: dial.tunnels[0].close_reasons)
         assert dial.tunnels[0].close_reasons == ["the host's network failed"]
         assert status.routes == []
 
