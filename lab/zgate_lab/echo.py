@@ -48,6 +48,11 @@ class UdpEcho:
         self._stop_read.close()
         self._socket.close()
 
+    def set_traffic_class(self, traffic_class: int) -> None:
+        """DSCP and ECN of the answers, both families."""
+        self._socket.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, traffic_class)
+        self._socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_TCLASS, traffic_class)
+
     def _run(self) -> None:
         poll = select.poll()
         poll.register(self._socket, select.POLLIN)

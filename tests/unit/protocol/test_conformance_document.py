@@ -48,8 +48,6 @@ TO_BE_WRITTEN = {
     "tests/unit/datapath/test_tunnel.py::test_9221_s3_no_datagram_above_the_peers_limit",
     "tests/unit/gateway/test_sessions.py"
     "::test_9484_s4_1_a_name_that_does_not_resolve_is_refused_with_proxy_status",
-    "tests/e2e/test_rfc9484.py::test_9484_s7_2_the_hop_limit_goes_down_by_one_each_way",
-    "tests/e2e/test_rfc9484.py::test_9484_s7_2_a_path_below_1331_bytes_has_no_session",
     "tests/unit/datapath/test_tunnel.py"
     "::test_9484_s10_1_too_big_is_dropped_and_not_sent_on_the_stream",
     "tests/unit/datapath/test_udp.py::test_9484_s10_2_outer_packets_are_not_ect_and_carry_no_dscp",
