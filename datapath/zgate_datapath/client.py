@@ -36,6 +36,7 @@ from zgate_datapath.peer_authentication import (
     ClientQuicConnection,
     PeerRefused,
     VerifyGateway,
+    load_own_certificate,
 )
 from zgate_datapath.tun import Tun
 from zgate_datapath.tunnel import Tunnel
@@ -245,7 +246,7 @@ class TunnelClient:
             verify_mode=ssl.CERT_REQUIRED,
             cafile=config.ca_file,
         )
-        configuration.load_cert_chain(config.certificate_file, config.key_file)
+        load_own_certificate(configuration, Path(config.certificate_file), Path(config.key_file))
         return configuration
 
     def _timeout_text(self, timeout_s: float) -> str:

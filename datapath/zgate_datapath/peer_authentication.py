@@ -15,12 +15,36 @@ stands inside the handshake too, before our own certificate is sent.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from aioquic import tls
 from aioquic.buffer import Buffer  # type: ignore[attr-defined]
+from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import QuicConnection
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding
+
+
+def load_own_certificate(
+    configuration: QuicConfiguration, certificate_file: Path, key_file: Path
+) -> None:
+    """Give a configuration the certificate chain and the key of two PEM files.
+
+    Raises:
+        OSError: a file cannot be read.
+        ValueError: a file does not hold what it should; the text says which.
+    """
+    try:
+        configuration.load_cert_chain(certificate_file)
+    except (IndexError, TypeError, ValueError, UnsupportedAlgorithm) as error:
+        raise ValueError(f"{certificate_file} holds no certificate in PEM: {error}") from error
+    try:
+        configuration.load_cert_chain(certificate_file, key_file)
+    except (TypeError, ValueError, UnsupportedAlgorithm) as error:
+        # TypeError: the key is encrypted.
+        raise ValueError(f"{key_file} holds no usable private key in PEM: {error}") from error
+
 
 VerifyPeer = Callable[[bytes | None, Sequence[bytes]], Any]
 """(leaf DER or None, chain DER) -> identity; raises `PeerRefused`."""

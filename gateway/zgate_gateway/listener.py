@@ -19,7 +19,11 @@ from zgate_datapath.client import CIPHER_SUITES, CONTROL_PACKET_BYTES, MAX_DATAG
 from zgate_datapath.congestion import algorithm_name
 from zgate_datapath.connection import Connection, ConnectionHandler
 from zgate_datapath.endpoint import CONNECTION_ID_BYTES, ServerEndpoint
-from zgate_datapath.peer_authentication import PeerRefused, ServerQuicConnection
+from zgate_datapath.peer_authentication import (
+    PeerRefused,
+    ServerQuicConnection,
+    load_own_certificate,
+)
 from zgate_datapath.udp import UdpSocket, format_address
 from zgate_identity.refusal import CertificateRefused
 from zgate_identity.reload import ReloadingClientVerifier
@@ -77,7 +81,7 @@ class Listener:
             max_datagram_frame_size=MAX_DATAGRAM_FRAME_BYTES,
             max_datagram_size=CONTROL_PACKET_BYTES,
         )
-        configuration.load_cert_chain(settings.certificate_file, settings.key_file)
+        load_own_certificate(configuration, settings.certificate_file, settings.key_file)
         return configuration
 
     def open(self, loop: asyncio.AbstractEventLoop) -> None:

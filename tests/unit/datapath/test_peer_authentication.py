@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import QuicConnection
 from aioquic.quic.events import ConnectionTerminated, HandshakeCompleted, StreamDataReceived
 from aioquic.tls import AlertDescription, SessionTicket
-from zgate_datapath.peer_authentication import PeerRefused, ServerQuicConnection
+from zgate_datapath.peer_authentication import (
+    PeerRefused,
+    ServerQuicConnection,
+    load_own_certificate,
+)
 
 from .conftest import Credentials, Pair, client_configuration, make_pair, server_configuration
 
@@ -137,6 +142,37 @@ def test_ticket_callbacks_are_an_error(credentials: Credentials, name: str) -> N
             configuration=server_configuration(credentials),
             original_destination_connection_id=b"12345678",
             **{name: callback},
+        )
+
+
+@pytest.mark.parametrize("content", [b"", b"not PEM", b"-----BEGIN CERTIFICATE-----\nx"])
+def test_files_without_a_certificate_or_a_key(
+    credentials: Credentials, tmp_path: Path, content: bytes
+) -> None:
+    file = tmp_path / "file.pem"
+    file.write_bytes(content)
+    configuration = QuicConfiguration(is_client=True)
+    with pytest.raises(ValueError, match=r"file\.pem holds no certificate in PEM"):
+        load_own_certificate(configuration, file, credentials.client_key)
+    with pytest.raises(ValueError, match=r"file\.pem holds no usable private key in PEM"):
+        load_own_certificate(configuration, credentials.client_certificate, file)
+
+
+def test_an_encrypted_key_is_told(credentials: Credentials, tmp_path: Path) -> None:
+    from cryptography.hazmat.primitives import serialization
+    from zgate_identity.profile import new_key
+
+    file = tmp_path / "encrypted.key"
+    file.write_bytes(
+        new_key().private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.BestAvailableEncryption(b"secret"),
+        )
+    )
+    with pytest.raises(ValueError, match=r"encrypted\.key holds no usable private key"):
+        load_own_certificate(
+            QuicConfiguration(is_client=True), credentials.client_certificate, file
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import select
 import socket
 
@@ -75,3 +76,38 @@ def test_overheads() -> None:
     assert udp_overhead_bytes(("192.0.2.1", 1)) == 28
     assert udp_overhead_bytes(("::ffff:192.0.2.1", 1, 0, 0)) == 28
     assert udp_overhead_bytes(("2001:db8::1", 1, 0, 0)) == 48
+
+
+@pytest.mark.parametrize("sizes", [[100], [1200] * 5 + [70], [1200, 1300, 90]])
+def test_9484_s10_2_outer_packets_are_not_ect_and_carry_no_dscp(
+    ends: tuple[UdpSocket, UdpSocket], sizes: list[int]
+) -> None:
+    """One by one and with GSO: aioquic reads no ECN feedback, so no packet may claim to be ECT."""
+    client, server = ends
+    for level, option in (
+        (socket.IPPROTO_IP, socket.IP_RECVTOS),
+        (socket.IPPROTO_IPV6, socket.IPV6_RECVTCLASS),
+    ):
+        with contextlib.suppress(OSError):
+            server._socket.setsockopt(level, option, 1)
+    # An inner packet full of marks: CS7, and congestion experienced.
+    marked = b"\x45\xff" + bytes(18)
+    client.send_batch([marked.ljust(size, b"x") for size in sizes], server.local_address)
+    seen: list[int] = []
+    received = 0
+    while received < sum(sizes):
+        ready, _, _ = select.select([server.fileno()], [], [], 5)
+        assert ready
+        data, ancillary, _, _ = server._socket.recvmsg(65535, 256)
+        received += len(data)
+        seen += [
+            value[0]
+            for level, kind, value in ancillary
+            if (level, kind)
+            in (
+                (socket.IPPROTO_IP, socket.IP_TOS),
+                (socket.IPPROTO_IPV6, socket.IPV6_TCLASS),
+            )
+        ]
+    assert seen
+    assert set(seen) == {0}

@@ -410,8 +410,12 @@ async def test_a_renewed_certificate_is_used_for_new_connections(lab: Lab, pki: 
 async def test_an_unusable_certificate_leaves_the_old_one_in_use(lab: Lab, pki: Pki) -> None:
     files = pki.issue("gateway", usage=Usage.SERVER, dns_names=[HOST])
     gateway = lab.gateway(identity=files)
-    files.certificate.write_bytes(b"not a certificate")
-    with pytest.raises((ValueError, OSError)):
+    for content in (b"", b"not a certificate"):
+        files.certificate.write_bytes(content)
+        with pytest.raises(ValueError, match="holds no certificate in PEM"):
+            gateway.listener.reload_certificate()
+    files.certificate.unlink()
+    with pytest.raises(FileNotFoundError):
         gateway.listener.reload_certificate()
     await lab.connect(gateway)
 
