@@ -1,4 +1,4 @@
-"""``zgatectl policy show|check|reload``."""
+"""``zgatectl policy``: look at the policy, try a new one, put it in force, go back."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rich.console import Console
 from zgate_gateway.api import schemas
 
 from .client import GatewayClient
-from .errors import BAD_INPUT
+from .errors import BAD_INPUT, FAILED
 from .options import Invocation, gateway_command
 from .output import cell, console, print_json, table, time_text
 
@@ -18,7 +18,7 @@ _ACTION_STYLE = {schemas.VerdictAction.ALLOW: "green", schemas.VerdictAction.DEN
 
 @click.group()
 def policy() -> None:
-    """Show, check and reload the policy."""
+    """Show, check, test, compare and change the policy."""
 
 
 @policy.command()
@@ -54,6 +54,27 @@ def check(invocation: Invocation, *, file: Path) -> None:
         _print_check(file, answer)
     if not answer.valid:
         raise SystemExit(BAD_INPUT)
+
+
+@policy.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@gateway_command
+def test(invocation: Invocation, *, file: Path) -> None:
+    """Run the tests in FILE without a gateway.
+
+    Exit code 1 if one fails, 2 if the file cannot be read.
+    """
+    from zgate_gateway.api.policy_report import run_tests_of_file
+
+    answer = run_tests_of_file(file)
+    if invocation.as_json:
+        print_json(answer)
+    else:
+        _print_tests(answer)
+    if not answer.valid:
+        raise SystemExit(BAD_INPUT)
+    if answer.failed:
+        raise SystemExit(FAILED)
 
 
 @policy.command()
@@ -102,7 +123,34 @@ def _print_check(file: Path, answer: schemas.PolicyCheck) -> None:
         click.echo(f"{finding.severity.value}: {cell(finding.text).plain}", err=True)
     if answer.valid:
         counts = f"{answer.clients} clients, {answer.groups} groups, {answer.rules} rules"
+        if answer.tests:
+            counts += f", {answer.tests} tests passed"
         click.echo(f"{file}: can be loaded ({counts})")
+
+
+def _print_tests(answer: schemas.PolicyTests) -> None:
+    for finding in answer.findings:
+        click.echo(f"{finding.severity.value}: {cell(finding.text).plain}", err=True)
+    if not answer.valid:
+        return
+    if answer.outcomes:
+        out = console()
+        shown = table("line", "test", "expected", "got", "", right=["line"])
+        for one in answer.outcomes:
+            shown.add_row(
+                cell(one.line),
+                cell(one.question),
+                cell(_answer(one.expected, one.expected_rule)),
+                cell(_answer(one.action, one.rule_id, one.rule_line)),
+                cell("ok", "green") if one.passed else cell("FAILED", "bold red"),
+            )
+        out.print(shown)
+    click.echo(f"{answer.passed} passed, {answer.failed} failed")
+
+
+def _answer(action: schemas.VerdictAction, rule: str | None, line: int | None = None) -> str:
+    text = action.value if rule is None else f"{action.value}, {rule}"
+    return text if line is None else f"{text}:{line}"
 
 
 def _print_findings(out: Console, findings: list[schemas.PolicyFinding]) -> None:

@@ -1,4 +1,5 @@
-"""What a check of a policy found, in the API's words: for ``zgatectl policy check`` and the daemon.
+"""What a check of a policy found, in the API's words: for ``zgatectl policy check`` and
+the daemon.
 
 It needs no gateway, no root and no kernel.
 """
@@ -8,12 +9,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from zgate_bpf.tables import Action
 from zgate_config import ConfigError
 
 from zgate_gateway.policy.check import check_policy
+from zgate_gateway.policy.compiler import PolicyTooLarge
+from zgate_gateway.policy.expectations import Outcome
 from zgate_gateway.policy.policy_set import PolicySet
 
-from .schemas import PolicyCheck, PolicyFinding, Severity
+from .schemas import (
+    PolicyCheck,
+    PolicyFinding,
+    PolicyTestOutcome,
+    PolicyTests,
+    Severity,
+    VerdictAction,
+)
 
 
 def check_file(path: Path) -> PolicyCheck:
@@ -26,11 +37,29 @@ def check_text(text: str, name: str) -> PolicyCheck:
     return _check(lambda: PolicySet.parse(text, name), name)
 
 
-def warnings_of(policy_set: PolicySet, name: str) -> list[PolicyFinding]:
+def run_tests_of_file(path: Path) -> PolicyTests:
+    """Run the tests that a policy file carries."""
+    try:
+        outcomes = PolicySet.load(path, must_pass=False).run_tests()
+    except ConfigError as error:
+        return PolicyTests(valid=False, findings=_mistakes(error))
+    except PolicyTooLarge as error:
+        finding = PolicyFinding(severity=Severity.ERROR, text=f"{path}: tests: {error}")
+        return PolicyTests(valid=False, findings=[finding])
+    passed = sum(outcome.passed for outcome in outcomes)
+    return PolicyTests(
+        valid=True,
+        passed=passed,
+        failed=len(outcomes) - passed,
+        outcomes=[_outcome(outcome) for outcome in outcomes],
+    )
+
+
+def findings_of(policy_set: PolicySet, name: str) -> list[PolicyFinding]:
     """Return what is odd in a policy that can be loaded, in the order of the file."""
     return [
         PolicyFinding(
-            severity=Severity.WARNING,
+            severity=Severity.NOTE if found.is_note else Severity.WARNING,
             text=f"{name}:{found.line}: {found.path}: {found.text}",
             line=found.line,
         )
@@ -38,21 +67,47 @@ def warnings_of(policy_set: PolicySet, name: str) -> list[PolicyFinding]:
     ]
 
 
+def warnings_of(policy_set: PolicySet, name: str) -> list[PolicyFinding]:
+    """Return :func:`findings_of` without the notes."""
+    return [one for one in findings_of(policy_set, name) if one.severity is not Severity.NOTE]
+
+
 def _check(load: Callable[[], PolicySet], name: str) -> PolicyCheck:
     try:
         policy_set = load()
     except ConfigError as error:
-        return PolicyCheck(
-            valid=False,
-            findings=[
-                PolicyFinding(severity=Severity.ERROR, text=str(mistake), line=mistake.line)
-                for mistake in error.mistakes
-            ],
-        )
+        return PolicyCheck(valid=False, findings=_mistakes(error))
     return PolicyCheck(
         valid=True,
-        findings=warnings_of(policy_set, name),
+        findings=findings_of(policy_set, name),
         clients=policy_set.client_count,
         groups=policy_set.group_count,
         rules=policy_set.rule_count,
+        tests=len(policy_set.expectations),
     )
+
+
+def _mistakes(error: ConfigError) -> list[PolicyFinding]:
+    return [
+        PolicyFinding(severity=Severity.ERROR, text=str(mistake), line=mistake.line)
+        for mistake in error.mistakes
+    ]
+
+
+def _outcome(outcome: Outcome) -> PolicyTestOutcome:
+    wanted = outcome.expectation
+    return PolicyTestOutcome(
+        question=wanted.question,
+        line=wanted.line,
+        expected=action_of(wanted.expect),
+        expected_rule=wanted.rule,
+        action=action_of(outcome.action),
+        rule_id=outcome.rule.id if outcome.rule else None,
+        rule_line=outcome.rule.line if outcome.rule else None,
+        passed=outcome.passed,
+    )
+
+
+def action_of(action: Action) -> VerdictAction:
+    """Return an action in the API's words."""
+    return VerdictAction.ALLOW if action is Action.ALLOW else VerdictAction.DENY

@@ -58,6 +58,7 @@ class Severity(StrEnum):
 
     ERROR = "error"
     WARNING = "warning"
+    NOTE = "note"
 
 
 # --- counters and parts ---------------------------------------------------------------------------
@@ -244,6 +245,30 @@ class PolicyCheck(Answer):
     clients: int = 0
     groups: int = 0
     rules: int = 0
+    tests: int = Field(0, description="tests that the file carries; all of them passed")
+
+
+class PolicyTestOutcome(Answer):
+    """What came out of one test that a policy file carries."""
+
+    question: str = Field(description="client, destination, protocol and port")
+    line: int
+    expected: VerdictAction
+    expected_rule: str | None = Field(None, description="null: whichever rule decides")
+    action: VerdictAction
+    rule_id: str | None = Field(None, description="null: no rule matched, the default action did")
+    rule_line: int | None = None
+    passed: bool
+
+
+class PolicyTests(Answer):
+    """The tests of a policy file. ``valid`` is false if the file itself could not be read."""
+
+    valid: bool
+    passed: int = 0
+    failed: int = 0
+    outcomes: list[PolicyTestOutcome] = Field(default_factory=list)
+    findings: list[PolicyFinding] = Field(default_factory=list, description="if it is not valid")
 
 
 class PolicyReload(Answer):

@@ -6,12 +6,15 @@ becomes two lookups.
 
 from zgate_gateway.policy.check import Finding, check_policy, check_rules
 from zgate_gateway.policy.compiler import PolicyTooLarge, compile_policy
+from zgate_gateway.policy.expectations import Expectation, Outcome
 from zgate_gateway.policy.policy_set import Explanation, PolicySet, explain
 from zgate_gateway.policy.rules import Rule, first_match
 
 __all__ = [
+    "Expectation",
     "Explanation",
     "Finding",
+    "Outcome",
     "PolicySet",
     "PolicyTooLarge",
     "Rule",

@@ -1,8 +1,10 @@
-"""What is allowed in a policy but is hardly meant: rules that nothing ever reaches.
+"""What is allowed in a policy but is hardly meant: rules that nothing ever reaches, for one.
 
-The check is exact: a rule is reported if and only if no packet exists that it decides, even if it
+That check is exact: a rule is reported if and only if no packet exists that it decides, even if it
 takes several earlier rules together to hide it. Each client's and each group's rules are looked at
-by themselves; which groups a client has is not known before it connects.
+by themselves; which groups a client has is not known before it connects. So a client's own rule for
+everything, which hides whatever groups it has, is told as well; and, as a note, rules with contrary
+actions that overlap (:mod:`zgate_gateway.policy.overlaps`).
 """
 
 from __future__ import annotations
@@ -14,6 +16,8 @@ from functools import cached_property
 from zgate_bpf.tables import NO_RULE, Action
 
 from zgate_gateway.policy.destinations import Node, build_tree, own_entries
+from zgate_gateway.policy.model import RuleType
+from zgate_gateway.policy.overlaps import contains, find_overlaps
 from zgate_gateway.policy.policy_set import PolicySet
 from zgate_gateway.policy.rules import Rule
 from zgate_gateway.policy.services import (
@@ -22,7 +26,6 @@ from zgate_gateway.policy.services import (
     LAST_PORT,
     PORT_SPACE_BITS,
     Entries,
-    IpNetwork,
     Prefix,
     prefixes_of,
 )
@@ -39,12 +42,14 @@ class Finding:
     :ivar text: one line that names the rule, its line and what is odd.
     :ivar path: where in the file; empty for the file as a whole.
     :ivar line: line in the file.
+    :ivar is_note: worth knowing, but nothing speaks against it.
     """
 
     text: str
     path: str
     line: int
     rule_id: str | None = None
+    is_note: bool = False
 
 
 def check_policy(policy_set: PolicySet) -> list[Finding]:
@@ -56,6 +61,10 @@ def check_policy(policy_set: PolicySet) -> list[Finding]:
     for subjects in (policy_set.clients, policy_set.groups):
         for rules in subjects.values():
             findings.extend(check_rules(rules))
+            findings.extend(_overlapping(rules))
+    if any(policy_set.groups.values()):
+        for name, rules in policy_set.clients.items():
+            findings.extend(_hides_groups(name, rules))
     return sorted(findings, key=lambda finding: finding.line)
 
 
@@ -71,6 +80,32 @@ def check_rules(rules: Sequence[Rule]) -> list[Finding]:
         text = "not checked for rules that are never reached: too many rules inside one another"
         findings.append(Finding(text, rules[0].path.rpartition("[")[0], rules[0].line))
     return findings
+
+
+def _overlapping(rules: Sequence[Rule]) -> Iterator[Finding]:
+    overlaps = find_overlaps(rules)
+    for overlap in overlaps.found:
+        first, second = rules[overlap.first], rules[overlap.second]
+        text = (
+            f'rule "{second.id}" ({second.action.name.lower()}) overlaps with rule "{first.id}" '
+            f"(line {first.line}, {first.action.name.lower()}), which comes first and decides "
+            f"what both match in {overlap.network}"
+        )
+        yield Finding(text, second.path, second.line, second.id, is_note=True)
+    if not overlaps.complete:
+        text = "more rules with contrary actions overlap than are told here"
+        yield Finding(text, rules[0].path.rpartition("[")[0], rules[0].line, is_note=True)
+
+
+def _hides_groups(client: str, rules: Sequence[Rule]) -> Iterator[Finding]:
+    for rule in rules:
+        if rule.type is RuleType.DEFAULT:
+            text = (
+                f'rule "{rule.id}" matches everything: whatever groups {client} has, '
+                "their rules are never reached"
+            )
+            yield Finding(text, rule.path, rule.line, rule.id)
+            return
 
 
 def _meaningless(rules: Sequence[Rule]) -> Iterator[Finding]:
@@ -91,41 +126,11 @@ def _hidden(rules: Sequence[Rule], index: int, by: int | None) -> Finding:
         return Finding(text, rule.path, rule.line, rule.id)
     earlier = rules[by]
     who = f'rule "{earlier.id}" (line {earlier.line}, {earlier.action.name.lower()})'
-    if _contains(earlier, rule):
+    if contains(earlier, rule):
         text += f"{who} comes first and matches everything that it matches"
     else:
         text += f"rules before it together match everything that it matches, {who} among them"
     return Finding(text, rule.path, rule.line, rule.id)
-
-
-def _contains(outer: Rule, inner: Rule) -> bool:
-    """Whether ``outer`` by itself matches whatever ``inner`` matches."""
-    if not all(_serves(outer, inner, family) for family in (4, 6)):
-        return False
-    known = {_key(network, network.prefixlen) for network in outer.destinations}
-    return all(
-        any(_key(network, bits) in known for bits in range(network.prefixlen + 1))
-        for network in inner.destinations
-        if inner.services(network.version)
-    )
-
-
-def _key(network: IpNetwork, bits: int) -> tuple[int, int, int]:
-    """The network of ``bits`` bits around this one, as something that is quick to compare."""
-    shift = network.max_prefixlen - bits
-    return network.version, int(network.network_address) >> shift, bits
-
-
-def _serves(outer: Rule, inner: Rule, family: int) -> bool:
-    return all(
-        any(
-            other.protocol in (service.protocol, ANY_PROTOCOL)
-            and other.first <= service.first
-            and service.last <= other.last
-            for other in outer.services(family)
-        )
-        for service in inner.services(family)
-    )
 
 
 class _Named:

@@ -33,6 +33,7 @@ from zgate_bpf.tables import (
     ServicePrefix,
 )
 
+from zgate_gateway.policy.capacity import MAX_RULES
 from zgate_gateway.policy.destinations import Node, build_tree, own_entries
 from zgate_gateway.policy.rules import Rule
 from zgate_gateway.policy.services import ANY_PROTOCOL, ANYTHING, Entries, merge, resolve
@@ -48,7 +49,7 @@ _CACHED_POLICIES = 1024
 
 
 class PolicyTooLarge(ValueError):
-    """More rules than the kernel can number."""
+    """More rules than a policy can hold."""
 
 
 _Key = tuple[Action, tuple[bytes, ...]]
@@ -62,9 +63,9 @@ def compile_policy(rules: Sequence[Rule], default_action: Action) -> CompiledPol
     Lists of rules that mean the same give the same object, so that clients share it (the last
     1,024 results are kept). Raises :class:`PolicyTooLarge`.
     """
-    if len(rules) > MAX_RULES_PER_POLICY:
+    if len(rules) > MAX_RULES:
         raise PolicyTooLarge(
-            f"{len(rules)} rules in one policy; the kernel holds {MAX_RULES_PER_POLICY}: "
+            f"{len(rules)} rules in one policy; the gateway takes {MAX_RULES}: "
             "remove rules, or split the client's groups"
         )
     key = default_action, tuple(rule.meaning for rule in rules)

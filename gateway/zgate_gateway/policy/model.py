@@ -52,6 +52,19 @@ is a mistake, not "any" and not "none": leave the key out.
 ``id``
     Unique among a client's own rules, and among a group's. Verdicts and logs name rules by it.
 
+**Tests.** ``tests`` says what must come out of the rules, and a file of which one test fails is not
+loaded::
+
+    tests:
+      - {client: alice, destination: 8.8.8.8, protocol: udp, port: 53, expect: allow}
+      - {client: bob, groups: [staff], destination: "fd00:20::5", protocol: icmp,
+         expect: deny, rule: rest}
+
+``client`` and ``groups`` are a certificate's name and OUs; the file need not name them.
+``protocol`` is one of the above but ``any``; ``icmp`` and ``icmpv6`` mean an echo request.
+``port`` belongs to tcp, udp and sctp, which need it. ``rule`` is the id of the rule that must be
+the one that decides; without it any may.
+
 Unknown keys are mistakes, in the free-form ``metadata`` excepted.
 """
 
@@ -64,7 +77,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PlainValidator, model_validator
 from pydantic.functional_validators import AfterValidator
 from zgate_config import StrictModel, expected, misfit
-from zgate_config.types import IpNetwork, Text
+from zgate_config.types import IpAddress, IpNetwork, Port, Text
 from zgate_identity.names import name_problem
 
 from zgate_gateway.policy.services import (
@@ -211,6 +224,32 @@ class MetadataModel(StrictModel, extra="allow"):
     name: str = ""
 
 
+class PolicyTestModel(StrictModel):
+    """A packet, and what must become of it."""
+
+    __test__ = False  # pytest: not a test of ours
+
+    client: Name
+    groups: tuple[Name, ...] = ()
+    destination: IpAddress
+    protocol: Annotated[Protocol, PlainValidator(_protocol)]
+    port: Port | None = None
+    expect: ActionName
+    rule: Text | None = None
+
+    @model_validator(mode="after")
+    def _is_one_packet(self) -> PolicyTestModel:
+        if self.protocol == "any":
+            raise misfit("protocol", "one protocol: a test is about one packet", '"any"')
+        if self.protocol == "icmpv6" and self.destination.version == 4:
+            raise misfit("protocol", "icmp: there is no ICMPv6 to an IPv4 address", '"icmpv6"')
+        if self.protocol in PORT_PROTOCOLS and self.port is None:
+            raise misfit("port", "a port (0 to 65535): this protocol has ports")
+        if self.protocol not in PORT_PROTOCOLS and self.port is not None:
+            raise misfit("port", f"no port beside a protocol that has none ({self.protocol})")
+        return self
+
+
 class PolicyModel(StrictModel):
     """The whole file."""
 
@@ -219,3 +258,4 @@ class PolicyModel(StrictModel):
     default_action: ActionName = ActionName.DENY
     clients: dict[Name, SubjectModel] = Field(default_factory=dict)
     groups: dict[Name, SubjectModel] = Field(default_factory=dict)
+    tests: tuple[PolicyTestModel, ...] = ()

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from zgate_bpf.tables import MAX_RULES_PER_POLICY, Action, CompiledPolicy
+from zgate_bpf.tables import Action, CompiledPolicy
 from zgate_config import (
     ConfigError,
     Document,
@@ -18,12 +18,12 @@ from zgate_config import (
     validate,
 )
 
-from zgate_gateway.policy.compiler import compile_policy
+from zgate_gateway.policy.capacity import MAX_POLICIES, MAX_RULES, count_policies
+from zgate_gateway.policy.compiler import PolicyTooLarge, compile_policy
+from zgate_gateway.policy.expectations import Expectation, Outcome, run_expectations
 from zgate_gateway.policy.model import ActionName, PolicyModel, SubjectModel
 from zgate_gateway.policy.rules import Rule, first_match
-from zgate_gateway.policy.services import ICMP, ICMPV6, IpAddress
-
-_ECHO_REQUEST = {(4, ICMP): 8 << 8, (6, ICMPV6): 128 << 8}
+from zgate_gateway.policy.services import IpAddress, echo_request
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +64,7 @@ class PolicySet:
     :ivar clients: the rules written under each client's name.
     :ivar groups: the rules written under each group's name.
     :ivar default_action_line: where ``default_action`` is written, or would be.
+    :ivar expectations: the file's own tests; of a set that was loaded, they all passed.
     """
 
     default_action: Action = Action.DENY
@@ -73,6 +74,7 @@ class PolicySet:
     sha256: str | None = None
     name: str = ""
     default_action_line: int = 1
+    expectations: tuple[Expectation, ...] = ()
 
     @classmethod
     def empty(cls) -> PolicySet:
@@ -80,22 +82,37 @@ class PolicySet:
         return cls()
 
     @classmethod
-    def load(cls, path: Path) -> PolicySet:
-        """Read a policy file. Raises :class:`zgate_config.ConfigError`."""
-        return cls._from_document(read_document(path), path)
+    def load(cls, path: Path, *, must_pass: bool = True) -> PolicySet:
+        """Read a policy file, and run its own tests.
+
+        Raises :class:`zgate_config.ConfigError`, also for tests that fail if they ``must_pass``.
+        """
+        return cls._from_document(read_document(path), path, must_pass=must_pass)
 
     @classmethod
-    def parse(cls, text: str | bytes, name: str = "policy.yaml") -> PolicySet:
-        """Read the contents of a policy file called ``name``. Raises ConfigError."""
-        return cls._from_document(parse_document(text, name), None)
+    def parse(
+        cls,
+        text: str | bytes,
+        name: str = "policy.yaml",
+        *,
+        source: Path | None = None,
+        must_pass: bool = True,
+    ) -> PolicySet:
+        """Read the contents of a policy file called ``name``; as :meth:`load`.
+
+        ``source`` is the file that the text is going to be, if it is going to be one.
+        """
+        return cls._from_document(parse_document(text, name), source, must_pass=must_pass)
 
     @classmethod
-    def _from_document(cls, document: Document, source: Path | None) -> PolicySet:
+    def _from_document(
+        cls, document: Document, source: Path | None, *, must_pass: bool
+    ) -> PolicySet:
         model = validate(document, PolicyModel)
         mistakes = sorted(_semantic_mistakes(document, model), key=lambda found: found.line or 0)
         if mistakes:
             raise ConfigError(mistakes)
-        return cls(
+        made = cls(
             default_action=(
                 Action.ALLOW if model.default_action is ActionName.ALLOW else Action.DENY
             ),
@@ -105,7 +122,36 @@ class PolicySet:
             sha256=document.sha256,
             name=model.metadata.name,
             default_action_line=document.line_of(("default_action",)),
+            expectations=_expectations(document, model),
         )
+        policies = count_policies(made.clients.values())
+        if policies > MAX_POLICIES:
+            text = f"expected at most {MAX_POLICIES} clients with different rules, got {policies}"
+            raise ConfigError([document.mistake(("clients",), text)])
+        if must_pass:
+            made._refuse_if_a_test_fails(document)
+        return made
+
+    def _refuse_if_a_test_fails(self, document: Document) -> None:
+        try:
+            failed = [
+                Mistake(
+                    document.name,
+                    outcome.expectation.line,
+                    ("tests", index),
+                    f"test failed: {outcome.text}",
+                )
+                for index, outcome in enumerate(self.run_tests())
+                if not outcome.passed
+            ]
+        except PolicyTooLarge as error:
+            raise ConfigError([document.mistake(("tests",), str(error))]) from error
+        if failed:
+            raise ConfigError(failed)
+
+    def run_tests(self) -> tuple[Outcome, ...]:
+        """Run the file's own tests on the compiled tables, in the order of the file."""
+        return run_expectations(self.expectations, self.rules_for, self.default_action)
 
     @property
     def client_count(self) -> int:
@@ -147,7 +193,7 @@ class PolicySet:
         request for ICMP, port 0 for everything else.
         """
         if port is None:
-            port = _ECHO_REQUEST.get((destination.version, protocol), 0)
+            port = echo_request(destination.version, protocol)
         return explain(
             self.rules_for(client, groups), self.default_action, destination, protocol, port
         )
@@ -181,13 +227,22 @@ def _rules(
     }
 
 
+def _expectations(document: Document, model: PolicyModel) -> tuple[Expectation, ...]:
+    return tuple(
+        Expectation.from_model(
+            test, format_key_path(path := ("tests", index)), document.line_of(path)
+        )
+        for index, test in enumerate(model.tests)
+    )
+
+
 def _semantic_mistakes(document: Document, model: PolicyModel) -> Iterator[Mistake]:
     """What only shows when several rules are seen together."""
     for key, subjects in (("clients", model.clients), ("groups", model.groups)):
         for name, subject in subjects.items():
             count = len(subject.rules)
-            if count > MAX_RULES_PER_POLICY:
-                text = f"expected at most {MAX_RULES_PER_POLICY} rules, got {count}"
+            if count > MAX_RULES:
+                text = f"expected at most {MAX_RULES} rules, got {count}"
                 yield document.mistake((key, name, "rules"), text)
             seen: Counter[str] = Counter()
             for index, rule in enumerate(subject.rules):

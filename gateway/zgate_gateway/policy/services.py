@@ -53,6 +53,12 @@ ICMP_NAMES: Mapping[str, tuple[int, int]] = {
 """ICMP and ICMPv6 type."""
 
 
+def echo_request(family: int, protocol: int) -> int:
+    """Type and code of a ping for the family's own ICMP; 0 for every other protocol."""
+    is_icmp = protocol == (ICMP if family == 4 else ICMPV6)
+    return ICMP_NAMES["echo-request"][family == 6] << 8 if is_icmp else 0
+
+
 @dataclass(frozen=True, slots=True)
 class PortRange:
     """Destination ports, both ends included."""

@@ -134,3 +134,53 @@ def test_every_mistake_is_named(tmp_path: Path) -> None:
 
 def test_check_of_a_missing_file(tmp_path: Path) -> None:
     assert str(tmp_path / "no.yaml") in check(str(tmp_path / "no.yaml"), code=2).stderr
+
+
+# --- so does test ---------------------------------------------------------------------------------
+
+TESTED = (
+    GOOD
+    + """\
+tests:
+  - {client: client-1, destination: 8.8.8.8, protocol: udp, port: 53, expect: allow}
+  - {client: client-1, destination: 9.9.9.9, protocol: udp, port: 53, expect: EXPECTED,
+     rule: deny-default}
+"""
+)
+
+
+def run_test(file: Path, *arguments: str, code: int) -> Any:
+    result = CliRunner(env={"COLUMNS": "80"}).invoke(cli, ["policy", "test", str(file), *arguments])
+    assert result.exit_code == code, (result.output, result.exception)
+    return result
+
+
+@pytest.mark.parametrize(("expected", "code"), [("deny", 0), ("allow", 1)])
+def test_the_tests_of_a_file(tmp_path: Path, fits: Any, expected: str, code: int) -> None:
+    file = tmp_path / "p.yaml"
+    file.write_text(TESTED.replace("EXPECTED", expected))
+    text = fits(run_test(file, code=code))
+    assert text.count("ok") == 2 - code and text.count("FAILED") == code
+    assert f"{2 - code} passed, {code} failed" in text
+    found = schemas.PolicyTests(**json.loads(run_test(file, "--json", code=code).stdout))
+    assert found.valid and (found.passed, found.failed) == (2 - code, code)
+    assert [one.line for one in found.outcomes] == [20, 21]
+    assert (found.outcomes[1].rule_id, found.outcomes[1].rule_line) == ("deny-default", 14)
+
+
+def test_a_file_whose_tests_fail_cannot_be_loaded(tmp_path: Path) -> None:
+    file = tmp_path / "p.yaml"
+    file.write_text(TESTED.replace("EXPECTED", "allow"))
+    assert check(str(file), code=2).stderr == (
+        f"error: {file}:21: tests[1]: test failed: client-1 -> 9.9.9.9 udp/53: expected allow by "
+        'rule "deny-default", got deny by rule "deny-default" (line 14)\n'
+    )
+    file.write_text(TESTED.replace("EXPECTED", "deny"))
+    assert "2 tests passed" in check(str(file), code=0).stdout
+
+
+def test_the_tests_of_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+    assert run_test(tmp_path / "no.yaml", code=2).stderr.startswith("error: ")
+    file = tmp_path / "p.yaml"
+    file.write_text(GOOD)
+    assert run_test(file, code=0).stdout == "0 passed, 0 failed\n"

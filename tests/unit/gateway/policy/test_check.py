@@ -125,7 +125,8 @@ def test_groups_are_checked_and_findings_are_in_the_order_of_the_file():
     policy_set = PolicySet.parse(f'version: "1.0"\ngroups:\n  g: {rules}\nclients:\n  a: {rules}\n')
     assert [(f.path, f.line) for f in check_policy(policy_set)] == [
         ("groups.g.rules[1]", 3),
-        ("clients.a.rules[1]", 5),
+        ("clients.a.rules[1]", 5),  # never reached
+        ("clients.a.rules[0]", 5),  # hides its groups
     ]
 
 
@@ -135,6 +136,18 @@ def test_ten_thousand_rules_that_are_fine_give_no_finding():
         for i in range(10_000)
     ]
     assert check_rules([*rules, make(10_000, Action.DENY, ["0.0.0.0/0"], ANY)]) == []
+
+
+def test_a_default_rule_of_a_client_hides_its_groups():
+    default = "{rules: [{id: rest, type: default, action: deny}]}"
+    group = (
+        "groups: {g: {rules: [{id: x, type: ip_cidr, action: allow, destinations: [10.0.0.1]}]}}"
+    )
+    text = f'version: "1.0"\nclients:\n  a: {default}\n'
+    assert check_policy(PolicySet.parse(text)) == []
+    (finding,) = check_policy(PolicySet.parse(text + group))
+    assert (finding.rule_id, finding.line, finding.is_note) == ("rest", 3, False)
+    assert "whatever groups a has, their rules are never reached" in finding.text
 
 
 def test_too_much_work_is_said_and_not_done(monkeypatch):

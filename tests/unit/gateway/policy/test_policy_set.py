@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from zgate_bpf.tables import MAX_RULES_PER_POLICY, Action
+from zgate_bpf.tables import Action
 from zgate_config import ConfigError
 from zgate_gateway.policy import PolicySet, check_policy
+from zgate_gateway.policy.capacity import MAX_POLICIES, MAX_RULES
 
 EXAMPLE = Path("gateway/examples/policy.yaml")
 POLICY = """\
@@ -155,12 +156,26 @@ def test_a_client_given_twice_is_refused():
 
 
 def test_more_rules_than_fit_are_refused_with_the_number(monkeypatch):
-    monkeypatch.setattr("zgate_gateway.policy.policy_set.MAX_RULES_PER_POLICY", 1)
+    monkeypatch.setattr("zgate_gateway.policy.policy_set.MAX_RULES", 1)
     with pytest.raises(
         ConfigError, match=r"clients.client-1.rules: expected at most 1 rules, got 2"
     ):
         PolicySet.parse(POLICY)
-    assert MAX_RULES_PER_POLICY >= 10_000
+    assert MAX_RULES == 10_000
+
+
+def clients_with_own_rules(count):
+    rules = "{{rules: [{{id: r, type: ip_cidr, action: allow, destinations: [10.0.{}.{}]}}]}}"
+    entries = (f"  c{i}: {rules.format(i >> 8, i & 255)}\n" for i in range(count))
+    return 'version: "1.0"\nclients:\n' + "".join(entries)
+
+
+def test_more_distinct_policies_than_fit_are_refused_with_the_number():
+    text = clients_with_own_rules(MAX_POLICIES)
+    same = "  again: {rules: [{id: other, type: ip_cidr, action: allow, destinations: [10.0.0.0]}]}"
+    assert PolicySet.parse(text + same).client_count == MAX_POLICIES + 1
+    with pytest.raises(ConfigError, match=r"clients: expected at most 1000 .*, got 1001"):
+        PolicySet.parse(clients_with_own_rules(MAX_POLICIES + 1))
 
 
 def test_a_missing_file(tmp_path):
@@ -189,10 +204,12 @@ def test_ten_thousand_rules_load_in_seconds():
     assert time.process_time() - started < 8
 
 
-def test_the_example_is_valid_and_nothing_in_it_is_odd():
+def test_the_example_is_valid_and_only_what_is_meant_to_be_is_odd():
     policy_set = PolicySet.load(example())
-    assert check_policy(policy_set) == []
+    odd = [finding.rule_id for finding in check_policy(policy_set) if not finding.is_note]
+    assert odd == ["nothing-else"]  # on purpose, and said so beside it
     assert policy_set.name == "clinic"
+    assert policy_set.expectations and all(one.passed for one in policy_set.run_tests())
 
     def may(client, groups, address, protocol, port):
         answer = policy_set.explain(client, groups, ip_address(address), protocol, port)
