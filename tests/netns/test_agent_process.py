@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from ipaddress import ip_interface
@@ -36,7 +38,7 @@ class Device:
         return self.directory / "run"
 
     def start(self, **changes: object) -> Process:
-        """Start an agent that dials the device's router, where nobody listens."""
+        """Start an agent that dials the device's router, where somebody listens and is silent."""
         settings = {
             "gateway": "198.18.1.1:4433",
             "ca": str(self.directory / "ca.crt"),
@@ -69,7 +71,7 @@ class Device:
 
 
 @pytest.fixture
-def device(lab: Lab, tmp_path: Path) -> Device:
+def device(lab: Lab, tmp_path: Path) -> Iterator[Device]:
     namespace, isp = lab.add_namespace("device"), lab.add_namespace("isp")
     lab.connect(
         Port(namespace, "eth0", (ip_interface("198.18.1.2/24"),)),
@@ -84,7 +86,11 @@ def device(lab: Lab, tmp_path: Path) -> Device:
     ):
         (tmp_path / name).write_bytes(content)
         (tmp_path / name).chmod(0o600)
-    return Device(namespace, tmp_path)
+    with isp.entered():
+        silent = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    with silent:
+        silent.bind(("198.18.1.1", 4433))
+        yield Device(namespace, tmp_path)
 
 
 def test_it_says_why_it_is_not_connected_and_ends_when_told(device: Device) -> None:
@@ -99,6 +105,12 @@ def test_it_says_why_it_is_not_connected_and_ends_when_told(device: Device) -> N
     status = device.status()
     assert (status["state"], status["exit_code"]) == ("not running", 1)
     assert {one.name for one in device.runtime_dir.iterdir()} == {"agent.lock"}
+
+
+def test_a_closed_port_is_told_at_once(device: Device) -> None:
+    device.start(gateway="198.18.1.1:4434", connect_timeout_s=100)
+    status = device.wait_for("backoff")
+    assert "nobody listens at 198.18.1.1:4434 (UDP)" in status["reason"]
 
 
 def test_sigterm_interrupts_dialling_at_once(device: Device) -> None:
