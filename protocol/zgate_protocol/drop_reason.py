@@ -1,6 +1,7 @@
 """Why a packet was dropped: one numbering for Python, BPF C, metrics and the audit log.
 
-``bpf/include/zgate/drop_reason.h`` mirrors the kernel's half; a test compares the two.
+``bpf/zgate_bpf/programs/include/zgate/drop_reason.h`` mirrors the kernel's half; a test compares
+the two.
 Numbers are part of the monitoring interface: they are never reused and never renumbered.
 """
 

@@ -29,6 +29,7 @@ ETH_P_ALL = 0x0003
 FILTER_PRIORITY = 1  # nothing can be put before it
 FILTER_HANDLE = 1
 TCA_BPF_FLAG_ACT_DIRECT = 1
+IFA_F_NODAD = 0x02
 TCA_BPF_ID = 11  # pyroute2 0.9 does not know this attribute
 
 
@@ -147,11 +148,15 @@ class TunLink:
             route.link("set", index=index, mtu=self.mtu_bytes, txqlen=self.queue_packets)
             for pool in self.pools:
                 # A host prefix: a whole pool on the link would bring a broadcast address along.
+                # No duplicate address detection: it has no neighbour to ask, but leaves the
+                # address tentative until a worker comes round, and a route that prefers a
+                # tentative source is refused.
                 route.addr(
                     "replace",
                     index=index,
                     address=str(gateway_address(pool)),
                     prefixlen=pool.max_prefixlen,
+                    flags=IFA_F_NODAD if pool.version == 6 else 0,
                 )
 
         rtnl(f"cannot configure {self.name}", configure)
