@@ -183,7 +183,10 @@ class Kernel:
             return None
         for known in (self._current, self._previous):
             if known is not None and known.number == revision:
-                _, index = known.generation.rule_of(global_rule)
+                try:
+                    _, index = known.generation.rule_of(global_rule)
+                except KeyError:
+                    return None  # an event of a policy that no client has any more
                 rules = known.policy_set.rules_for(client.name, client.groups)
                 return rules[index] if index < len(rules) else None
         return None
