@@ -6,7 +6,7 @@ It needs no gateway, no root and no kernel.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from zgate_bpf.tables import Action
@@ -14,15 +14,20 @@ from zgate_config import ConfigError
 
 from zgate_gateway.policy.check import check_policy
 from zgate_gateway.policy.compiler import PolicyTooLarge
+from zgate_gateway.policy.diff import diff_sets
 from zgate_gateway.policy.expectations import Outcome
 from zgate_gateway.policy.policy_set import PolicySet
 
 from .schemas import (
+    FlowChange,
     PolicyCheck,
+    PolicyDiff,
     PolicyFinding,
+    PolicySubject,
     PolicyTestOutcome,
     PolicyTests,
     Severity,
+    SubjectChange,
     VerdictAction,
 )
 
@@ -53,6 +58,58 @@ def run_tests_of_file(path: Path) -> PolicyTests:
         failed=len(outcomes) - passed,
         outcomes=[_outcome(outcome) for outcome in outcomes],
     )
+
+
+def diff_files(before: Path, after: Path) -> PolicyDiff:
+    """Compare two policy files; their own tests need not pass."""
+    try:
+        sets = [PolicySet.load(path, must_pass=False) for path in (before, after)]
+        differences = differences_of(*sets)
+    except ConfigError as error:
+        return PolicyDiff(valid=False, findings=_mistakes(error))
+    except PolicyTooLarge as error:
+        finding = PolicyFinding(severity=Severity.ERROR, text=f"{after}: {error}")
+        return PolicyDiff(valid=False, findings=[finding])
+    return PolicyDiff(valid=True, changed=bool(differences), differences=differences)
+
+
+def diff_text(
+    before: PolicySet, revision: int, known: Mapping[str, Sequence[str]], text: str, name: str
+) -> PolicyDiff:
+    """Compare the policy in force with the text of another one; ``known``: clients' groups."""
+    try:
+        differences = differences_of(before, PolicySet.parse(text, name, must_pass=False), known)
+    except ConfigError as error:
+        return PolicyDiff(valid=False, findings=_mistakes(error))
+    except PolicyTooLarge as error:
+        finding = PolicyFinding(severity=Severity.ERROR, text=f"{name}: {error}")
+        return PolicyDiff(valid=False, findings=[finding])
+    return PolicyDiff(
+        valid=True, changed=bool(differences), revision=revision, differences=differences
+    )
+
+
+def differences_of(
+    before: PolicySet, after: PolicySet, known: Mapping[str, Sequence[str]] | None = None
+) -> list[SubjectChange]:
+    """Return the diff of two policies in the API's words. Raises PolicyTooLarge."""
+    return [
+        SubjectChange(
+            subjects=[
+                PolicySubject(kind=who.kind, name=who.name, groups=list(who.groups))
+                for who in found.subjects
+            ],
+            changes=[
+                FlowChange(
+                    action=action_of(change.action),
+                    destinations=[str(network) for network in change.networks],
+                    services=[span.text(change.family) for span in change.services],
+                )
+                for change in found.changes
+            ],
+        )
+        for found in diff_sets(before, after, known)
+    ]
 
 
 def findings_of(policy_set: PolicySet, name: str) -> list[PolicyFinding]:

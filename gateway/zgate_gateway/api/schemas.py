@@ -271,6 +271,42 @@ class PolicyTests(Answer):
     findings: list[PolicyFinding] = Field(default_factory=list, description="if it is not valid")
 
 
+class PolicySubject(Answer):
+    """Whom a change is about."""
+
+    kind: str = Field(description="client, group (whoever has only this one), or others")
+    name: str = Field("", description="empty for others: clients that have no rule at all")
+    groups: list[str] = Field(default_factory=list, description="the client's, where known")
+
+
+class FlowChange(Answer):
+    """Destinations and services whose verdict is another one from now on."""
+
+    action: VerdictAction = Field(description="the new verdict")
+    destinations: list[str] = Field(description="of one family; the fewest prefixes")
+    services: list[str] = Field(description="tcp/443, udp/8000-8100, icmp type 8, any, ...")
+
+
+class SubjectChange(Answer):
+    """What changes, in the same way, for each of these."""
+
+    subjects: list[PolicySubject]
+    changes: list[FlowChange]
+
+
+class PolicyDiff(Answer):
+    """What a policy changes in flows. ``changed`` is false if every packet is judged as before.
+
+    ``revision`` is what it was compared with; null: another file, not a gateway's policy.
+    """
+
+    valid: bool
+    changed: bool = False
+    revision: int | None = None
+    differences: list[SubjectChange] = Field(default_factory=list)
+    findings: list[PolicyFinding] = Field(default_factory=list, description="if it is not valid")
+
+
 class PolicyReload(Answer):
     """What a reload did. The kernel uses ``revision`` from the moment of this answer."""
 
