@@ -148,11 +148,6 @@ class Connection:
         assert self._handler is not None, "set_handler comes first"
         return self._handler
 
-    @property
-    def has_begun(self) -> bool:
-        """Whether any packet of the peer could be opened."""
-        return self.quic._state is not QuicConnectionState.FIRSTFLIGHT
-
     # In.
 
     def receive(self, packets: Sequence[bytes], address: Address, now: float) -> None:
