@@ -13,6 +13,7 @@ from typing import NoReturn
 
 import click
 from zgate_config import ConfigError
+from zgate_config.logs import configure_logging
 
 from zgate_agent.config import (
     DEFAULT_RUNTIME_DIR,
@@ -21,7 +22,6 @@ from zgate_agent.config import (
     OnDisconnect,
     load_config,
 )
-from zgate_agent.logs import configure_logging
 from zgate_agent.runtime_dir import AlreadyRunning, RuntimeDir
 
 EXIT_FAILED = 1

@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 import click
+from zgate_config.logs import configure_logging
 
 from zgate_gateway.config import DEFAULT_PATH, GatewayConfig, load_config
-from zgate_gateway.logs import configure_logging
 
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2

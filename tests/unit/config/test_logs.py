@@ -7,7 +7,7 @@ import logging
 from collections.abc import Iterator
 
 import pytest
-from zgate_agent.logs import configure_logging
+from zgate_config.logs import configure_logging
 
 
 @pytest.fixture(autouse=True)

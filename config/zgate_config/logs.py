@@ -1,4 +1,5 @@
-"""The daemon's log: one JSON object per line on standard error, for journald and people alike.
+"""The log of a daemon, at the level that its configuration says: one JSON object
+per line on standard error, for journald and people alike.
 
 Never a line per packet at INFO or above, and no client addresses: those are for the audit log.
 """
@@ -37,5 +38,5 @@ def configure_logging(level: str) -> None:
     # aioquic tells each handshake step at INFO, with connection IDs, and at WARNING what we
     # tell better; uvicorn tells each request.
     logging.getLogger("quic").setLevel(max(logging.ERROR, root.level))
-    for noisy in ("http3", "uvicorn.access", "uvicorn.error", "alembic"):
+    for noisy in ("http3", "asyncio", "pyroute2", "uvicorn.access", "uvicorn.error", "alembic"):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, root.level))
