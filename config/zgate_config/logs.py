@@ -1,5 +1,6 @@
-"""The log of a daemon, at the level that its configuration says: one JSON object
-per line on standard error, for journald and people alike.
+"""A daemon's log, at the level that its configuration says.
+
+One JSON object per line on standard error, for journald and people alike.
 
 Never a line per packet at INFO or above, and no client addresses: those are for the audit log.
 """
