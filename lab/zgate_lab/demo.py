@@ -7,10 +7,10 @@ until Ctrl-C.
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,7 +26,7 @@ from zgate_lab.traffic import https_get, ping
 
 DOWNLOAD_BYTES = 8 << 20
 PINGS = 1000
-DENIED_TIMEOUT_S = 2.0
+DENIED_TIMEOUT_S = 1.0
 
 POLICY = """\
 version: "1.0"
@@ -59,6 +59,10 @@ clients:
 
 class NotProved(Exception):
     """Something that the demo promises did not happen."""
+
+
+class Interrupted(BaseException):
+    """SIGINT or SIGTERM: stop, and clean up. No `Exception`: no step may swallow it."""
 
 
 def require(condition: object, text: str) -> None:
@@ -180,7 +184,7 @@ class Demo:
             self.internet.device1.namespace.name,
             self.internet.office.ipv4,
             count=PINGS,
-            interval_s=0.004,
+            interval_s=0.002,
         )
         require(result.lost == 0, f"{result.lost} of {PINGS} pings lost")
         return f"{PINGS} pings, 0 lost, {result.rtt_average_ms} ms on average"
@@ -255,35 +259,46 @@ def host_state() -> str:
     )
 
 
-def run(console: Console, *, stay: threading.Event | None) -> int:
-    """The whole demo; `stay`: wait for this event before the end. Returns the exit status."""
+def prove(demo: Demo, *, stay: bool) -> None:
+    """Start everything, prove everything; `stay`: with all of it up, wait for Ctrl-C."""
+    parts: list[tuple[str, Callable[[], str]]] = [
+        ("certificates", demo.make_identities),
+        ("servers", demo.start_office),
+        ("gateway", demo.start_gateway),
+        ("agents", demo.start_agents),
+    ]
+    proofs: list[tuple[str, Callable[[], str]]] = [
+        ("ping", demo.prove_ping),
+        ("download", demo.prove_download),
+        ("a denied destination", demo.prove_denial),
+        ("default deny", demo.prove_default_denial),
+        ("counters", demo.prove_counters),
+        ("masquerade", demo.prove_masquerade),
+        ("no loss", demo.prove_no_loss),
+    ]
+    # Without its parts nothing can be proved; one failed proof does not hide the next.
+    if not all(demo.show(title, part) for title, part in parts):
+        return
+    for title, proof in proofs:
+        demo.show(title, proof)
+    if stay:
+        demo.tell_how_to_look()
+        with contextlib.suppress(Interrupted):
+            signal.pause()
+    demo.show("clean end", demo.prove_clean_end)
+
+
+def run(console: Console, *, stay: bool) -> int:
+    """The whole demo, from an untouched host to an untouched host. Returns the exit status."""
     before = host_state()
-    with Internet.open() as internet:
-        demo = Demo(console, internet)
-        parts: list[tuple[str, Callable[[], str]]] = [
-            ("certificates", demo.make_identities),
-            ("servers", demo.start_office),
-            ("gateway", demo.start_gateway),
-            ("agents", demo.start_agents),
-        ]
-        proofs: list[tuple[str, Callable[[], str]]] = [
-            ("ping", demo.prove_ping),
-            ("download", demo.prove_download),
-            ("a denied destination", demo.prove_denial),
-            ("default deny", demo.prove_default_denial),
-            ("counters", demo.prove_counters),
-            ("masquerade", demo.prove_masquerade),
-            ("no loss", demo.prove_no_loss),
-        ]
-        # Without its parts nothing can be proved; one failed proof does not hide the next.
-        if all(demo.show(title, part) for title, part in parts):
-            for title, proof in proofs:
-                demo.show(title, proof)
-            if stay is not None:
-                demo.tell_how_to_look()
-                stay.wait()
-            demo.show("clean end", demo.prove_clean_end)
-        failures = demo.failures
+    failures: list[str] = []
+    try:
+        with Internet.open() as internet:
+            demo = Demo(console, internet, failures)
+            prove(demo, stay=stay)
+    except Interrupted:
+        say(console, False, "interrupted: not everything was proved")
+        failures.append("interrupted")
     if host_state() != before:
         say(console, False, "the host's own network is not as it was")
         failures.append("host untouched")
@@ -292,15 +307,20 @@ def run(console: Console, *, stay: threading.Event | None) -> int:
     return 1 if failures else 0
 
 
+def _interrupt(*_: object) -> None:
+    """SIGINT, SIGTERM: once, because what follows is the cleaning up."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    raise Interrupted
+
+
 def main() -> None:
     """Entry point of `python -m zgate_lab.demo`."""
     console = Console()
-    stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
-    interactive = sys.stdin.isatty() and sys.stdout.isatty()
+        signal.signal(number, _interrupt)
     try:
-        status = run(console, stay=stop if interactive else None)
+        status = run(console, stay=sys.stdin.isatty() and sys.stdout.isatty())
     except LabError as error:
         say(console, False, str(error))
         status = 1
