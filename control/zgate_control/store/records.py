@@ -38,7 +38,10 @@ class ClientRecord:
 
 @dataclass(frozen=True, slots=True)
 class PolicyRevision:
-    """A policy set that was in force from ``loaded_at`` on. Numbers are never used twice."""
+    """A policy set that was in force from ``loaded_at`` on. Numbers are never used twice.
+
+    ``origin`` is ``start``, ``reload``, ``apply`` or ``rollback``.
+    """
 
     revision: int
     sha256: str
@@ -47,3 +50,4 @@ class PolicyRevision:
     clients: int
     groups: int
     rules: int
+    origin: str = "reload"

@@ -12,6 +12,7 @@ from sqlalchemy import (
     Dialect,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     String,
     Table,
@@ -83,5 +84,14 @@ policy_revisions = Table(
     Column("clients", Integer, nullable=False),
     Column("groups", Integer, nullable=False),
     Column("rules", Integer, nullable=False),
+    Column("origin", String(16), nullable=False, server_default="reload"),
     sqlite_autoincrement=True,
+)
+
+#: What revisions said, compressed; revisions of the same content share one.
+policy_texts = Table(
+    "policy_texts",
+    metadata,
+    Column("sha256", String(64), primary_key=True),
+    Column("text_zlib", LargeBinary, nullable=False),
 )

@@ -7,6 +7,7 @@ else.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -20,10 +21,12 @@ from sqlalchemy import Connection, Row, delete, exc, insert, select, update
 from .engine import WRITE, describe, open_engine, translated
 from .errors import LeaseConflict
 from .records import ClientRecord, Lease, PolicyRevision
-from .schema import clients, leases, policy_revisions
+from .schema import clients, leases, policy_revisions, policy_texts
 
 #: Names per UPDATE: SQLite takes 32766 parameters, PostgreSQL 65535.
 _BATCH = 1000
+#: Revisions whose text is kept. A text of ten thousand rules is some 100 KiB when compressed.
+KEPT_POLICY_TEXTS = 100
 
 
 class Store:
@@ -164,12 +167,22 @@ class Store:
     # --- policy revisions -------------------------------------------------------------------------
 
     def record_policy(
-        self, *, sha256: str, source: str, clients: int, groups: int, rules: int, now: datetime
+        self,
+        *,
+        sha256: str,
+        source: str,
+        clients: int,
+        groups: int,
+        rules: int,
+        now: datetime,
+        origin: str = "reload",
+        text: bytes | None = None,
     ) -> PolicyRevision:
-        """Give a policy set its number.
+        """Give a policy set its number, and keep its text.
 
         The newest revision is returned again if its content (``sha256``) is the same, so that a
-        restart does not look like a change. Anything else gets a number never used before.
+        restart does not look like a change. Anything else gets a number never used before. Texts
+        of all but the newest revisions are forgotten in time.
         """
         values = {
             "sha256": sha256,
@@ -178,8 +191,12 @@ class Store:
             "clients": clients,
             "groups": groups,
             "rules": rules,
+            "origin": origin,
         }
+        packed = None if text is None else zlib.compress(text)
         with self._write() as connection:
+            if packed is not None:
+                _keep_text(connection, sha256, packed)
             newest = _newest_policy(connection)
             if newest is not None and newest.sha256 == sha256:
                 return newest
@@ -187,7 +204,40 @@ class Store:
             key = result.inserted_primary_key
             if key is None:  # pragma: no cover - both dialects return it
                 raise RuntimeError("the database returned no revision number")
+            _forget_old_texts(connection)
             return PolicyRevision(revision=key[0], **values)  # type: ignore[arg-type]
+
+    def forget_policy(self, revision: int) -> None:
+        """Forget a revision that never came into force. Its number is not used again."""
+        with self._write() as connection:
+            connection.execute(
+                delete(policy_revisions).where(policy_revisions.c.revision == revision)
+            )
+
+    def policies(self, limit: int) -> list[PolicyRevision]:
+        """Return the newest revisions, the newest first."""
+        query = select(policy_revisions).order_by(policy_revisions.c.revision.desc()).limit(limit)
+        with self._read() as connection:
+            return [PolicyRevision(**row._mapping) for row in connection.execute(query)]
+
+    def policy(self, revision: int) -> PolicyRevision | None:
+        """Return one revision."""
+        query = select(policy_revisions).where(policy_revisions.c.revision == revision)
+        with self._read() as connection:
+            row = connection.execute(query).one_or_none()
+        return None if row is None else PolicyRevision(**row._mapping)
+
+    def policy_text(self, sha256: str) -> bytes | None:
+        """Return the text of this content; None if it is not kept (any more)."""
+        query = select(policy_texts.c.text_zlib).where(policy_texts.c.sha256 == sha256)
+        with self._read() as connection:
+            packed = connection.execute(query).scalar_one_or_none()
+        return None if packed is None else zlib.decompress(packed)
+
+    def kept_policy_texts(self) -> set[str]:
+        """Return the contents (``sha256``) whose text is kept."""
+        with self._read() as connection:
+            return set(connection.execute(select(policy_texts.c.sha256)).scalars())
 
     def newest_policy(self) -> PolicyRevision | None:
         """Return the revision that was recorded last."""
@@ -235,3 +285,18 @@ def _newest_policy(connection: Connection) -> PolicyRevision | None:
     query = select(policy_revisions).order_by(policy_revisions.c.revision.desc()).limit(1)
     row = connection.execute(query).one_or_none()
     return None if row is None else PolicyRevision(**row._mapping)
+
+
+def _keep_text(connection: Connection, sha256: str, packed: bytes) -> None:
+    known = select(policy_texts.c.sha256).where(policy_texts.c.sha256 == sha256)
+    if connection.execute(known).one_or_none() is None:
+        connection.execute(insert(policy_texts).values(sha256=sha256, text_zlib=packed))
+
+
+def _forget_old_texts(connection: Connection) -> None:
+    newest = (
+        select(policy_revisions.c.sha256)
+        .order_by(policy_revisions.c.revision.desc())
+        .limit(KEPT_POLICY_TEXTS)
+    )
+    connection.execute(delete(policy_texts).where(policy_texts.c.sha256.not_in(newest)))

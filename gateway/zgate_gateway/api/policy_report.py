@@ -64,7 +64,7 @@ def diff_files(before: Path, after: Path) -> PolicyDiff:
     """Compare two policy files; their own tests need not pass."""
     try:
         sets = [PolicySet.load(path, must_pass=False) for path in (before, after)]
-        differences = differences_of(*sets)
+        differences = differences_of(sets[0], sets[1])
     except ConfigError as error:
         return PolicyDiff(valid=False, findings=_mistakes(error))
     except PolicyTooLarge as error:

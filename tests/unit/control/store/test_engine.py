@@ -42,6 +42,20 @@ def test_downgrade_and_upgrade_again(tmp_path: Path) -> None:
         assert store.leases(4) == []
 
 
+def test_a_store_of_the_first_version_is_brought_up_to_date(tmp_path: Path) -> None:
+    path = tmp_path / "zgate.db"
+    with Store(path) as store, store._engine.begin() as connection:
+        command.downgrade(alembic_config(connection=connection), "0001")
+        connection.exec_driver_sql(
+            "INSERT INTO policy_revisions (sha256, source, loaded_at, clients, groups, rules)"
+            " VALUES ('ab', 'p.yaml', '2026-03-01 12:00:00', 1, 0, 2)"
+        )
+    with Store(path) as store:
+        (found,) = store.policies(10)
+        assert (found.revision, found.origin) == (1, "reload")
+        assert store.policy_text("ab") is None
+
+
 def test_a_migration_that_fails_leaves_nothing_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

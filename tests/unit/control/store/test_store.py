@@ -118,6 +118,54 @@ def test_policy_numbers_grow_and_an_unchanged_policy_keeps_its_number(target: st
     assert numbers == [1, 1, 2, 3, 3]
 
 
+def record(store: Store, text: bytes, origin: str = "apply") -> int:
+    return store.record_policy(
+        sha256=text.hex(),
+        source="p.yaml",
+        clients=1,
+        groups=0,
+        rules=2,
+        now=NOW,
+        origin=origin,
+        text=text,
+    ).revision
+
+
+def test_policy_history_newest_first_with_texts(target: str) -> None:
+    with Store(target) as store:
+        first, second = record(store, b"a", "start"), record(store, b"b")
+        third = record(store, b"a", "rollback")
+    with Store(target) as store:
+        assert [(one.revision, one.origin) for one in store.policies(10)] == [
+            (third, "rollback"),
+            (second, "apply"),
+            (first, "start"),
+        ]
+        assert len(store.policies(2)) == 2
+        found = store.policy(second)
+        assert found is not None and store.policy_text(found.sha256) == b"b"
+        assert store.policy(99) is None and store.policy_text("99") is None
+        assert store.kept_policy_texts() == {b"a".hex(), b"b".hex()}
+
+
+def test_a_revision_that_never_came_into_force_leaves_a_gap(target: str) -> None:
+    with Store(target) as store:
+        first = record(store, b"a")
+        failed = record(store, b"b")
+        store.forget_policy(failed)
+        assert [one.revision for one in store.policies(10)] == [first]
+        assert record(store, b"b") > failed
+
+
+def test_only_the_newest_texts_are_kept(target: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zgate_control.store.store.KEPT_POLICY_TEXTS", 2)
+    with Store(target) as store:
+        for text in (b"a", b"b", b"c"):
+            record(store, text)
+        assert store.kept_policy_texts() == {b"b".hex(), b"c".hex()}
+        assert len(store.policies(10)) == 3
+
+
 def test_times_come_back_in_utc_and_naive_ones_are_refused(target: str) -> None:
     abroad = NOW.astimezone(timezone(timedelta(hours=5)))
     with Store(target) as store:
