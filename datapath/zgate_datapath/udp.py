@@ -18,6 +18,8 @@ from typing import Any
 Address = tuple[Any, ...]
 """A socket address as Python gives it: (host, port) or (host, port, flow, scope)."""
 
+_Control = Sequence[tuple[int, int, bytes]]
+
 _SOL_UDP = 17
 _UDP_SEGMENT = 103
 _UDP_GRO = 104
@@ -165,7 +167,7 @@ class UdpSocket:
             return self._send_singly(run, address)
         control = [(_SOL_UDP, _UDP_SEGMENT, struct.pack("=H", len(run[0])))]
         try:
-            self._socket.sendmsg(run, control, 0, address)
+            self._sendmsg(run, control, address)
         except BlockingIOError:
             self.dropped_on_send += len(run)
         except OSError as error:
@@ -179,6 +181,20 @@ class UdpSocket:
             self.dropped_on_send += len(run)
         return True
 
+    def _sendmsg(self, run: Sequence[bytes], control: _Control, address: Address) -> None:
+        """Send; OSError only for what is wrong with this packet.
+
+        On a socket of many peers, the error that a call reports may be an ICMP message about an
+        earlier packet to somebody else. Reported, it is gone: the second try is the real one.
+        """
+        try:
+            self._socket.sendmsg(run, control, 0, address)
+        except OSError as error:
+            if isinstance(error, BlockingIOError) or error.errno == errno.EINVAL:
+                raise
+            self.error_pending = True
+            self._socket.sendmsg(run, control, 0, address)
+
     def _send_singly(self, run: Sequence[bytes], address: Address) -> bool:
         fits = True
         for datagram in run:
@@ -187,7 +203,7 @@ class UdpSocket:
 
     def _send_one(self, datagram: bytes, address: Address) -> bool:
         try:
-            self._socket.sendmsg((datagram,), (), 0, address)
+            self._sendmsg((datagram,), (), address)
         except OSError as error:
             self.dropped_on_send += 1
             self.error_pending = True

@@ -111,3 +111,25 @@ def test_9484_s10_2_outer_packets_are_not_ect_and_carry_no_dscp(
         ]
     assert seen
     assert set(seen) == {0}
+
+
+@pytest.mark.parametrize("size", [1, 5])
+def test_a_dead_peer_costs_the_others_no_packet(
+    ends: tuple[UdpSocket, UdpSocket], size: int
+) -> None:
+    """The kernel reports a closed port at the next send, whoever that is for."""
+    client, server = ends
+    host = client.local_address[0]
+    dead = UdpSocket.bind(host, 0)
+    dead_address = dead.local_address
+    dead.close()
+    sent = [bytes([n]) * 100 for n in range(size)]
+    for _ in range(3):
+        server.send_batch([b"x" * 100], dead_address)
+        ready = select.poll()
+        ready.register(server.fileno(), 0)
+        assert ready.poll(5000) == [(server.fileno(), select.POLLERR)]
+        assert server.send_batch(sent, client.local_address)
+        assert receive(client, size) == sent
+    assert server.dropped_on_send == 0
+    assert {error.address[1] for error in server.path_errors()} == {dead_address[1]}
