@@ -9,7 +9,7 @@ model or raises :class:`ConfigError`.
 ConfigError: gateway.yaml:7: listen.port: expected a port (0 to 65535), got 70000
 """
 
-from zgate_config.document import Document, parse_document, read_document
+from zgate_config.document import Document, parse_document, read_bytes, read_document
 from zgate_config.errors import ConfigError, KeyPath, Mistake, format_key_path
 from zgate_config.load import load_yaml, validate
 from zgate_config.model import StrictModel, expected, misfit
@@ -25,6 +25,7 @@ __all__ = [
     "load_yaml",
     "misfit",
     "parse_document",
+    "read_bytes",
     "read_document",
     "validate",
 ]

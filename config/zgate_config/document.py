@@ -123,16 +123,19 @@ class Document:
 
 def read_document(path: Path) -> Document:
     """Read a file. Raises :class:`ConfigError` if it cannot be read or is not well-formed."""
-    name = str(path)
+    return parse_document(read_bytes(path), str(path))
+
+
+def read_bytes(path: Path) -> bytes:
+    """Return a file's content, to be parsed. Raises :class:`ConfigError` if it cannot be read."""
     try:
         with path.open("rb") as file:
-            data = file.read(MAX_FILE_BYTES + 1)
+            return file.read(MAX_FILE_BYTES + 1)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise ConfigError(
-            [Mistake(name, None, (), f"expected a readable file, got: {reason}")]
+            [Mistake(str(path), None, (), f"expected a readable file, got: {reason}")]
         ) from error
-    return parse_document(data, name)
 
 
 def parse_document(data: bytes | str, name: str) -> Document:

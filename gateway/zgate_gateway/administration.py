@@ -5,9 +5,11 @@ Thin: each answer is a snapshot of what the daemon's parts hold.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -18,16 +20,26 @@ from zgate_control.store import StoreError
 from zgate_protocol.drop_reason import DropReason
 
 from zgate_gateway.api import schemas
-from zgate_gateway.api.facade import OperationFailed, PolicyRefused, UnknownClient
-from zgate_gateway.api.policy_report import check_text, warnings_of
+from zgate_gateway.api.facade import (
+    OperationFailed,
+    PolicyConflict,
+    PolicyRefused,
+    UnknownClient,
+    UnknownPolicy,
+)
+from zgate_gateway.api.policy_report import check_text, diff_text, warnings_among
 from zgate_gateway.kernel import KernelError
 from zgate_gateway.metrics import ClientTraffic, MetricsSnapshot, PoolLevel
 from zgate_gateway.policy.rules import Rule
+from zgate_gateway.policy_file import PolicyFileError
+from zgate_gateway.policy_keeper import PolicyMoved, PolicyNotWritten, UnknownRevision
 from zgate_gateway.probe_packet import build_probe_packet
 from zgate_gateway.sessions import Session
 
 if TYPE_CHECKING:
     from zgate_gateway.daemon import Gateway
+
+_HISTORY = "zgatectl policy history lists those that there are"
 
 
 class Administration:
@@ -107,12 +119,13 @@ class Administration:
             revision=gateway.kernel.revision,
             source=str(policy_set.source) if policy_set.source else None,
             sha256=policy_set.sha256,
-            loaded_at=gateway.policy_loaded_at,
+            loaded_at=gateway.policy.loaded_at,
             default_action=_action(policy_set.default_action),
             clients=policy_set.client_count,
             groups=policy_set.group_count,
             rules=policy_set.rule_count,
             kernel_policies=gateway.kernel.distinct_policies,
+            not_in_force_because=gateway.policy.error,
         )
 
     def sessions(self) -> list[schemas.Session]:
@@ -184,8 +197,8 @@ class Administration:
         )
 
     def _warnings(self) -> list[schemas.PolicyFinding]:
-        policy_set = self._gateway.kernel.policy_set
-        return warnings_of(policy_set, str(policy_set.source or "policy"))
+        policy = self._gateway.policy
+        return warnings_among(policy.findings, str(policy.policy_set.source or "policy"))
 
     def metrics(self) -> MetricsSnapshot:
         """See `GatewayFacade.metrics`."""
@@ -213,8 +226,8 @@ class Administration:
             sessions_refused=self._refused(),
             policy_revision=gateway.kernel.revision,
             policy_rules=gateway.kernel.policy_set.rule_count,
-            policy_loaded_at_s=gateway.policy_loaded_at.timestamp(),
-            policy_reload_failures=gateway.policy_reload_failures,
+            policy_loaded_at_s=gateway.policy.loaded_at.timestamp(),
+            policy_reload_failures=gateway.policy.failures,
             pools={
                 f"ipv{pool.family}": PoolLevel(pool.capacity, pool.leased, pool.connected)
                 for pool in gateway.pools
@@ -313,27 +326,94 @@ class Administration:
 
     async def check_policy(self, request: schemas.PolicyCheckRequest) -> schemas.PolicyCheck:
         """See `GatewayFacade.check_policy`."""
-        return check_text(request.text, request.name)
+        return await asyncio.to_thread(check_text, request.text, request.name)
+
+    async def diff_policy(self, request: schemas.PolicyDiffRequest) -> schemas.PolicyDiff:
+        """See `GatewayFacade.diff_policy`."""
+        return await asyncio.to_thread(self._diff, request)
+
+    def _diff(self, request: schemas.PolicyDiffRequest) -> schemas.PolicyDiff:
+        kernel, policy = self._gateway.kernel, self._gateway.policy
+        revision, before = kernel.revision, kernel.policy_set
+        known = {record.name: record.groups for record in self._gateway.store.clients()}
+        if request.revision is None:
+            return diff_text(before, revision, known, request.text or "", request.name)
+        try:
+            text = policy.text_of(request.revision)
+        except UnknownRevision as error:
+            raise UnknownPolicy(str(error), _HISTORY) from error
+        return diff_text(before, revision, known, text, f"revision {request.revision}")
 
     async def reload_policy(self) -> schemas.PolicyReload:
         """See `GatewayFacade.reload_policy`."""
-        gateway = self._gateway
-        previous = gateway.kernel.revision
+        cure = "revision {} stays in force; correct the file and reload"
+        return await self._change(self._gateway.policy.reload, cure)
+
+    async def apply_policy(self, request: schemas.PolicyApplyRequest) -> schemas.PolicyReload:
+        """See `GatewayFacade.apply_policy`."""
+
+        def apply() -> Awaitable[bool]:
+            text = request.text.encode("utf-8", "surrogatepass")  # refused where it is parsed
+            return self._gateway.policy.apply(text, expected=request.expected_revision)
+
+        return await self._change(apply, "revision {} stays in force")
+
+    async def rollback_policy(self, request: schemas.PolicyRollbackRequest) -> schemas.PolicyReload:
+        """See `GatewayFacade.rollback_policy`."""
+
+        def rollback() -> Awaitable[bool]:
+            return self._gateway.policy.rollback(
+                request.revision, expected=request.expected_revision
+            )
+
+        return await self._change(rollback, "revision {} stays in force")
+
+    async def _change(
+        self, change: Callable[[], Awaitable[bool]], cure: str
+    ) -> schemas.PolicyReload:
+        previous = self._gateway.kernel.revision
+        stays = cure.format(previous)
         began_s = time.monotonic()
         try:
-            changed = gateway.reload_policy()
+            changed = await change()
         except ConfigError as error:
-            raise PolicyRefused(
-                str(error), f"revision {previous} stays in force; correct the file and reload"
-            ) from error
-        except (KernelError, StoreError) as error:
-            raise OperationFailed(str(error), f"revision {previous} stays in force") from error
+            raise PolicyRefused(str(error), stays) from error
+        except PolicyMoved as error:
+            raise PolicyConflict(str(error), "look at the difference again") from error
+        except UnknownRevision as error:
+            raise UnknownPolicy(str(error), _HISTORY) from error
+        except PolicyNotWritten as error:
+            raise OperationFailed(str(error), "make it writable, and apply again") from error
+        except (KernelError, StoreError, PolicyFileError) as error:
+            raise OperationFailed(str(error), stays) from error
         return schemas.PolicyReload(
             previous_revision=previous,
             summary=self._policy_summary(),
             changed=changed,
             duration_ms=(time.monotonic() - began_s) * 1000,
             warnings=self._warnings(),
+        )
+
+    async def policy_history(self, limit: int) -> schemas.PolicyHistory:
+        """See `GatewayFacade.policy_history`."""
+        in_force = self._gateway.kernel.revision
+        found = await asyncio.to_thread(self._gateway.policy.history, limit)
+        return schemas.PolicyHistory(
+            revisions=[
+                schemas.PolicyRevision(
+                    revision=one.revision,
+                    loaded_at=one.loaded_at,
+                    sha256=one.sha256 or None,
+                    origin=one.origin,
+                    source=one.source,
+                    clients=one.clients,
+                    groups=one.groups,
+                    rules=one.rules,
+                    in_force=one.revision == in_force,
+                    has_text=has_text,
+                )
+                for one, has_text in found
+            ]
         )
 
     async def kick(self, client: str, reason: str) -> schemas.Kick:

@@ -48,7 +48,7 @@ from zgate_gateway.kernel import Kernel, KernelError
 from zgate_gateway.listener import Listener, ListenerSettings
 from zgate_gateway.net.errors import NetError
 from zgate_gateway.net.netstate import GatewayNetwork, NetworkSettings
-from zgate_gateway.policy.policy_set import PolicySet
+from zgate_gateway.policy_keeper import PolicyKeeper
 from zgate_gateway.pool import AddressPool
 from zgate_gateway.sessions import ClientConnection, SessionSettings, SessionTable
 
@@ -76,14 +76,13 @@ class Gateway:
         self.version = version("zgate")
         self.started_at = datetime.now(UTC)
         self.state = "starting"
-        self.policy_error: str | None = None
-        self.policy_reload_failures = 0
         self.certificates_refused: dict[str, int] = {}
         self._undo = contextlib.ExitStack()
         self._stop_requested = asyncio.Event()
         self._stop_cause = ""
         self._exit_status = 0
         self._events_lost_told = 0
+        self._reloads: set[asyncio.Task[None]] = set()
 
     @property
     def engine_name(self) -> str:
@@ -161,7 +160,7 @@ class Gateway:
         """Store, certificates, policy file, audit log: what may be wrong without root."""
         config = self.config
         now = datetime.now(UTC)
-        self.policy_set = self._read_policy()
+        self.policy = PolicyKeeper(policy_file=config.policy_file, state_dir=config.state_dir)
         self.store = self._undo.enter_context(Store(config.state_dir / "zgate.db"))
         self._find_certificates(now)
         self.verifier = ReloadingClientVerifier(self.ca_file, self.crl_file, now)
@@ -183,40 +182,13 @@ class Gateway:
             self.certificate_file, self.key_file = pki.certificate, pki.key
         check_server_files(self.certificate_file, self.key_file, now)
 
-    def _read_policy(self) -> PolicySet:
-        if self.config.policy_file is None:
-            return PolicySet.empty()
-        return PolicySet.load(self.config.policy_file)
-
     def _open_kernel(self, loop: asyncio.AbstractEventLoop) -> None:
         limits = self.config.limits
         programs = KernelPolicy(max_clients=limits.max_clients, max_flows=limits.max_flows)
         self._undo.callback(programs.close)
         self.kernel = Kernel(programs, max_clients=limits.max_clients)
         self.journal = Journal(self.audit, self.store, self.kernel, loop)
-        self._load_policy(self.policy_set)
-
-    def _load_policy(self, policy_set: PolicySet) -> None:
-        recorded = self.store.record_policy(
-            sha256=policy_set.sha256 or "",
-            source=str(policy_set.source or "built-in deny-all"),
-            clients=policy_set.client_count,
-            groups=policy_set.group_count,
-            rules=policy_set.rule_count,
-            now=datetime.now(UTC),
-        )
-        self.kernel.load_policy(policy_set, recorded.revision)
-        self.policy_set = policy_set
-        self.policy_loaded_at = datetime.now(UTC)
-        self.policy_error = None
-        self.audit.policy_loaded(
-            revision=recorded.revision,
-            source=str(policy_set.source) if policy_set.source else None,
-            sha256=policy_set.sha256,
-            clients=policy_set.client_count,
-            groups=policy_set.group_count,
-            rules=policy_set.rule_count,
-        )
+        self.policy.start(store=self.store, kernel=self.kernel, audit=self.audit)
 
     def _open_network(self) -> None:
         config = self.config
@@ -325,10 +297,12 @@ class Gateway:
             asyncio.create_task(self._keep_certificates()),
             asyncio.create_task(self._keep_leases()),
             asyncio.create_task(self.audit.run()),
+            asyncio.create_task(self.policy.watch()),
         ]
         try:
             await self._stop_requested.wait()
         finally:
+            tasks += self._reloads
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -393,33 +367,9 @@ class Gateway:
         """SIGHUP: policy, certificates, audit file."""
         self.audit.reopen()
         self.check_certificates()
-        try:
-            self.reload_policy()
-        except (ConfigError, KernelError, StoreError) as error:
-            logger.error("policy not loaded, revision %d stays: %s", self.kernel.revision, error)
-
-    def reload_policy(self) -> bool:
-        """Load the policy file again; whether it had changed.
-
-        Raises:
-            ConfigError: the file is wrong; KernelError, StoreError: it could not be loaded.
-                What was in force stays in force.
-        """
-        try:
-            fresh = self._read_policy()
-            if fresh.sha256 == self.policy_set.sha256:
-                return False
-            self._load_policy(fresh)
-        except (ConfigError, KernelError, StoreError) as error:
-            self.policy_error = str(error)
-            self.policy_reload_failures += 1
-            self.audit.policy_refused(
-                source=str(self.config.policy_file),
-                text=str(error),
-                revision=self.kernel.revision,
-            )
-            raise
-        return True
+        task = asyncio.get_running_loop().create_task(self.policy.reload_and_log())
+        self._reloads.add(task)
+        task.add_done_callback(self._reloads.discard)
 
     # End.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
 
@@ -45,10 +45,13 @@ class _Revision:
     # By identity: equal policies are one object, and hashing ten thousand rules takes long.
     policies: dict[int, CompiledPolicy] = field(default_factory=dict)
     policy_ids: dict[int, int] = field(default_factory=dict)
+    prepared: Mapping[tuple[str, tuple[str, ...]], CompiledPolicy] = field(default_factory=dict)
 
     def policy_of(self, name: str, groups: Sequence[str]) -> int:
         """The kernel's number of this client's policy; compiled and loaded when it is new."""
-        compiled = self.policy_set.compiled_for(name, groups)
+        compiled = self.prepared.get((name, tuple(groups)))
+        if compiled is None:
+            compiled = self.policy_set.compiled_for(name, groups)
         policy_id = self.policy_ids.get(id(compiled))
         if policy_id is None:
             policy_id = self.generation.add_policy(compiled)
@@ -96,15 +99,22 @@ class Kernel:
         """How many different policies the kernel holds."""
         return len(self._current.policy_ids) if self._current is not None else 0
 
-    def load_policy(self, policy_set: PolicySet, revision: int) -> None:
+    def load_policy(
+        self,
+        policy_set: PolicySet,
+        revision: int,
+        prepared: Mapping[tuple[str, tuple[str, ...]], CompiledPolicy] | None = None,
+    ) -> None:
         """Build the policy set beside the one in force, read it back, and swap.
+
+        ``prepared`` are policies by client and groups that were compiled before, in a thread.
 
         Raises:
             KernelError: it does not fit or cannot be read back; the old one stays in force.
         """
         try:
             generation = self.programs.begin(revision)
-            fresh = _Revision(revision, policy_set, generation)
+            fresh = _Revision(revision, policy_set, generation, prepared=prepared or {})
             for client in self._clients.values():
                 generation.assign(client.index, fresh.policy_of(client.name, client.groups))
             generation.verify()
@@ -150,6 +160,10 @@ class Kernel:
         if self._current is not None:
             self._current.generation.unassign(client.index)
         self._free.append(client.index)
+
+    def clients(self) -> list[tuple[str, tuple[str, ...]]]:
+        """The clients that have a policy in the kernel now, with their groups."""
+        return [(client.name, client.groups) for client in self._clients.values()]
 
     def counters(self, name: str) -> ClientCounters | None:
         """What was counted for a client since it connected."""

@@ -119,6 +119,13 @@ def _read_routes(facade: GatewayFacade) -> APIRouter:
         """The policy in force, rule by rule."""
         return facade.policy()
 
+    @router.get("/policy/history")
+    async def policy_history(
+        limit: Annotated[int, Query(ge=1, le=1000)] = 50,
+    ) -> schemas.PolicyHistory:
+        """The revisions that were in force, the newest first."""
+        return await facade.policy_history(limit)
+
     @router.get("/why")
     async def why(query: Annotated[schemas.WhyQuery, Query()]) -> schemas.Why:
         """Whether a client's packet would pass, by which rule, and whether the kernel agrees."""
@@ -134,6 +141,21 @@ def _change_routes(facade: GatewayFacade) -> APIRouter:
     async def check_policy(request: schemas.PolicyCheckRequest) -> schemas.PolicyCheck:
         """Check a policy without loading it."""
         return await facade.check_policy(request)
+
+    @router.post("/policy/diff")
+    async def diff_policy(request: schemas.PolicyDiffRequest) -> schemas.PolicyDiff:
+        """Say which flows a policy would change, compared with the one in force."""
+        return await facade.diff_policy(request)
+
+    @router.post("/policy/apply")
+    async def apply_policy(request: schemas.PolicyApplyRequest) -> schemas.PolicyReload:
+        """Put a policy in force and into the policy file. If it is refused, nothing changes."""
+        return await facade.apply_policy(request)
+
+    @router.post("/policy/rollback")
+    async def rollback_policy(request: schemas.PolicyRollbackRequest) -> schemas.PolicyReload:
+        """Put an earlier revision's content in force, under a new number."""
+        return await facade.rollback_policy(request)
 
     @router.post("/policy/reload")
     async def reload_policy() -> schemas.PolicyReload:

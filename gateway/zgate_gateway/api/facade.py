@@ -40,6 +40,20 @@ class PolicyRefused(FacadeError):
     title = "Policy refused"
 
 
+class PolicyConflict(FacadeError):
+    """The policy in force is another one than the request was made for."""
+
+    status = 409
+    title = "Policy changed meanwhile"
+
+
+class UnknownPolicy(FacadeError):
+    """No such revision, or its text is not kept."""
+
+    status = 404
+    title = "Unknown revision"
+
+
 class NotReady(FacadeError):
     """The gateway is starting or stopping."""
 
@@ -77,6 +91,27 @@ class GatewayFacade(Protocol):
 
     async def check_policy(self, request: schemas.PolicyCheckRequest) -> schemas.PolicyCheck:
         """Check a policy without loading it. A bad policy is an answer, not an error."""
+
+    async def diff_policy(self, request: schemas.PolicyDiffRequest) -> schemas.PolicyDiff:
+        """Compare a policy with the one in force. A bad policy is an answer, not an error.
+
+        Raises :class:`UnknownPolicy`.
+        """
+
+    async def apply_policy(self, request: schemas.PolicyApplyRequest) -> schemas.PolicyReload:
+        """Put a policy in force and into the policy file.
+
+        Raises :class:`PolicyRefused`, :class:`PolicyConflict`, :class:`OperationFailed`.
+        """
+
+    async def policy_history(self, limit: int) -> schemas.PolicyHistory:
+        """Return the newest revisions."""
+
+    async def rollback_policy(self, request: schemas.PolicyRollbackRequest) -> schemas.PolicyReload:
+        """Put the content of an earlier revision in force, under a new number.
+
+        Raises as :meth:`apply_policy` does, and :class:`UnknownPolicy`.
+        """
 
     async def reload_policy(self) -> schemas.PolicyReload:
         """Load the policy file again. Raises :class:`PolicyRefused`, :class:`OperationFailed`."""

@@ -6,13 +6,13 @@ It needs no gateway, no root and no kernel.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from zgate_bpf.tables import Action
 from zgate_config import ConfigError
 
-from zgate_gateway.policy.check import check_policy
+from zgate_gateway.policy.check import Finding, check_policy
 from zgate_gateway.policy.compiler import PolicyTooLarge
 from zgate_gateway.policy.diff import diff_sets
 from zgate_gateway.policy.expectations import Outcome
@@ -74,7 +74,11 @@ def diff_files(before: Path, after: Path) -> PolicyDiff:
 
 
 def diff_text(
-    before: PolicySet, revision: int, known: Mapping[str, Sequence[str]], text: str, name: str
+    before: PolicySet,
+    revision: int,
+    known: Mapping[str, Sequence[str]],
+    text: str | bytes,
+    name: str,
 ) -> PolicyDiff:
     """Compare the policy in force with the text of another one; ``known``: clients' groups."""
     try:
@@ -114,19 +118,20 @@ def differences_of(
 
 def findings_of(policy_set: PolicySet, name: str) -> list[PolicyFinding]:
     """Return what is odd in a policy that can be loaded, in the order of the file."""
-    return [
-        PolicyFinding(
-            severity=Severity.NOTE if found.is_note else Severity.WARNING,
-            text=f"{name}:{found.line}: {found.path}: {found.text}",
-            line=found.line,
-        )
-        for found in check_policy(policy_set)
-    ]
+    return [_finding(found, name) for found in check_policy(policy_set)]
 
 
-def warnings_of(policy_set: PolicySet, name: str) -> list[PolicyFinding]:
-    """Return :func:`findings_of` without the notes."""
-    return [one for one in findings_of(policy_set, name) if one.severity is not Severity.NOTE]
+def warnings_among(findings: Iterable[Finding], name: str) -> list[PolicyFinding]:
+    """Return findings of a policy called ``name`` in the API's words, the notes left out."""
+    return [_finding(found, name) for found in findings if not found.is_note]
+
+
+def _finding(found: Finding, name: str) -> PolicyFinding:
+    return PolicyFinding(
+        severity=Severity.NOTE if found.is_note else Severity.WARNING,
+        text=f"{name}:{found.line}: {found.path}: {found.text}",
+        line=found.line,
+    )
 
 
 def _check(load: Callable[[], PolicySet], name: str) -> PolicyCheck:

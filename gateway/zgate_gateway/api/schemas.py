@@ -10,7 +10,15 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, IPvAnyAddress, StringConstraints
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    IPvAnyAddress,
+    StringConstraints,
+    model_validator,
+)
 
 #: X.520 bounds a Common Name to 64 characters; control characters would corrupt a terminal.
 MAX_CLIENT_NAME_CHARS = 64
@@ -100,6 +108,9 @@ class PolicySummary(Answer):
     groups: int = Field(0, ge=0)
     rules: int = Field(0, ge=0)
     kernel_policies: int = Field(0, ge=0, description="distinct rule lists loaded into the kernel")
+    not_in_force_because: str | None = Field(
+        None, description="why what the policy file says now was refused; null: it was not"
+    )
 
 
 class MapUse(Answer):
@@ -307,8 +318,64 @@ class PolicyDiff(Answer):
     findings: list[PolicyFinding] = Field(default_factory=list, description="if it is not valid")
 
 
+class PolicyDiffRequest(Request):
+    """``POST /v1/policy/diff``: compare a text, or an earlier revision, with what is in force."""
+
+    text: str | None = Field(None, max_length=MAX_POLICY_CHARS)
+    revision: int | None = Field(None, ge=1)
+    name: str = Field("policy.yaml", max_length=4096, description="the name used in findings")
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> PolicyDiffRequest:
+        if (self.text is None) == (self.revision is None):
+            raise ValueError("give text or revision, one of them")
+        return self
+
+
+class PolicyApplyRequest(Request):
+    """``POST /v1/policy/apply``: the policy itself."""
+
+    text: str = Field(max_length=MAX_POLICY_CHARS)
+    expected_revision: int | None = Field(
+        None, description="refuse if another one is in force; null: whatever is"
+    )
+
+
+class PolicyRollbackRequest(Request):
+    """``POST /v1/policy/rollback``."""
+
+    revision: int = Field(ge=1)
+    expected_revision: int | None = Field(
+        None, description="refuse if another one is in force; null: whatever is"
+    )
+
+
+class PolicyRevision(Answer):
+    """A policy that was in force from ``loaded_at`` on."""
+
+    revision: int
+    loaded_at: AwareDatetime
+    sha256: str | None = Field(None, description="null: the built-in policy that denies everything")
+    origin: str = Field(description="start, reload, apply or rollback")
+    source: str
+    clients: int
+    groups: int
+    rules: int
+    in_force: bool
+    has_text: bool = Field(description="its text is kept: it can be rolled back to")
+
+
+class PolicyHistory(Answer):
+    """``GET /v1/policy/history``: revisions, the newest first."""
+
+    revisions: list[PolicyRevision]
+
+
 class PolicyReload(Answer):
-    """What a reload did. The kernel uses ``revision`` from the moment of this answer."""
+    """What a reload, an apply or a rollback did.
+
+    The kernel uses ``revision`` from the moment of this answer.
+    """
 
     previous_revision: int
     summary: PolicySummary

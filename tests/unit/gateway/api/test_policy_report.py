@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from zgate_gateway.api.policy_report import check_file, check_text, warnings_of
+from zgate_gateway.api.policy_report import check_file, check_text, warnings_among
 from zgate_gateway.api.schemas import PolicyCheck, Severity
+from zgate_gateway.policy.check import check_policy
 from zgate_gateway.policy.policy_set import PolicySet
 
 OPEN = 'version: "1.0"\ndefault_action: allow\nclients: {}\n'
@@ -15,7 +16,7 @@ def test_a_warning_names_file_line_and_key() -> None:
     assert found.valid
     assert warning.severity is Severity.WARNING and warning.line == 2
     assert warning.text.startswith("p.yaml:2: default_action: ")
-    assert warnings_of(PolicySet.parse(OPEN), "p.yaml") == [warning]
+    assert warnings_among(check_policy(PolicySet.parse(OPEN)), "p.yaml") == [warning]
 
 
 def test_every_mistake_is_an_error() -> None:

@@ -1,0 +1,288 @@
+"""The policy in force, and every way in which another one comes into force.
+
+    start      the file is read before anything of the kernel's is touched, loaded with the kernel
+    reload     SIGHUP, ``zgatectl policy reload``, and a file that changed: one function
+    apply      a text from an administrator; it becomes the file's content
+    rollback   the text of an earlier revision, under a new number
+
+A change is read, tested and compiled in a thread, then built beside what is in force and swapped.
+Whatever fails on the way leaves everything as it was: kernel, file and history.
+
+**Whose is the file?** The file is what the next start reads. ``apply`` and ``rollback`` therefore
+write it, by one rename, in the moment in which the kernel has the new policy. A gateway without a
+``policy_file`` keeps what is applied in its state directory. An edit of the file that was never in
+force (it was refused, or comes too late) is kept beside it under ``NAME.replaced``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from zgate_bpf.tables import CompiledPolicy
+from zgate_config import ConfigError, Mistake, read_bytes
+from zgate_control.store import PolicyRevision, Store, StoreError
+
+from zgate_gateway.audit import AuditLog
+from zgate_gateway.file_watch import Signature, signature_of, watch_file
+from zgate_gateway.kernel import Kernel, KernelError
+from zgate_gateway.policy.check import Finding, check_policy
+from zgate_gateway.policy.compiler import PolicyTooLarge
+from zgate_gateway.policy.policy_set import PolicySet
+from zgate_gateway.policy_file import PolicyFileError, StagedFile, keep_aside
+
+logger = logging.getLogger(__name__)
+
+APPLIED_FILE_NAME = "policy.yaml"
+NOT_CHANGED = (ConfigError, KernelError, StoreError, PolicyFileError)
+"""What a change may raise; what was in force stays in force."""
+
+
+class PolicyMoved(Exception):
+    """The revision in force is not the one that the administrator compared with."""
+
+
+class PolicyNotWritten(Exception):
+    """The policy is in force, and its file could not be replaced."""
+
+
+class UnknownRevision(Exception):
+    """No such revision, or its text is not kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    """A policy that has been read, tested and compiled."""
+
+    policy_set: PolicySet
+    data: bytes | None
+    findings: tuple[Finding, ...]
+
+
+class PolicyKeeper:
+    """Reads, loads, replaces and remembers the policy of one gateway.
+
+    :ivar path: the file that the next start reads.
+    :ivar policy_set: what is in force.
+    :ivar error: why what the file says now is not in force; None if it is.
+    :ivar failures: changes that were refused.
+    :ivar findings: what is odd in the policy in force.
+    """
+
+    def __init__(self, *, policy_file: Path | None, state_dir: Path) -> None:
+        """Read the file. Raises :class:`zgate_config.ConfigError`."""
+        self.path = policy_file or state_dir / APPLIED_FILE_NAME
+        self._may_be_missing = policy_file is None
+        self.error: str | None = None
+        self.failures = 0
+        self.loaded_at = datetime.now(UTC)
+        self._lock = asyncio.Lock()
+        self._read_as: Signature = None
+        self.policy_set = PolicySet.empty()
+        self.findings: tuple[Finding, ...] = ()
+        self._first = self._read_file()
+
+    def start(self, *, store: Store, kernel: Kernel, audit: AuditLog) -> None:
+        """Load what was read. Raises KernelError, StoreError."""
+        self._store, self._kernel, self._audit = store, kernel, audit
+        recorded = self._record(self._first, "start")
+        kernel.load_policy(self._first.policy_set, recorded.revision)
+        self._now_in_force(self._first, recorded)
+
+    # Ways of change.
+
+    async def reload(self) -> bool:
+        """Load the file again; whether that changed anything. Raises one of NOT_CHANGED."""
+        return await self._change("reload", self._read_file, is_the_file=True)
+
+    async def reload_and_log(self) -> None:
+        """As :meth:`reload`, where nobody waits for the answer: SIGHUP and a changed file."""
+        try:
+            changed = await self.reload()
+        except NOT_CHANGED as error:
+            logger.error("policy not loaded, revision %d stays: %s", self._kernel.revision, error)
+            return
+        if changed:
+            logger.info("policy revision %d is in force", self._kernel.revision)
+
+    async def watch(self) -> None:
+        """Reload whenever the file changes; forever."""
+        await watch_file(self.path, self._file_changed, seen=self._read_as)
+
+    async def _file_changed(self) -> None:
+        if signature_of(self.path) != self._read_as:  # else somebody has reloaded already
+            await self.reload_and_log()
+
+    async def apply(self, text: bytes, *, expected: int | None = None) -> bool:
+        """Put a text in force and into the file; whether that changed anything.
+
+        Raises one of NOT_CHANGED, or PolicyMoved if ``expected`` is not the revision in force.
+        """
+        return await self._change("apply", lambda: self._read_text(text), expected=expected)
+
+    async def rollback(self, revision: int, *, expected: int | None = None) -> bool:
+        """Put the text of an earlier revision in force; as :meth:`apply`, or UnknownRevision."""
+        text = await asyncio.to_thread(self.text_of, revision)
+        return await self._change("rollback", lambda: self._read_text(text), expected=expected)
+
+    # The past.
+
+    def history(self, limit: int) -> list[tuple[PolicyRevision, bool]]:
+        """Return the newest revisions first, and whether each can be rolled back to."""
+        kept = self._store.kept_policy_texts()
+        return [(one, one.sha256 in kept) for one in self._store.policies(limit)]
+
+    def text_of(self, revision: int) -> bytes:
+        """Return what a revision said. Raises UnknownRevision."""
+        found = self._store.policy(revision)
+        if found is None:
+            raise UnknownRevision(f"there is no policy revision {revision}")
+        text = self._store.policy_text(found.sha256)
+        if text is None:
+            raise UnknownRevision(f"the text of policy revision {revision} is not kept")
+        return text
+
+    # One change.
+
+    async def _change(
+        self,
+        origin: str,
+        read: Callable[[], _Candidate],
+        *,
+        is_the_file: bool = False,
+        expected: int | None = None,
+    ) -> bool:
+        async with self._lock:
+            if expected is not None and expected != self._kernel.revision:
+                raise PolicyMoved(
+                    f"revision {self._kernel.revision} is in force, and not {expected} any more"
+                )
+            try:
+                candidate = await asyncio.to_thread(read)
+                if is_the_file:
+                    changed = await self._put_in_force(candidate, origin)
+                else:
+                    changed = await self._put_in_force_and_file(candidate, origin)
+            except NOT_CHANGED as error:
+                self._refused(error, is_the_file=is_the_file)
+                raise
+            except PolicyNotWritten as error:
+                self.error = str(error)
+                raise
+            self.error = None
+            return changed
+
+    async def _put_in_force_and_file(self, candidate: _Candidate, origin: str) -> bool:
+        assert candidate.data is not None
+        with await asyncio.to_thread(self._stage, candidate.data) as staged:
+            changed = await self._put_in_force(candidate, origin)
+            try:
+                staged.commit()
+            except PolicyFileError as error:
+                raise PolicyNotWritten(
+                    f"revision {self._kernel.revision} is in force, but the next start would read "
+                    f"the old file: {error}"
+                ) from error
+        return changed
+
+    def _stage(self, data: bytes) -> StagedFile:
+        staged = StagedFile(self.path, data)
+        try:
+            if self._holds_an_edit(hashlib.sha256(data).hexdigest()):
+                aside = keep_aside(self.path)
+                logger.warning("%s was edited and never in force: kept as %s", self.path, aside)
+        except BaseException:
+            staged.__exit__()
+            raise
+        return staged
+
+    def _holds_an_edit(self, coming_sha256: str) -> bool:
+        """Whether the file holds something that would be lost."""
+        try:
+            found = hashlib.sha256(self.path.read_bytes()).hexdigest()
+        except OSError:
+            return False
+        return found not in {coming_sha256, *self._store.kept_policy_texts()}
+
+    async def _put_in_force(self, candidate: _Candidate, origin: str) -> bool:
+        fresh = candidate.policy_set
+        if fresh.sha256 == self.policy_set.sha256:
+            return False
+        prepared = await asyncio.to_thread(_compile, fresh, self._kernel.clients())
+        recorded = await asyncio.to_thread(self._record, candidate, origin)
+        try:
+            self._kernel.load_policy(fresh, recorded.revision, prepared)
+        except KernelError:
+            await asyncio.to_thread(self._store.forget_policy, recorded.revision)
+            raise
+        self._now_in_force(candidate, recorded)
+        return True
+
+    def _record(self, candidate: _Candidate, origin: str) -> PolicyRevision:
+        policy_set = candidate.policy_set
+        return self._store.record_policy(
+            sha256=policy_set.sha256 or "",
+            source=str(policy_set.source or "built-in deny-all"),
+            clients=policy_set.client_count,
+            groups=policy_set.group_count,
+            rules=policy_set.rule_count,
+            now=datetime.now(UTC),
+            origin=origin,
+            text=candidate.data,
+        )
+
+    def _now_in_force(self, candidate: _Candidate, recorded: PolicyRevision) -> None:
+        policy_set = candidate.policy_set
+        self.policy_set, self.findings = policy_set, candidate.findings
+        self.loaded_at = datetime.now(UTC)
+        self._audit.policy_loaded(
+            revision=recorded.revision,
+            source=str(policy_set.source) if policy_set.source else None,
+            sha256=policy_set.sha256,
+            clients=policy_set.client_count,
+            groups=policy_set.group_count,
+            rules=policy_set.rule_count,
+        )
+
+    def _refused(self, error: Exception, *, is_the_file: bool) -> None:
+        if is_the_file:
+            self.error = str(error)
+        self.failures += 1
+        self._audit.policy_refused(
+            source=str(self.path), text=str(error), revision=self._kernel.revision
+        )
+
+    # Reading. In a thread, but for the first time.
+
+    def _read_file(self) -> _Candidate:
+        self._read_as = signature_of(self.path)
+        if self._may_be_missing and not self.path.exists():
+            return _Candidate(PolicySet.empty(), None, ())
+        data = read_bytes(self.path)
+        if hashlib.sha256(data).hexdigest() == self.policy_set.sha256:
+            return _Candidate(self.policy_set, data, self.findings)
+        return self._read_text(data)
+
+    def _read_text(self, data: bytes) -> _Candidate:
+        policy_set = PolicySet.parse(data, str(self.path), source=self.path)
+        return _Candidate(policy_set, data, tuple(check_policy(policy_set)))
+
+
+Prepared = Mapping[tuple[str, tuple[str, ...]], CompiledPolicy]
+
+
+def _compile(policy_set: PolicySet, clients: list[tuple[str, tuple[str, ...]]]) -> Prepared:
+    """Compile the policies of the clients that are there; the kernel's tables are made of them."""
+    prepared = {}
+    for name, groups in clients:
+        try:
+            prepared[name, groups] = policy_set.compiled_for(name, groups)
+        except PolicyTooLarge as error:
+            text = f"client {name} with groups {', '.join(groups) or 'none'}: {error}"
+            raise ConfigError([Mistake(str(policy_set.source), None, (), text)]) from error
+    return prepared
