@@ -1,23 +1,24 @@
 """The audit log: who was here, what was let through, what was not. One JSON object per line.
 
-Every record has ``ts`` (UTC, microseconds) and ``event`` (:class:`AuditEvent`), then the fields of
-its event: the methods of :class:`AuditLog` are the list of them.
+Every record has ``seq`` and ``prev``, which chain it to the one before
+(`zgate_gateway.audit_chain`), ``ts`` (UTC, microseconds) and ``event`` (:class:`AuditEvent`), then
+the fields of its event: the methods of :class:`AuditLog` are the list of them.
 
 How safe a record is: each is one ``write`` to a file opened for append, so it survives the death
-of the process the moment the method returns, and several processes may share the file. It reaches
-the disk within ``sync_interval_s`` (:meth:`AuditLog.run`, ``fdatasync`` in a thread of its own); a
-power cut can cost that much. A disk that is full or broken does not stop the gateway: records that
-could not be written are counted in ``lost``, reported once in the log, and an ``audit_lost`` record
-with their number precedes the first one that can be written again.
+of the process the moment the method returns. It reaches the disk within ``sync_interval_s``
+(:meth:`AuditLog.run`, ``fdatasync`` in a thread of its own); a power cut can cost that much. A disk
+that is full or broken does not stop the gateway: records that could not be written are counted in
+``lost``, reported once in the log, and an ``audit_lost`` record with their number precedes the
+first one that can be written again.
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import logging
 import os
-import stat
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,13 @@ from pathlib import Path
 from typing import Any
 
 from zgate_control.store import IPAddress
+
+from zgate_gateway import audit_chain
+from zgate_gateway.audit_chain import GENESIS, AuditError, Head
+from zgate_gateway.audit_file import AuditFile, furthest_sibling
+from zgate_gateway.audit_head import HeadKeeper
+
+__all__ = ["AuditError", "AuditEvent", "AuditLog", "Flow"]
 
 _log = logging.getLogger(__name__)
 
@@ -50,6 +58,9 @@ class AuditEvent(StrEnum):
     RATE_LIMITED = "rate_limited"
     EVENTS_LOST = "events_lost"
     AUDIT_LOST = "audit_lost"
+    CHAIN_OPENED = audit_chain.CHAIN_OPENED
+    CHAIN_REPAIRED = audit_chain.CHAIN_REPAIRED
+    CHAIN_HEAD = audit_chain.CHAIN_HEAD
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,32 +95,46 @@ class Flow:
         return shown
 
 
-class AuditError(Exception):
-    """The audit log cannot be opened. The text names the file, the cause and the cure."""
-
-
 def _utc_now() -> datetime:
     return datetime.now(UTC)
 
 
 class AuditLog:
-    """An append-only file of JSON lines.
+    """An append-only file of JSON lines, one chain over restarts and rotations.
 
-    ``written`` and ``lost`` count records since start; ``last_error`` is None while all is well.
-    Methods may be called from any thread. The file's mode is 0640 when it is created here.
+    ``written`` and ``lost`` count records since start; ``last_error`` is None while all is well;
+    ``head`` is the last record's number and hash. Methods may be called from any thread. The file's
+    mode is 0640 when it is created here.
+
+    With a ``keeper`` the chain's head is signed when the file is rotated and when the log is
+    closed. Beyond ``max_bytes`` the file gets the number of its last record as a suffix, and a new
+    one begins.
     """
 
-    def __init__(self, path: Path, *, clock: Callable[[], datetime] = _utc_now) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        keeper: HeadKeeper | None = None,
+        max_bytes: int | None = None,
+        clock: Callable[[], datetime] = _utc_now,
+    ) -> None:
         """Open the file. Raises :class:`AuditError`: a gateway does not start without its audit."""
         self.path = path
         self.written = 0
         self.lost = 0
         self.last_error: str | None = None
+        self._keeper = keeper
+        self._max_bytes = self._rotate_at = max_bytes
         self._clock = clock
         self._lock = threading.Lock()
         self._unreported = 0
         self._dirty = False
-        self._fd, self._torn = _open(path)
+        self._retired: list[int] = []
+        self._file: AuditFile | None = AuditFile(path)
+        self.head = _further(self._file, keeper)
+        self._signed_seq = self.head.seq
+        self._open_chain(self._file)
 
     # --- the records ------------------------------------------------------------------------------
 
@@ -233,37 +258,54 @@ class AuditLog:
 
     def write(self, event: AuditEvent, **fields: Any) -> None:
         """Append one record. What the disk does is never raised: see ``lost``, ``last_error``."""
-        line = self._line(event, fields)
+        body = self._body(event, fields)
         with self._lock:
-            if self._unreported:
-                line = self._line(AuditEvent.AUDIT_LOST, {"count": self._unreported}) + line
-            self._append(line)
+            try:
+                self._write_due()
+                self._append(body)
+            except OSError as error:
+                self._not_written(error)
+                return
+            if self.last_error is not None:
+                _log.warning("audit log %s: written again, %d records lost", self.path, self.lost)
+                self.last_error = None
+            if self._rotate_at is not None and self._size_bytes() >= self._rotate_at:
+                self._rotate()
 
     def reopen(self) -> None:
-        """Open the path again, after a rotation (SIGHUP); if that fails, keep the old file."""
-        try:
-            fd, torn = _open(self.path)
-        except AuditError as error:
-            _log.error("%s; the old file stays in use", error)
-            self.last_error = str(error)
-            return
+        """Follow a rotation (SIGHUP): sign the old file's end, and go on in the one at the path.
+
+        Nothing happens while the path still leads to the open file, and if the new one cannot be
+        opened.
+        """
         with self._lock:
-            old, self._fd, self._torn = self._fd, fd, torn
-        os.close(old)
+            if self._file is None or self._file.is_at_path():
+                return
+            try:
+                self._move_on(self._file)
+            except AuditError as error:
+                self._stay(error)
 
     def sync(self) -> None:
         """Bring what was written to the disk. Blocks; :meth:`run` calls it in a thread."""
         with self._lock:
-            if not self._dirty:
-                return
+            fds, self._retired = self._retired, []
+            if self._dirty and self._file is not None:
+                fds.append(os.dup(self._file.fd))  # a rotation meanwhile may close ours
             self._dirty = False
-            fd = os.dup(self._fd)  # a reopen meanwhile may close ours
+            head = self.head
+        if not fds:
+            return
         try:
-            os.fdatasync(fd)
+            for fd in fds:
+                os.fdatasync(fd)
+            if self._keeper is not None:
+                self._keeper.note(head)
         except OSError as error:
             self._complain(error)
         finally:
-            os.close(fd)
+            for fd in fds:
+                os.close(fd)
 
     async def run(self, sync_interval_s: float = 1.0) -> None:
         """Sync at intervals until cancelled, and once more then."""
@@ -275,39 +317,102 @@ class AuditLog:
             self.sync()
 
     def close(self) -> None:
-        """Sync and close. Further records are lost, and counted."""
-        self.sync()
+        """Sign the head, sync and close. Further records are lost, and counted."""
         with self._lock:
-            if self._fd >= 0:
-                os.close(self._fd)
-                self._fd = -1
+            if self._file is not None:
+                self._retire(self._file, "stop")
+                self._file = None
+        self.sync()
 
-    def _line(self, event: AuditEvent, fields: dict[str, Any]) -> bytes:
+    def _body(self, event: AuditEvent, fields: dict[str, Any]) -> bytes:
         stamp = self._clock().astimezone(UTC).isoformat(timespec="microseconds")
         record = {"ts": stamp.replace("+00:00", "Z"), "event": event.value, **fields}
-        return _encode(record).encode("ascii", "backslashreplace") + b"\n"
+        return _encode(record).encode("ascii", "backslashreplace")
 
-    def _append(self, line: bytes) -> None:
-        if self._torn:
-            line = b"\n" + line
-        try:
-            count = os.write(self._fd, line)
-        except OSError as error:
-            self._not_written(error)
-            return
-        if count < len(line):
-            # The disk became full within the line. What stands there is no record: the next one
-            # starts with a newline, and readers skip what does not parse.
-            self._torn = True
-            self._not_written(OSError(f"only {count} of {len(line)} bytes fitted"))
-            return
-        self._torn = False
+    def _append(self, body: bytes, *, signed: bool = False) -> None:
+        if self._file is None:
+            raise OSError(errno.EBADF, "the log is closed")
+        sign = self._keeper.sign if signed and self._keeper is not None else None
+        self._file.append(body, self.head, sign)
+        self.head = self._file.head or self.head
         self._dirty = True
         self.written += 1
-        self._unreported = 0
-        if self.last_error is not None:
-            _log.warning("audit log %s: written again, %d records lost", self.path, self.lost)
-            self.last_error = None
+
+    def _write_due(self) -> None:
+        """What has to be told before the next record."""
+        file = self._file
+        if file is not None and (file.debris is not None or not file.has_records):
+            event = AuditEvent.CHAIN_REPAIRED if file.has_records else AuditEvent.CHAIN_OPENED
+            self._append(self._body(event, file.debris.fields if file.debris else {}))
+        if self._unreported:
+            self._append(self._body(AuditEvent.AUDIT_LOST, {"count": self._unreported}))
+            self._unreported = 0
+
+    def _open_chain(self, file: AuditFile) -> None:
+        """The file's first record, or what a torn one needs; due later if the disk is full."""
+        if file.debris is None and file.has_records:
+            return
+        try:
+            self._write_due()
+        except OSError as error:
+            self._complain(error)
+
+    # --- the end of a file ------------------------------------------------------------------------
+
+    def _size_bytes(self) -> int:
+        return self._file.size_bytes if self._file is not None else 0
+
+    def _rotate(self) -> None:
+        """Give the file the number of its last record, and begin a new one."""
+        file = self._file
+        assert file is not None
+        try:
+            if file.is_at_path():
+                self._sign_head("rotation")
+                target = self.path.with_name(f"{self.path.name}.{self.head.seq:012}")
+                if target.exists():
+                    raise FileExistsError(errno.EEXIST, f"{target} exists")
+                self.path.rename(target)
+            self._move_on(file)
+        except (OSError, AuditError) as error:
+            self._stay(error)
+
+    def _move_on(self, old: AuditFile) -> None:
+        """Raises AuditError: the new file cannot be opened; the old one stays in use."""
+        fresh = AuditFile(self.path)
+        self._retire(old, "rotation")
+        if not fresh.has_records and old.debris is not None:
+            fresh.debris = old.debris  # not told yet: the first record of the new file does it
+        self._file = fresh
+        self._rotate_at = self._max_bytes
+        self._open_chain(fresh)
+
+    def _retire(self, file: AuditFile, cause: str) -> None:
+        try:
+            self._sign_head(cause)
+        except OSError as error:
+            self._complain(error)
+        self._retired.append(file.fd)
+
+    def _sign_head(self, cause: str) -> None:
+        """Raises OSError: it could not be written."""
+        if self._keeper is None or self.head.seq == self._signed_seq:
+            return
+        fields = {"cause": cause, "key": self._keeper.public_key}
+        self._write_due()
+        self._append(self._body(AuditEvent.CHAIN_HEAD, fields), signed=True)
+        self._signed_seq = self.head.seq
+
+    def _stay(self, error: OSError | AuditError) -> None:
+        text = f"audit log {self.path}: not rotated: {error}"
+        if isinstance(error, AuditError):
+            text = str(error)
+        _log.error("%s; the old file stays in use", text)
+        self.last_error = text
+        if self._max_bytes is not None:
+            self._rotate_at = self._size_bytes() + self._max_bytes
+
+    # --- errors -----------------------------------------------------------------------------------
 
     def _not_written(self, error: OSError) -> None:
         self.lost += 1
@@ -324,17 +429,28 @@ class AuditLog:
         self.last_error = error.strerror or str(error)
 
 
-def _open(path: Path) -> tuple[int, bool]:
-    """Open for append; also tell whether the last line lacks its end, as after a power cut."""
-    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-    try:
-        fd = os.open(path, flags, 0o640)
-    except OSError as error:
-        raise AuditError(
-            f"audit log {path}: {error.strerror}; create its directory, or make it writable, "
-            "or set audit.path"
-        ) from error
-    found = os.fstat(fd)
-    if not stat.S_ISREG(found.st_mode) or found.st_size == 0:
-        return fd, False
-    return fd, os.pread(fd, 1, found.st_size - 1) != b"\n"
+def _further(file: AuditFile, keeper: HeadKeeper | None) -> Head:
+    """Return where to go on: at the end of the file, or where the chain is known to have been.
+
+    A file without records follows one that was put aside. A log that was shortened or changed at
+    its end while no gateway ran is continued with the number and the hash that it had: the gap is
+    what `zgatectl audit verify` will find.
+    """
+    found = file.head or GENESIS
+    if not file.has_records:
+        before = furthest_sibling(file.path)
+        found = before.head or GENESIS
+        file.debris = file.debris or before.debris
+    noted = keeper.noted() if keeper is not None else None
+    if noted is None or noted.seq < found.seq or noted == found:
+        return found
+    if file.has_records:
+        _log.error(
+            "audit log %s ends at record %d, but had come to %d (%s): records are missing or were "
+            "changed; zgatectl audit verify tells which",
+            file.path,
+            found.seq,
+            noted.seq,
+            noted.digest,
+        )
+    return noted

@@ -34,6 +34,8 @@ _MAX_MTU_BYTES = 65_535
 _MIN_QUIC_PACKET_BYTES = 1331
 _MAX_UDP_PAYLOAD_BYTES = 65_527
 _MAX_CLIENTS = 65_536
+#: Some hundred records: smaller files would be names without content.
+_MIN_AUDIT_BYTES = 64 * 1024
 _NARROWEST_IPV4_POOL = 30
 _NARROWEST_IPV6_POOL = 126
 
@@ -122,9 +124,15 @@ class QuicConfig(StrictModel):
 
 
 class AuditConfig(StrictModel):
-    """The audit log. ``path``: ``audit.jsonl`` in ``state_dir`` when absent."""
+    """The audit log.
+
+    :ivar path: ``audit.jsonl`` in ``state_dir`` when absent.
+    :ivar max_bytes: a larger file is put aside under its name and its last record's number, and a
+        new one begins; absent: never.
+    """
 
     path: LocalPath | None = None
+    max_bytes: Annotated[int, Field(ge=_MIN_AUDIT_BYTES)] | None = None
 
 
 class LogConfig(StrictModel):

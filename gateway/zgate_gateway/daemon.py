@@ -41,6 +41,7 @@ from zgate_protocol.uri_template import default_template
 
 from zgate_gateway.api.server import ApiServer, ApiSocketError
 from zgate_gateway.audit import AuditError, AuditLog
+from zgate_gateway.audit_head import HeadKeeper
 from zgate_gateway.config import GatewayConfig
 from zgate_gateway.forwarder import Forwarder
 from zgate_gateway.journal import Journal
@@ -164,7 +165,11 @@ class Gateway:
         self.store = self._undo.enter_context(Store(config.state_dir / "zgate.db"))
         self._find_certificates(now)
         self.verifier = ReloadingClientVerifier(self.ca_file, self.crl_file, now)
-        self.audit = AuditLog(config.audit.path or config.state_dir / "audit.jsonl")
+        self.audit = AuditLog(
+            config.audit.path or config.state_dir / "audit.jsonl",
+            keeper=HeadKeeper(config.state_dir),
+            max_bytes=config.audit.max_bytes,
+        )
         self._undo.callback(self.audit.close)
         self.pools = [
             AddressPool(network, self.store) for network in (config.pool.ipv4, config.pool.ipv6)

@@ -7,9 +7,11 @@ import os
 import resource
 import stat
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from hashlib import sha256
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from zgate_gateway.audit import AuditError, AuditEvent, AuditLog, Flow
+from zgate_gateway.audit_chain import GENESIS, Head, digest_of, next_line, parse_record
+from zgate_gateway.audit_head import HeadKeeper, is_signed
+from zgate_gateway.audit_verify import verify_files
 
 NOW = datetime(2026, 3, 1, 12, 30, 15, 250, tzinfo=UTC)
 
@@ -35,7 +40,9 @@ def audit(path: Path) -> Iterator[AuditLog]:
 
 
 def records(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text("ascii").splitlines()]
+    """What happened: the chain's own records are the matter of test_audit_chain."""
+    found = [json.loads(line) for line in path.read_text("ascii").splitlines()]
+    return [record for record in found if not record["event"].startswith("chain_")]
 
 
 @contextmanager
@@ -100,7 +107,7 @@ def test_every_event_has_its_fields(audit: AuditLog, path: Path) -> None:
     denied = found["flow_denied"]
     assert (denied["reason"], denied["rule"], denied["icmp_type"]) == ("POLICY_DEFAULT", None, 128)
     assert "source_port" not in denied
-    assert audit.written == 12 and audit.lost == 0
+    assert audit.written == 13 and audit.lost == 0  # and chain_opened
 
 
 @given(st.text(), st.text())
@@ -111,7 +118,7 @@ def test_no_text_breaks_the_line(
     log = AuditLog(path)
     log.session_refused(peer="p", reason="r", text=text, client=client)
     log.close()
-    (record,) = path.read_bytes().splitlines()
+    _opened, record = path.read_bytes().splitlines()
     assert json.loads(record)["text"] == text
     assert all(byte >= 0x20 for byte in record)
 
@@ -131,8 +138,9 @@ def test_a_line_that_a_power_cut_tore_does_not_swallow_the_next(path: Path) -> N
     log.events_lost(count=1)
     log.events_lost(count=2)
     log.close()
-    torn, *rest = path.read_text().splitlines()
+    torn, opened, *rest = path.read_text().splitlines()
     assert torn == '{"ts":"2026-'
+    assert json.loads(opened)["event"] == "chain_opened"
     assert [json.loads(line)["count"] for line in rest] == [1, 2]
 
 
@@ -144,15 +152,16 @@ def test_a_full_disk_is_counted_reported_and_survived(
     with caplog.at_level(logging.WARNING), file_size_limit(size + 30):
         for _ in range(5):
             audit.events_lost(count=2)
-        assert audit.lost == 5 and audit.written == 1
+        assert audit.lost == 5 and audit.written == 2
         assert audit.last_error is not None
     assert len(caplog.records) == 1
     audit.events_lost(count=3)
     audit.events_lost(count=4)
     lines = path.read_text().splitlines()
-    assert len(lines[1]) == 30  # what fitted of the first record that was lost
-    del lines[1]
+    assert len(lines[2]) == 30  # what fitted of the first record that was lost
+    del lines[2]
     found = [json.loads(line) for line in lines]
+    assert [found.pop(0)["event"], found.pop(1)["event"]] == ["chain_opened", "chain_repaired"]
     assert [(record["event"], record["count"]) for record in found] == [
         ("events_lost", 1),
         ("audit_lost", 5),
@@ -214,7 +223,7 @@ def test_records_of_many_threads_stay_whole(audit: AuditLog, path: Path) -> None
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(records(path)) == audit.written == 800
+    assert len(records(path)) == audit.written - 1 == 800
 
 
 async def test_run_syncs_what_was_written(audit: AuditLog, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -257,3 +266,190 @@ def test_after_close_records_are_lost_and_counted(audit: AuditLog) -> None:
     audit.events_lost(count=1)
     audit.close()
     assert audit.lost == 1
+
+
+# --- the chain over files and restarts -------------------------------------------------------------
+
+
+def chained(path: Path) -> list[dict[str, Any]]:
+    """Every record of a file, whose links are right."""
+    found, before = [], None
+    for line in path.read_bytes().splitlines(keepends=True):
+        record = json.loads(line)
+        if before is not None:
+            assert record["prev"] == sha256(before).hexdigest()
+            assert record["seq"] == found[-1]["seq"] + 1
+        found.append(record)
+        before = line
+    return found
+
+
+def test_a_chain_begins_with_its_first_record(audit: AuditLog, path: Path) -> None:
+    audit.events_lost(count=1)
+    first, second = chained(path)
+    assert (first["seq"], first["prev"], first["event"]) == (1, "0" * 64, "chain_opened")
+    assert list(second)[:4] == ["seq", "prev", "ts", "event"]
+    assert audit.head == Head(2, sha256(path.read_bytes().splitlines(True)[1]).hexdigest())
+
+
+def test_the_chain_survives_restarts(path: Path) -> None:
+    for number in range(4):
+        log = AuditLog(path)
+        log.events_lost(count=number)
+        log.close()
+    assert [record["seq"] for record in chained(path)] == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("cut", range(1, 140))
+def test_a_torn_record_is_repaired_by_one_that_says_so(path: Path, cut: int) -> None:
+    log = AuditLog(path, clock=lambda: NOW)
+    log.events_lost(count=1)
+    log.events_lost(count=2)
+    log.close()
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines)[:-cut])
+    log = AuditLog(path, clock=lambda: NOW)
+    log.events_lost(count=3)
+    log.close()
+    found = path.read_bytes().splitlines(keepends=True)
+    *_, repaired, last = (json.loads(line) for line in found[-2:])
+    is_whole = cut == 1  # only the newline was missing
+    torn = b"" if is_whole else lines[2][:-cut]
+    assert repaired["event"] == "chain_repaired"
+    assert (repaired["lost_bytes"], repaired["lost_sha256"]) == (
+        len(torn),
+        sha256(torn).hexdigest(),
+    )
+    assert repaired["seq"] == (4 if is_whole else 3)
+    assert repaired["prev"] == sha256(lines[2] if is_whole else lines[1]).hexdigest()
+    assert last["prev"] == sha256(found[-2]).hexdigest() and last["count"] == 3
+
+
+def test_an_end_far_behind_the_last_record_is_found(path: Path) -> None:
+    log = AuditLog(path)
+    log.events_lost(count=1)
+    log.close()
+    with path.open("ab") as stream:
+        stream.write(b"x" * 3_000_000)
+    log = AuditLog(path)
+    log.events_lost(count=2)
+    log.close()
+    lines = path.read_bytes().splitlines()
+    assert json.loads(lines[3])["seq"] == 3
+    assert json.loads(lines[3])["lost_bytes"] == 3_000_000
+
+
+def test_one_writer_only(audit: AuditLog, path: Path) -> None:
+    with pytest.raises(AuditError, match="another process writes it"):
+        AuditLog(path)
+
+
+def signed_log(path: Path, **options: Any) -> AuditLog:
+    return AuditLog(path, keeper=HeadKeeper(path.parent), **options)
+
+
+def test_a_clean_stop_signs_the_head(path: Path) -> None:
+    log = signed_log(path)
+    log.events_lost(count=1)
+    log.close()
+    last = chained(path)[-1]
+    assert (last["event"], last["cause"]) == ("chain_head", "stop")
+    line = path.read_bytes().splitlines(keepends=True)[-1]
+    record = parse_record(line)
+    assert record is not None and is_signed(record, {HeadKeeper(path.parent).public_key})
+    signed_log(path).close()  # nothing happened: nothing to sign
+    assert len(chained(path)) == 3
+
+
+def test_a_rotation_signs_the_head_and_goes_on_in_the_next_file(path: Path) -> None:
+    log = signed_log(path)
+    log.reopen()  # SIGHUP without a rotation
+    rotated = path.with_name("audit.jsonl.1")
+    path.rename(rotated)
+    log.reopen()
+    log.events_lost(count=1)
+    log.close()
+    *_, head = chained(rotated)
+    opened, *_ = chained(path)
+    assert (head["event"], head["cause"]) == ("chain_head", "rotation")
+    assert (opened["event"], opened["seq"]) == ("chain_opened", head["seq"] + 1)
+    assert opened["prev"] == sha256(rotated.read_bytes().splitlines(True)[-1]).hexdigest()
+
+
+def test_rotation_by_size(path: Path) -> None:
+    log = signed_log(path, max_bytes=2000)
+    for number in range(60):
+        log.events_lost(count=number)
+    log.close()
+    files = sorted(path.parent.glob("audit.jsonl.*"))
+    assert len(files) > 3
+    assert all(file.stat().st_size < 2600 for file in files)
+    events, seq = [], 0
+    for file in [*files, path]:
+        found = chained(file)
+        assert (found[0]["event"], found[0]["seq"]) == ("chain_opened", seq + 1)
+        assert found[-1]["event"] == "chain_head"
+        assert file == path or file.name == f"audit.jsonl.{found[-1]['seq']:012}"
+        events += [record["count"] for record in found if record["event"] == "events_lost"]
+        seq = found[-1]["seq"]
+    assert events == list(range(60))
+
+
+def test_a_rotation_that_fails_keeps_the_file_and_every_record(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise OSError(30, "Read-only file system")
+
+    log = AuditLog(path, max_bytes=1000)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", refuse)
+        for number in range(10):
+            log.events_lost(count=number)
+        assert "not rotated: [Errno 30] Read-only file system" in caplog.text
+        assert len(chained(path)) == 11
+    for number in range(10):
+        log.events_lost(count=number)
+    log.close()
+    assert list(path.parent.glob("audit.jsonl.*")) and log.lost == 0
+
+
+def test_a_file_that_was_rotated_while_no_gateway_ran(path: Path) -> None:
+    log = signed_log(path)
+    log.events_lost(count=1)
+    log.close()
+    last = chained(path)[-1]
+    for rotated in (path.with_name("audit.jsonl.1"), path.parent / "elsewhere"):
+        path.rename(rotated)
+        signed_log(path).close()
+        assert chained(path)[0]["seq"] == last["seq"] + 1
+        last = chained(path)[-1]
+
+
+def test_a_log_that_was_shortened_meanwhile_keeps_the_gap(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    log = signed_log(path)
+    for number in range(5):
+        log.events_lost(count=number)
+    log.close()
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:4]))
+    log = signed_log(path)
+    log.events_lost(count=9)
+    log.close()
+    assert "ends at record 4, but had come to 7" in caplog.text
+    (finding,) = verify_files([path]).findings
+    assert "records 5 to 7 are missing" in finding.text
+
+
+def test_a_record_costs_little() -> None:
+    """The chain's part, without the write: a number, a hash and a line."""
+    body = json.dumps({"ts": "2026-03-01T12:30:15.000250Z", "event": "x", "a": "b" * 300}).encode()
+    best_s, rounds, head = 1.0, 500, GENESIS
+    for _ in range(10):
+        began_s = time.thread_time()
+        for _ in range(rounds):
+            head = Head(head.seq + 1, digest_of(next_line(head, body)))
+        best_s = min(best_s, (time.thread_time() - began_s) / rounds)
+    assert best_s < 10e-6
