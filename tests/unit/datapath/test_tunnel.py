@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from zgate_datapath.path_mtu import PathMtuState
 from zgate_datapath.tunnel import Tunnel, add_drops
 from zgate_protocol.connect_ip import ConnectIpSession, Role
 from zgate_protocol.drop_reason import DropReason
@@ -133,9 +134,15 @@ async def test_9221_s3_no_datagram_above_the_peers_limit(lab: Lab) -> None:
     assert peer.ended is None
 
 
-async def test_9484_s7_2_a_peer_that_takes_no_1280_bytes_gets_no_ipv6(lab: Lab) -> None:
+@pytest.mark.parametrize("is_path_known", [True, False])
+async def test_9484_s7_2_a_peer_that_takes_no_1280_bytes_gets_no_ipv6(
+    lab: Lab, is_path_known: bool
+) -> None:
     gateway = lab.gateway()
     peer = await lab.peer(gateway, max_datagram_frame_size=1200)
+    if is_path_known:
+        (connection,) = gateway.endpoint.connections
+        await eventually(lambda: connection.path_mtu.state is PathMtuState.COMPLETE)
     peer.open_request()
     await eventually(lambda: peer.ended)
     assert gateway.record.down == [
