@@ -25,6 +25,7 @@ MAIN_TABLE = 254
 UNICAST, UNREACHABLE = 1, 7
 SCOPE_UNIVERSE, SCOPE_LINK = 0, 253
 FLAG_DEAD, FLAG_ONLINK, FLAG_LINKDOWN = 1, 4, 16
+_FLAG_CLONED = 0x200
 _ADDRESS_NO_DAD = 0x02
 _FAMILIES = (socket.AF_INET, socket.AF_INET6)
 _NO_WAY = {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL, errno.ENETDOWN}
@@ -100,11 +101,16 @@ class Rtnl:
         return frozenset(ip_interface(f"{_own_address(row)}/{row['prefixlen']}") for row in rows)
 
     def routes(self) -> list[Route]:
-        """The main table, both families."""
+        """The main table, both families.
+
+        Without what the kernel itself cloned from it: when a path's MTU becomes known, IPv6 lists
+        a copy of the route for that one destination, protocol number and all.
+        """
         return [
             route
             for family in _FAMILIES
             for row in self._route.get_routes(family=family, table=MAIN_TABLE)
+            if not int(row["flags"]) & _FLAG_CLONED
             for route in _read_routes(row)
         ]
 

@@ -21,6 +21,8 @@ from zgate_agent.routing import Router
 from zgate_agent.rtnl import RoutingError, TunGone
 from zgate_datapath.tun import Tun
 from zgate_lab.lab import Lab, Namespace, Port
+from zgate_protocol.drop_reason import DropReason
+from zgate_protocol.icmp import error_for_drop
 from zgate_protocol.ip_range import EVERYTHING
 
 TUN = "agent0"
@@ -43,6 +45,7 @@ class Device:
     namespace: Namespace
     router: Router
     leftovers_file: Path
+    tun: Tun
 
     def state(self) -> str:
         """Links, addresses and routes, but for the TUN itself, which the agent's process holds."""
@@ -75,10 +78,10 @@ def namespace(lab: Lab) -> Namespace:
 def device(namespace: Namespace, tmp_path: Path) -> Iterator[Device]:
     """The test runs inside the device's namespace."""
     file = tmp_path / "network.json"
-    with namespace.entered(), closing(Tun.open(TUN)):
+    with namespace.entered(), closing(Tun.open(TUN)) as tun:
         router = Router(TUN, file)
         router.prepare()
-        yield Device(namespace, router, file)
+        yield Device(namespace, router, file, tun)
 
 
 def test_a_full_tunnel_takes_everything_but_the_gateway(device: Device) -> None:
@@ -123,6 +126,26 @@ def test_twice_is_once(device: Device) -> None:
     monitor.wait_for_output("198.18.1.99", 5)
     assert TUN not in monitor.output()
     assert str(GATEWAY) not in monitor.output()
+
+
+def test_what_the_kernel_learned_of_a_path_is_not_ours(device: Device) -> None:
+    """After Packet Too Big the kernel lists a copy of our route for that one destination."""
+    device.router.apply(FULL)
+    destination = ip_address("fd00:20::5")
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sender:
+        sender.connect((str(destination), 5001))
+        sender.send(bytes(1300))
+        sent = [one for one in device.tun.read_batch(16) if one[24:40] == destination.packed]
+        error = error_for_drop(DropReason.TOO_BIG, sent[0], (bytes(4), destination.packed), 1290)
+        assert error is not None
+        assert device.tun.write(error)
+    learned = device.namespace.run("ip", "-6", "route", "show", "cache").stdout
+    assert f"{destination} " in learned
+    assert "mtu 1290" in learned
+    smaller = replace(FULL, mtu_bytes=1300)
+    assert device.router.apply(smaller) == smaller
+    device.router.withdraw()
+    assert device.router.plan.routes == ()
 
 
 def test_everything_is_taken_back(device: Device) -> None:
