@@ -63,6 +63,28 @@ class GatewayClient:
         """Load the policy file again."""
         return self._ask(schemas.PolicyReload, "POST", "/v1/policy/reload")
 
+    def diff_policy(self, request: schemas.PolicyDiffRequest) -> schemas.PolicyDiff:
+        """Say which flows a policy would change."""
+        return self._ask(schemas.PolicyDiff, "POST", "/v1/policy/diff", json=request.model_dump())
+
+    def apply_policy(self, request: schemas.PolicyApplyRequest) -> schemas.PolicyReload:
+        """Put a policy in force."""
+        return self._ask(
+            schemas.PolicyReload, "POST", "/v1/policy/apply", json=request.model_dump()
+        )
+
+    def policy_history(self, limit: int) -> schemas.PolicyHistory:
+        """The newest revisions."""
+        return self._ask(
+            schemas.PolicyHistory, "GET", "/v1/policy/history", params={"limit": limit}
+        )
+
+    def rollback_policy(self, request: schemas.PolicyRollbackRequest) -> schemas.PolicyReload:
+        """Put an earlier revision in force."""
+        return self._ask(
+            schemas.PolicyReload, "POST", "/v1/policy/rollback", json=request.model_dump()
+        )
+
     def kick(self, client: str, request: schemas.KickRequest) -> schemas.Kick:
         """Close a client's sessions."""
         # Dots are escaped, too: a client named ".." must not be taken for a path segment.

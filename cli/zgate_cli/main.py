@@ -24,6 +24,7 @@ _COMMANDS = {
     "policy": ("zgate_cli.policy:policy", "Show, check and reload the policy."),
     "kick": ("zgate_cli.sessions:kick", "Close a client's sessions."),
     "why": ("zgate_cli.why:why", "Would this packet pass, and which rule says so?"),
+    "audit": ("zgate_cli.audit:audit", "Is the audit log what the gateway wrote?"),
     "pki": ("zgate_cli.pki:pki", "The certificate authority: issue, revoke, list."),
     "completion": ("zgate_cli.completion:completion", "Print a shell completion script."),
 }

@@ -9,7 +9,7 @@ from rich.console import Console
 from zgate_gateway.api import schemas
 
 from .client import GatewayClient
-from .errors import BAD_INPUT, FAILED
+from .errors import BAD_INPUT, FAILED, BadInput
 from .options import Invocation, gateway_command
 from .output import cell, console, print_json, table, time_text
 
@@ -78,6 +78,124 @@ def test(invocation: Invocation, *, file: Path) -> None:
 
 
 @policy.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option(
+    "--against",
+    type=click.Path(path_type=Path),
+    help="Compare with this file, and ask no gateway.  [default: the policy in force]",
+)
+@gateway_command
+def diff(invocation: Invocation, *, file: Path, against: Path | None) -> None:
+    """Show which flows FILE would allow or deny that are not so now.
+
+    Exit code 0 if every packet would be judged as before, 1 if not, 2 if FILE cannot be used.
+    """
+    from zgate_gateway.api.policy_report import diff_files
+
+    if against is not None:
+        answer = diff_files(against, file)
+    else:
+        request = schemas.PolicyDiffRequest(text=_read(file), name=str(file))
+        with GatewayClient(invocation.socket_path) as gateway:
+            answer = gateway.diff_policy(request)
+    if invocation.as_json:
+        print_json(answer)
+    else:
+        _print_diff(answer)
+    if not answer.valid:
+        raise SystemExit(BAD_INPUT)
+    if answer.changed:
+        raise SystemExit(FAILED)
+
+
+_yes = click.option("--yes", is_flag=True, help="Do it. Without this, only show what would change.")
+
+
+@policy.command("apply")
+@click.argument("file", type=click.Path(path_type=Path))
+@_yes
+@gateway_command
+def apply_(invocation: Invocation, *, file: Path, yes: bool) -> None:
+    """Check and test FILE, show what it changes, and with --yes put it in force.
+
+    The gateway writes it into its policy file. If anything is wrong, nothing changes.
+    """
+    from zgate_gateway.api.policy_report import check_text
+
+    text = _read(file)
+    check = check_text(text, str(file))
+    if not invocation.as_json:
+        _print_check(file, check)
+    if not check.valid:
+        if invocation.as_json:
+            print_json(schemas.PolicyChange(check=check))
+        raise SystemExit(BAD_INPUT)
+    with GatewayClient(invocation.socket_path) as gateway:
+        request = schemas.PolicyDiffRequest(text=text, name=str(file))
+        found = gateway.diff_policy(request)
+        if not invocation.as_json:
+            _print_diff(found)
+        result = None
+        if yes:
+            change = schemas.PolicyApplyRequest(text=text, expected_revision=found.revision)
+            result = gateway.apply_policy(change)
+    _print_change(invocation, schemas.PolicyChange(check=check, diff=found, result=result))
+
+
+@policy.command()
+@click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True)
+@gateway_command
+def history(invocation: Invocation, *, limit: int) -> None:
+    """List the revisions that were in force, the newest first."""
+    with GatewayClient(invocation.socket_path) as gateway:
+        answer = gateway.policy_history(limit)
+    if invocation.as_json:
+        print_json(answer)
+        return
+    shown = table(
+        "rev", "since", "by", "sha256", "clients", "groups", "rules", "",
+        right=["rev", "since", "clients", "groups", "rules"],
+    )  # fmt: skip
+    for one in answer.revisions:
+        note = "now" if one.in_force else "" if one.has_text else "no text"
+        shown.add_row(
+            cell(one.revision),
+            cell(time_text(one.loaded_at)),
+            cell(one.origin),
+            cell((one.sha256 or "built-in")[:8]),
+            cell(one.clients),
+            cell(one.groups),
+            cell(one.rules),
+            cell(note, "green" if one.in_force else "yellow"),
+        )
+    console().print(shown)
+
+
+@policy.command()
+@click.argument("revision", type=click.IntRange(min=1), metavar="REV")
+@_yes
+@gateway_command
+def rollback(invocation: Invocation, *, revision: int, yes: bool) -> None:
+    """Show what going back to revision REV changes, and with --yes go back.
+
+    What REV said gets a new number, and becomes the content of the gateway's policy file.
+    """
+    with GatewayClient(invocation.socket_path) as gateway:
+        found = gateway.diff_policy(schemas.PolicyDiffRequest(revision=revision))
+        if not invocation.as_json:
+            _print_diff(found)
+        result = None
+        if yes and found.valid:
+            request = schemas.PolicyRollbackRequest(
+                revision=revision, expected_revision=found.revision
+            )
+            result = gateway.rollback_policy(request)
+    _print_change(invocation, schemas.PolicyChange(diff=found, result=result))
+    if not found.valid:
+        raise SystemExit(BAD_INPUT)
+
+
+@policy.command()
 @gateway_command
 def reload(invocation: Invocation) -> None:
     """Load the gateway's policy file again. If it is refused, the one in force stays."""
@@ -86,12 +204,62 @@ def reload(invocation: Invocation) -> None:
     if invocation.as_json:
         print_json(answer)
         return
-    if answer.changed:
-        was = f"was {answer.previous_revision}, {answer.duration_ms:.0f} ms"
-        click.echo(f"Loaded: {_summary(answer.summary)} ({was})")
-    else:
-        click.echo(f"Nothing has changed: {_summary(answer.summary)}")
+    _print_result("Loaded", answer)
     _print_findings(console(), answer.warnings)
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_bytes().decode()
+    except OSError as error:
+        raise BadInput(f"{file}: {error.strerror}", "name a policy file") from error
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{file}: it is no UTF-8 text", "save it as UTF-8") from error
+
+
+def _print_change(invocation: Invocation, change: schemas.PolicyChange) -> None:
+    if invocation.as_json:
+        print_json(change)
+    elif change.result is None:
+        click.echo("This was a dry run: nothing has changed. To do it, add --yes.")
+    else:
+        _print_result("In force", change.result)
+
+
+def _print_result(done: str, result: schemas.PolicyReload) -> None:
+    if result.changed:
+        was = f"was {result.previous_revision}, {result.duration_ms:.0f} ms"
+        click.echo(f"{done}: {_summary(result.summary)} ({was})")
+    else:
+        click.echo(f"Nothing has changed: {_summary(result.summary)}")
+
+
+def _print_diff(answer: schemas.PolicyDiff) -> None:
+    for finding in answer.findings:
+        click.echo(f"{finding.severity.value}: {cell(finding.text).plain}", err=True)
+    if not answer.valid:
+        return
+    out = console()
+    for difference in answer.differences:
+        out.print(cell(", ".join(map(_subject, difference.subjects)), "bold"))
+        shown = table("", "destinations", "services")
+        for change in difference.changes:
+            allowed = change.action is schemas.VerdictAction.ALLOW
+            shown.add_row(
+                cell("+ allowed" if allowed else "- denied", _ACTION_STYLE[change.action]),
+                cell("\n".join(change.destinations)),
+                cell(", ".join(change.services)),
+            )
+        out.print(shown)
+    if not answer.changed:
+        click.echo("No flow changes: every packet would be judged as before.")
+
+
+def _subject(subject: schemas.PolicySubject) -> str:
+    if subject.kind == "others":
+        return "clients without any rule"
+    groups = f" ({', '.join(subject.groups)})" if subject.groups else ""
+    return f"{subject.kind} {subject.name}{groups}"
 
 
 def _summary(summary: schemas.PolicySummary) -> str:

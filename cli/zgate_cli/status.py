@@ -45,6 +45,9 @@ def _rows(answer: schemas.Status) -> list[tuple[str, Text | str]]:
         ("sessions", _sessions(answer)),
         ("policy", _policy(answer.policy)),
     ]
+    if answer.policy.not_in_force_because is not None:
+        refused = f"the file as it is now is not in force: {answer.policy.not_in_force_because}"
+        rows.append(("", cell(refused, "red")))
     rows += [(f"pool IPv{pool.family}", _pool(pool)) for pool in answer.pools]
     rows += [
         (f"map {name}", f"{use.used} of {use.size}") for name, use in answer.kernel_maps.items()

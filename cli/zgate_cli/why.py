@@ -135,6 +135,8 @@ def _rows(answer: schemas.Why) -> list[tuple[str, Text | str]]:
     ]
     if answer.kernel is not None:
         rows.append(("kernel says", _verdict(answer.kernel)))
+    if not answer.agree:
+        rows.append(("", cell("the kernel does not do what the policy says", "bold red")))
     if answer.kernel_note is not None:
         rows.append(("kernel" if answer.kernel is None else "", cell(answer.kernel_note, "yellow")))
     return rows

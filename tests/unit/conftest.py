@@ -26,6 +26,30 @@ class FakeGateway:
         self.not_ready_because: list[str] = []
         self.check = schemas.PolicyCheck(valid=True, clients=2, groups=1, rules=5)
         self.kernel_action: VerdictAction | None = VerdictAction.DENY
+        self.diff = schemas.PolicyDiff(
+            valid=True,
+            changed=True,
+            revision=7,
+            differences=[
+                schemas.SubjectChange(
+                    subjects=[
+                        schemas.PolicySubject(kind="client", name="client-1", groups=["staff"]),
+                        schemas.PolicySubject(kind="group", name="staff"),
+                        schemas.PolicySubject(kind="others"),
+                    ],
+                    changes=[
+                        schemas.FlowChange(
+                            action=VerdictAction.ALLOW,
+                            destinations=["10.20.0.0/16", "10.21.0.5/32"],
+                            services=["tcp/443", "udp/8000-8100"],
+                        ),
+                        schemas.FlowChange(
+                            action=VerdictAction.DENY, destinations=["::/0"], services=["any"]
+                        ),
+                    ],
+                )
+            ],
+        )
 
     def _called(self, *call: Any) -> None:
         self.calls.append(call)
@@ -182,6 +206,38 @@ class FakeGateway:
             changed=True,
             duration_ms=12.5,
             warnings=view.warnings,
+        )
+
+    async def diff_policy(self, request: schemas.PolicyDiffRequest) -> schemas.PolicyDiff:
+        self._called("diff_policy", request)
+        return self.diff
+
+    async def apply_policy(self, request: schemas.PolicyApplyRequest) -> schemas.PolicyReload:
+        self._called("apply_policy", request)
+        return await self.reload_policy()
+
+    async def rollback_policy(self, request: schemas.PolicyRollbackRequest) -> schemas.PolicyReload:
+        self._called("rollback_policy", request)
+        return await self.reload_policy()
+
+    async def policy_history(self, limit: int) -> schemas.PolicyHistory:
+        self._called("policy_history", limit)
+        return schemas.PolicyHistory(
+            revisions=[
+                schemas.PolicyRevision(
+                    revision=number,
+                    loaded_at=NOW,
+                    sha256="ab" * 32 if number > 5 else None,
+                    origin=origin,
+                    source="/etc/zgate/policy.yaml",
+                    clients=1,
+                    groups=1,
+                    rules=3,
+                    in_force=number == 7,
+                    has_text=number > 5,
+                )
+                for number, origin in ((7, "rollback"), (6, "apply"), (5, "start"))
+            ]
         )
 
     async def kick(self, client: str, reason: str) -> schemas.Kick:

@@ -384,6 +384,14 @@ class PolicyReload(Answer):
     warnings: list[PolicyFinding] = Field(default_factory=list)
 
 
+class PolicyChange(Answer):
+    """What ``zgatectl policy apply`` and ``rollback`` print: what would change, and what did."""
+
+    check: PolicyCheck | None = Field(None, description="null: rollback; the gateway checks")
+    diff: PolicyDiff | None = Field(None, description="null: the policy cannot be loaded")
+    result: PolicyReload | None = Field(None, description="null: a dry run")
+
+
 class KickRequest(Request):
     """``POST /v1/sessions/{client}/kick``."""
 

@@ -41,4 +41,13 @@ def test_without_a_gateway_nothing_is_offered(tmp_path: Path) -> None:
 
 def test_commands_are_completed() -> None:
     assert complete([], "s") == ["status", "sessions"]
-    assert complete(["policy"], "") == ["check", "reload", "show"]
+    assert complete(["policy"], "") == [
+        "apply",
+        "check",
+        "diff",
+        "history",
+        "reload",
+        "rollback",
+        "show",
+        "test",
+    ]

@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 from zgate_cli.main import cli
 from zgate_gateway.api import schemas
-from zgate_gateway.api.facade import PolicyRefused
+from zgate_gateway.api.facade import PolicyRefused, UnknownPolicy
 
 GOOD = """\
 version: "1.0"
@@ -184,3 +184,113 @@ def test_the_tests_of_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     file = tmp_path / "p.yaml"
     file.write_text(GOOD)
     assert run_test(file, code=0).stdout == "0 passed, 0 failed\n"
+
+
+# --- what changes ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def good(tmp_path: Path) -> Path:
+    file = tmp_path / "policy.yaml"
+    file.write_text(GOOD)
+    return file
+
+
+def test_diff_names_who_gains_and_loses_what(zgatectl: Any, fits: Any, good: Path) -> None:
+    words = " ".join(fits(zgatectl("policy", "diff", str(good), code=1)).split())
+    assert "client client-1 (staff), group staff, clients without any rule" in words
+    assert "+ allowed 10.20.0.0/16 tcp/443, udp/8000-8100 10.21.0.5/32" in words
+    assert "- denied ::/0 any" in words
+
+
+def test_diff_as_json(zgatectl_json: Any, fake_gateway: Any, good: Path) -> None:
+    found = zgatectl_json("policy", "diff", str(good), code=1)
+    assert schemas.PolicyDiff(**found) == fake_gateway.diff
+    ((_, request),) = fake_gateway.calls
+    assert request == schemas.PolicyDiffRequest(text=GOOD, name=str(good))
+
+
+def test_diff_of_nothing(zgatectl: Any, fake_gateway: Any, good: Path) -> None:
+    fake_gateway.diff = schemas.PolicyDiff(valid=True, revision=7)
+    assert zgatectl("policy", "diff", str(good)).stdout.startswith("No flow changes")
+
+
+def test_diff_of_a_file_that_the_gateway_cannot_read(
+    zgatectl: Any, fake_gateway: Any, good: Path
+) -> None:
+    finding = schemas.PolicyFinding(severity=schemas.Severity.ERROR, text="p.yaml:1: bad")
+    fake_gateway.diff = schemas.PolicyDiff(valid=False, findings=[finding])
+    result = zgatectl("policy", "diff", str(good), code=2)
+    assert (result.stdout, result.stderr) == ("", "error: p.yaml:1: bad\n")
+
+
+def test_diff_of_two_files_needs_no_gateway(tmp_path: Path, good: Path) -> None:
+    other = tmp_path / "other.yaml"
+    other.write_text(GOOD.replace("1.1.1.1/32", "9.9.9.9/32"))
+
+    def run(*arguments: str, code: int) -> Any:
+        result = CliRunner().invoke(cli, ["--socket", "/nonexistent", "policy", "diff", *arguments])
+        assert result.exit_code == code, (result.output, result.exception)
+        return result
+
+    words = " ".join(run(str(other), "--against", str(good), code=1).stdout.split())
+    services = "tcp/53, tcp/8000-8100, udp/53, udp/8000-8100"
+    assert f"client client-1 destinations services + allowed 9.9.9.9/32 {services}" in words
+    assert f"- denied 1.1.1.1/32 {services}" in words
+    assert "No flow changes" in run(str(good), "--against", str(good), code=0).stdout
+    missing = run(str(tmp_path / "no.yaml"), "--against", str(good), code=2)
+    assert "no.yaml" in missing.stderr
+
+
+def test_apply_is_a_dry_run_unless_told(zgatectl: Any, fake_gateway: Any, good: Path) -> None:
+    text = zgatectl("policy", "apply", str(good)).stdout
+    assert "can be loaded" in text and "+ allowed" in text and "dry run" in text
+    assert [call[0] for call in fake_gateway.calls] == ["diff_policy"]
+
+
+def test_apply(zgatectl: Any, fake_gateway: Any, good: Path) -> None:
+    text = zgatectl("policy", "apply", str(good), "--yes").stdout
+    assert "+ allowed" in text and "In force: revision 7" in text
+    applied = [call for call in fake_gateway.calls if call[0] == "apply_policy"]
+    assert applied == [("apply_policy", schemas.PolicyApplyRequest(text=GOOD, expected_revision=7))]
+
+
+def test_apply_as_json(zgatectl_json: Any, good: Path) -> None:
+    dry = schemas.PolicyChange(**zgatectl_json("policy", "apply", str(good)))
+    assert dry.check is not None and dry.check.valid and dry.diff is not None and not dry.result
+    done = schemas.PolicyChange(**zgatectl_json("policy", "apply", str(good), "--yes"))
+    assert done.result is not None and done.result.summary.revision == 7
+
+
+def test_a_file_that_fails_is_not_sent(zgatectl: Any, fake_gateway: Any, tmp_path: Path) -> None:
+    file = tmp_path / "p.yaml"
+    file.write_text(TESTED.replace("EXPECTED", "allow"))
+    assert "test failed" in zgatectl("policy", "apply", str(file), "--yes", code=2).stderr
+    assert fake_gateway.calls == []
+    assert '"valid": false' in zgatectl("policy", "apply", str(file), "--json", code=2).stdout
+    file.write_bytes(b"\xff")
+    assert "no UTF-8" in zgatectl("policy", "apply", str(file), code=2).stderr
+    assert "No such file" in zgatectl("policy", "apply", str(tmp_path / "no"), code=2).stderr
+
+
+def test_history_fits(zgatectl: Any, zgatectl_json: Any, fits: Any) -> None:
+    words = " ".join(fits(zgatectl("policy", "history")).split())
+    assert "7 2026-03-01 12:00:00Z rollback abababab 1 1 3 now" in words
+    assert "5 2026-03-01 12:00:00Z start built-in 1 1 3 no text" in words
+    found = schemas.PolicyHistory(**zgatectl_json("policy", "history", "--limit", "3"))
+    assert [one.revision for one in found.revisions] == [7, 6, 5]
+
+
+def test_rollback(zgatectl: Any, zgatectl_json: Any, fake_gateway: Any) -> None:
+    assert "dry run" in zgatectl("policy", "rollback", "3").stdout
+    assert [call[0] for call in fake_gateway.calls] == ["diff_policy"]
+    assert "In force: revision 7" in zgatectl("policy", "rollback", "3", "--yes").stdout
+    request = schemas.PolicyRollbackRequest(revision=3, expected_revision=7)
+    assert ("rollback_policy", request) in fake_gateway.calls
+    assert schemas.PolicyChange(**zgatectl_json("policy", "rollback", "3")).result is None
+    zgatectl("policy", "rollback", "zero", code=2)
+
+
+def test_rollback_to_what_is_not_there(zgatectl: Any, fake_gateway: Any) -> None:
+    fake_gateway.error = UnknownPolicy("there is no policy revision 3", "see history")
+    assert "no policy revision 3" in zgatectl("policy", "rollback", "3", "--yes", code=1).stderr

@@ -23,6 +23,7 @@ def test_exit_code_3_if_the_kernel_disagrees(zgatectl: Any, fake_gateway: Any) -
     fake_gateway.kernel_action = schemas.VerdictAction.ALLOW
     result = zgatectl("why", "client-1", "10.20.0.5", "tcp/443", code=3)
     assert "kernel says" in result.stdout and "allow" in result.stdout
+    assert "the kernel does not do what the policy says" in result.stdout
     assert result.stderr.startswith("zgatectl: the kernel does not do what the policy says; ")
     as_json = zgatectl("why", "client-1", "10.20.0.5", "tcp/443", "--json", code=3)
     assert '"agree": false' in as_json.stdout

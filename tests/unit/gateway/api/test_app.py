@@ -18,8 +18,10 @@ from zgate_gateway.api.facade import (
     GatewayFacade,
     NotReady,
     OperationFailed,
+    PolicyConflict,
     PolicyRefused,
     UnknownClient,
+    UnknownPolicy,
 )
 
 ROUTES = [
@@ -30,6 +32,10 @@ ROUTES = [
     ("GET", "/v1/why?client=client-1&destination=10.20.0.5&protocol=6&port=443", None),
     ("POST", "/v1/policy/check", {"text": "version: '1.0'"}),
     ("POST", "/v1/policy/reload", None),
+    ("GET", "/v1/policy/history", None),
+    ("POST", "/v1/policy/diff", {"revision": 3}),
+    ("POST", "/v1/policy/apply", {"text": "version: '1.0'"}),
+    ("POST", "/v1/policy/rollback", {"revision": 3}),
     ("POST", "/v1/sessions/client-1/kick", {"reason": "lost laptop"}),
 ]
 
@@ -91,6 +97,30 @@ async def test_changes_reach_the_facade(api: httpx.AsyncClient, fake_gateway: An
     assert kicked == ("kick", "client-1", "lost laptop")
 
 
+async def test_policy_changes_reach_the_facade(api: httpx.AsyncClient, fake_gateway: Any) -> None:
+    answer = await api.post("/v1/policy/diff", json={"text": "x", "name": "p.yaml"})
+    assert schemas.PolicyDiff(**answer.json()) == fake_gateway.diff
+    body = {"text": "x", "expected_revision": 7}
+    answer = await api.post("/v1/policy/apply", json=body)
+    assert schemas.PolicyReload(**answer.json()).changed
+    answer = await api.post("/v1/policy/rollback", json={"revision": 3})
+    assert schemas.PolicyReload(**answer.json()).previous_revision == 6
+    answer = await api.get("/v1/policy/history", params={"limit": 3})
+    assert [one.revision for one in schemas.PolicyHistory(**answer.json()).revisions] == [7, 6, 5]
+    calls = [call for call in fake_gateway.calls if len(call) > 1]
+    assert calls == [
+        ("diff_policy", schemas.PolicyDiffRequest(text="x", name="p.yaml")),
+        ("apply_policy", schemas.PolicyApplyRequest(text="x", expected_revision=7)),
+        ("rollback_policy", schemas.PolicyRollbackRequest(revision=3)),
+        ("policy_history", 3),
+    ]
+
+
+@pytest.mark.parametrize("body", [{}, {"text": "x", "revision": 1}, {"revision": 0}])
+async def test_a_diff_is_with_a_text_or_a_revision(api: httpx.AsyncClient, body: Any) -> None:
+    problem(await api.post("/v1/policy/diff", json=body), 422)
+
+
 @pytest.mark.parametrize("name", ["a/b", "Ünï cödé", "a?b", "a%2Fb", "..", "kick"])
 async def test_any_legal_name_can_be_kicked(
     api: httpx.AsyncClient, fake_gateway: Any, name: str
@@ -107,6 +137,8 @@ async def test_any_legal_name_can_be_kicked(
     [
         (UnknownClient, 404),
         (PolicyRefused, 422),
+        (PolicyConflict, 409),
+        (UnknownPolicy, 404),
         (NotReady, 503),
         (OperationFailed, 500),
         (FacadeError, 500),
@@ -244,7 +276,7 @@ async def test_the_schema_is_complete(api: httpx.AsyncClient) -> None:
             if path != "/metrics":
                 content = operation["responses"]["200"]["content"]
                 assert "$ref" in content["application/json"]["schema"], path
-    assert len(paths) == 11
+    assert len(paths) == 15
 
 
 # --- any input ------------------------------------------------------------------------------------
