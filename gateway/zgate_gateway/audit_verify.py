@@ -20,7 +20,7 @@ import gzip
 import os
 import time
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -583,13 +583,8 @@ class Verifier:
             self._report.notes.append(text)
 
 
-def trusted(keys: Iterable[str]) -> frozenset[str] | None:
-    """Return the keys to trust; None if none was named."""
-    return frozenset(keys) or None
-
-
-def lines_of(report: Report) -> Iterator[str]:
-    """Yield the report as text, a finding a line."""
+def lines_of(report: Report, *, trusts_keys: bool = False) -> Iterator[str]:
+    """Yield the report as text; ``trusts_keys``: the caller has said whose signatures count."""
     for finding in report.findings:
         yield f"{finding.place}: {finding.kind}: {finding.text}"
         if finding.expected is not None or finding.found is not None:
@@ -598,3 +593,31 @@ def lines_of(report: Report) -> Iterator[str]:
         yield f"and {report.findings_left_out} more findings"
     for note in report.notes:
         yield f"note: {note}"
+    if not report.is_intact:
+        count = len(report.findings) + report.findings_left_out
+        findings = "1 finding" if count == 1 else f"{count} findings"
+        yield f"TAMPERED WITH: {findings} in {_extent(report)}"
+        return
+    yield f"intact: {_extent(report)}"
+    if report.records:
+        yield _signed(report, trusts_keys)
+
+
+def _extent(report: Report) -> str:
+    if not report.records:
+        return "no record"
+    return (
+        f"{report.records} records, {report.first_seq} to {report.last.seq}, "
+        f"the last one {report.last.digest}"
+    )
+
+
+def _signed(report: Report, trusts_keys: bool) -> str:
+    if not report.signed_seq:
+        return "nothing is signed: whoever could write these files could have made them"
+    whose = "by a trusted key"
+    if not trusts_keys:
+        whose = f"by {', '.join(report.keys) or 'the head file'}; --public-key tells whose that is"
+    rest = report.last.seq - report.signed_seq
+    open_end = f"; the last {rest} are not" if rest else ""
+    return f"signed up to record {report.signed_seq}{open_end}, {whose}"

@@ -268,7 +268,7 @@ def test_after_close_records_are_lost_and_counted(audit: AuditLog) -> None:
     assert audit.lost == 1
 
 
-# --- the chain over files and restarts -------------------------------------------------------------
+# --- the chain over files and restarts ------------------------------------------------------------
 
 
 def chained(path: Path) -> list[dict[str, Any]]:
