@@ -60,6 +60,7 @@ def agent_mtu(world: World) -> int:
 @pytest.mark.parametrize("upload", [True, False], ids=["upload", "download"])
 def test_tcp_goes_on_when_the_path_shrinks(world: World, family: str, upload: bool) -> None:
     address = getattr(world.internet.office, family)
+    session = world.zgate.sessions()["alice"]["session_id"]
     with TcpStream(
         world.alice, world.internet.office, address, STREAM_PORT, upload=upload
     ) as stream:
@@ -72,6 +73,7 @@ def test_tcp_goes_on_when_the_path_shrinks(world: World, family: str, upload: bo
     wait_until(
         lambda: 1280 <= learned(world) <= MOST_INNER_BYTES, 5.0, "the sender's end to follow"
     )
+    assert world.zgate.sessions()["alice"]["session_id"] == session
 
 
 def test_ipv6_has_its_1280_bytes_on_the_narrowest_path(world: World) -> None:

@@ -156,6 +156,7 @@ def test_a_second_gateway_on_the_host_does_not_start(alice: World) -> None:
         socket_path=str(alice.zgate.directory / "other.sock"),
         state_dir=str(alice.zgate.directory / "other-state"),
         runtime_dir=str(alice.zgate.directory / "other-run"),
+        audit={"path": str(alice.zgate.directory / "other-audit.jsonl")},
     )
     alice.zgate.gateway = first
     assert second.wait(30.0) == 1
