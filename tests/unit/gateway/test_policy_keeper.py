@@ -1,0 +1,356 @@
+"""Every way in which a policy comes into force, and what is left when it does not."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from zgate_bpf.tables import CompiledPolicy
+from zgate_config import ConfigError
+from zgate_control.store import Store, StoreError
+from zgate_gateway.audit import AuditLog
+from zgate_gateway.kernel import KernelError
+from zgate_gateway.policy.policy_set import PolicySet
+from zgate_gateway.policy_file import PolicyFileError, StagedFile
+from zgate_gateway.policy_keeper import (
+    NOT_CHANGED,
+    PolicyKeeper,
+    PolicyMoved,
+    PolicyNotWritten,
+    UnknownRevision,
+)
+
+
+def policy(port: int, test: str = "") -> str:
+    rule = f"{{id: r, type: ip_cidr, action: allow, destinations: [10.0.0.1], ports: [{port}]}}"
+    return f'version: "1.0"\nclients: {{a: {{rules: [{rule}]}}}}\n{test}'
+
+
+FAILING = "tests: [{client: a, destination: 10.0.0.9, protocol: tcp, port: 1, expect: allow}]\n"
+
+
+class FakeKernel:
+    """A kernel that takes what it is given, unless ``fails`` is set."""
+
+    def __init__(self) -> None:
+        self.revision = 0
+        self.policy_set = PolicySet.empty()
+        self.fails: str | None = None
+        self.connected: list[tuple[str, tuple[str, ...]]] = [("a", ()), ("b", ("g",))]
+        self.prepared: Mapping[Any, CompiledPolicy] = {}
+
+    def clients(self) -> list[tuple[str, tuple[str, ...]]]:
+        return self.connected
+
+    def load_policy(self, policy_set: PolicySet, revision: int, prepared: Any = None) -> None:
+        if self.fails is not None:
+            raise KernelError(self.fails)
+        self.policy_set, self.revision, self.prepared = policy_set, revision, prepared
+
+
+class World:
+    """A keeper, and everything around it."""
+
+    def __init__(self, folder: Path, *, with_file: bool = True) -> None:
+        self.folder = folder
+        self.file = folder / "etc-policy.yaml" if with_file else folder / "policy.yaml"
+        self.kernel = FakeKernel()
+        if with_file:
+            self.file.write_text(policy(1))
+        self.start(with_file)
+
+    def start(self, with_file: bool = True) -> None:
+        self.store = Store(self.folder / "zgate.db")
+        self.audit = AuditLog(self.folder / "audit.jsonl")
+        self.keeper = PolicyKeeper(
+            policy_file=self.file if with_file else None, state_dir=self.folder
+        )
+        self.keeper.start(store=self.store, kernel=self.kernel, audit=self.audit)  # type: ignore[arg-type]
+
+    def stop(self) -> None:
+        self.audit.close()
+        self.store.close()
+
+    def audited(self, event: str) -> list[dict[str, Any]]:
+        lines = (self.folder / "audit.jsonl").read_text().splitlines()
+        return [record for record in map(json.loads, lines) if record["event"] == event]
+
+    def history(self) -> list[tuple[int, str]]:
+        return [(one.revision, one.origin) for one, _ in self.keeper.history(100)]
+
+    def in_force(self) -> str:
+        """The text in force, having checked that kernel, keeper and file agree on it."""
+        text = self.keeper.text_of(self.kernel.revision).decode()
+        assert self.keeper.policy_set is self.kernel.policy_set
+        assert PolicySet.parse(text).sha256 == self.kernel.policy_set.sha256
+        return text
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    made = World(tmp_path)
+    yield made
+    made.stop()
+
+
+async def test_start_reload_apply_rollback_each_leave_a_revision(world: World) -> None:
+    assert world.history() == [(1, "start")]
+    world.file.write_text(policy(2))
+    assert await world.keeper.reload()
+    assert await world.keeper.apply(policy(3).encode())
+    assert world.in_force() == world.file.read_text() == policy(3)
+    assert await world.keeper.rollback(1)
+    assert world.in_force() == world.file.read_text() == policy(1)
+    assert world.history() == [(4, "rollback"), (3, "apply"), (2, "reload"), (1, "start")]
+    assert [record["revision"] for record in world.audited("policy_loaded")] == [1, 2, 3, 4]
+    # The clients that are there were compiled before the kernel was touched.
+    assert set(world.kernel.prepared) == {("a", ()), ("b", ("g",))}
+
+
+async def test_a_restart_finds_what_was_applied(world: World) -> None:
+    await world.keeper.apply(policy(5).encode())
+    world.stop()
+    world.start()
+    assert world.in_force() == policy(5)
+    assert world.kernel.revision == 2
+
+
+async def test_without_a_policy_file_what_is_applied_is_kept(tmp_path: Path) -> None:
+    world = World(tmp_path, with_file=False)
+    assert world.kernel.policy_set.sha256 is None and world.keeper.error is None
+    assert not await world.keeper.reload()
+    assert await world.keeper.apply(policy(7).encode())
+    world.stop()
+    world.start(with_file=False)
+    assert world.in_force() == policy(7)
+    with pytest.raises(UnknownRevision, match="revision 1 is not kept"):
+        await world.keeper.rollback(1)
+    world.stop()
+
+
+async def test_the_same_again_is_no_change(world: World) -> None:
+    assert not await world.keeper.reload()
+    assert not await world.keeper.apply(policy(1).encode())
+    assert not await world.keeper.rollback(1)
+    assert world.history() == [(1, "start")]
+
+
+@pytest.mark.parametrize("text", ["{", policy(1, "nonsense: 1\n"), policy(2, FAILING)])
+async def test_a_bad_file_keeps_the_old_policy_and_says_why(world: World, text: str) -> None:
+    world.file.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        await world.keeper.reload()
+    assert world.in_force() == policy(1)
+    assert world.keeper.error == str(caught.value)
+    assert world.keeper.failures == 1
+    (record,) = world.audited("policy_refused")
+    assert (record["text"], record["revision"]) == (world.keeper.error, 1)
+    # What was in force all the time comes back: nothing to load, and nothing is wrong any more.
+    world.file.write_text(policy(1))
+    assert not await world.keeper.reload()
+    assert world.keeper.error is None
+
+
+@pytest.mark.parametrize("text", ["{", policy(2, FAILING)])
+async def test_a_bad_text_changes_nothing(world: World, text: str) -> None:
+    with pytest.raises(ConfigError):
+        await world.keeper.apply(text.encode())
+    assert world.in_force() == world.file.read_text() == policy(1)
+    assert world.history() == [(1, "start")]
+    assert world.keeper.error is None  # the file is what is in force
+    assert world.keeper.failures == 1
+
+
+@pytest.mark.parametrize("change", ["apply", "rollback", "reload"])
+async def test_a_kernel_that_refuses_leaves_file_and_history(world: World, change: str) -> None:
+    await world.keeper.apply(policy(2).encode())
+    world.kernel.fails = "services: 9 needed, 8 fit"
+    with pytest.raises(KernelError):
+        match change:
+            case "apply":
+                await world.keeper.apply(policy(3).encode())
+            case "rollback":
+                await world.keeper.rollback(1)
+            case _:
+                world.file.write_text(policy(3))
+                await world.keeper.reload()
+    world.kernel.fails = None
+    assert world.in_force() == policy(2)
+    assert world.history() == [(2, "apply"), (1, "start")]
+    if change != "reload":
+        assert world.file.read_text() == policy(2)
+    assert sorted(path.name for path in world.folder.glob(".etc*")) == []
+    await world.keeper.apply(policy(4).encode())
+    assert world.kernel.revision == 4  # 3 is not used again
+
+
+async def test_a_file_that_cannot_be_written_refuses_before_anything_changes(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> Path:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr("zgate_gateway.policy_file._write_beside", refuse)
+    with pytest.raises(PolicyFileError, match=r"cannot be written \(Read-only"):
+        await world.keeper.apply(policy(2).encode())
+    assert world.in_force() == policy(1)
+
+
+async def test_a_file_that_cannot_be_replaced_in_the_end_is_told(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: StagedFile) -> None:
+        raise PolicyFileError("gone")
+
+    monkeypatch.setattr(StagedFile, "commit", refuse)
+    with pytest.raises(PolicyNotWritten, match="revision 2 is in force, but"):
+        await world.keeper.apply(policy(2).encode())
+    assert world.kernel.revision == 2
+    assert world.keeper.error is not None and world.file.read_text() == policy(1)
+
+
+async def test_a_client_with_too_many_rules_is_named(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("zgate_gateway.policy.compiler.MAX_RULES", 1)
+    group = "groups: {g: {rules: [{id: x, type: default, action: deny}]}}\n"
+    world.kernel.connected = [("a", ("g",))]
+    with pytest.raises(ConfigError, match="client a with groups g: 2 rules in one policy"):
+        await world.keeper.apply((policy(2) + group).encode())
+    assert world.in_force() == policy(1)
+
+
+async def test_an_edit_that_was_never_in_force_is_kept_aside(world: World) -> None:
+    world.file.write_text("# an hour's work\n{")
+    await world.keeper.apply(policy(2).encode())
+    aside = world.folder / "etc-policy.yaml.replaced"
+    assert aside.read_text() == "# an hour's work\n{"
+    assert world.file.read_text() == policy(2)
+    aside.unlink()
+    await world.keeper.apply(policy(3).encode())
+    assert not aside.exists()  # what was in force is in the history
+
+
+async def test_who_compared_with_another_revision_is_stopped(world: World) -> None:
+    await world.keeper.apply(policy(2).encode(), expected=1)
+    with pytest.raises(PolicyMoved, match="revision 2 is in force, and not 1"):
+        await world.keeper.apply(policy(3).encode(), expected=1)
+    with pytest.raises(PolicyMoved):
+        await world.keeper.rollback(1, expected=1)
+    assert world.in_force() == policy(2)
+
+
+async def test_unknown_revisions(world: World) -> None:
+    with pytest.raises(UnknownRevision, match="no policy revision 9"):
+        await world.keeper.rollback(9)
+
+
+async def test_changes_at_the_same_time_come_one_after_the_other(world: World) -> None:
+    texts = [policy(port).encode() for port in range(2, 8)]
+    await asyncio.gather(*(world.keeper.apply(text) for text in texts))
+    assert len(world.history()) == 7
+    assert world.in_force() == world.file.read_text()
+
+
+async def test_a_changed_file_is_loaded_by_itself(world: World) -> None:
+    watching = asyncio.create_task(world.keeper.watch())
+    try:
+        world.file.write_text(policy(2))
+        async with asyncio.timeout(20):
+            while world.kernel.revision != 2:
+                await asyncio.sleep(0.02)
+            world.file.write_text(policy(3, FAILING))
+            while world.keeper.error is None:
+                await asyncio.sleep(0.02)
+        assert world.in_force() == policy(2)
+        assert "test failed" in world.keeper.error
+        assert world.keeper.failures == 1
+    finally:
+        watching.cancel()
+
+
+async def test_what_somebody_reloaded_already_is_not_reloaded_again(world: World) -> None:
+    world.file.write_text("{")
+    with pytest.raises(ConfigError):
+        await world.keeper.reload()
+    await world.keeper._file_changed()
+    assert world.keeper.failures == 1
+    world.file.write_text("{{")
+    await world.keeper._file_changed()
+    assert world.keeper.failures == 2
+
+
+steps = st.lists(
+    st.one_of(
+        st.tuples(st.just("apply"), st.integers(1, 4)),
+        st.tuples(st.just("edit"), st.integers(1, 4)),
+        st.tuples(st.just("rollback"), st.integers(1, 8)),
+        st.tuples(st.just("bad apply"), st.integers(1, 4)),
+        st.tuples(st.just("bad edit"), st.integers(1, 4)),
+        st.tuples(st.just("kernel fails"), st.integers(1, 4)),
+    ),
+    max_size=12,
+)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@given(steps)
+def test_any_order_of_changes_keeps_the_history_true(
+    tmp_path_factory: pytest.TempPathFactory, made: list[tuple[str, int]]
+) -> None:
+    asyncio.run(run_steps(World(tmp_path_factory.mktemp("keeper")), made))
+
+
+async def run_steps(world: World, made: list[tuple[str, int]]) -> None:
+    texts = {1: policy(1)}  # by revision
+    for what, number in made:
+        expected = texts[max(texts)]
+        try:
+            match what:
+                case "apply":
+                    expected = policy(number)
+                    await world.keeper.apply(expected.encode())
+                case "edit":
+                    expected = policy(number)
+                    world.file.write_text(expected)
+                    await world.keeper.reload()
+                case "rollback":
+                    known = texts.get(number)
+                    await world.keeper.rollback(number)
+                    assert known is not None
+                    expected = known
+                case "kernel fails":
+                    world.kernel.fails = "full"
+                    await world.keeper.apply(policy(number).encode())
+                case "bad apply":
+                    await world.keeper.apply(policy(number, FAILING).encode())
+                case _:
+                    world.file.write_text(policy(number, FAILING))
+                    await world.keeper.reload()
+        except (*NOT_CHANGED, UnknownRevision):
+            pass
+        world.kernel.fails = None
+        texts.setdefault(world.kernel.revision, expected)
+        assert world.in_force() == expected
+        for revision, text in texts.items():
+            assert world.keeper.text_of(revision).decode() == text
+        assert [revision for revision, _ in world.history()] == sorted(texts, reverse=True)
+    world.stop()
+
+
+async def test_a_store_that_fails_keeps_the_old_policy(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(**_: object) -> None:
+        raise StoreError("zgate.db", "the disk is full", "free some space")
+
+    monkeypatch.setattr(world.store, "record_policy", refuse)
+    with pytest.raises(StoreError):
+        await world.keeper.apply(policy(2).encode())
+    assert world.in_force() == world.file.read_text() == policy(1)
