@@ -18,6 +18,7 @@ import contextlib
 import logging
 import os
 import signal
+import time
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -36,6 +37,7 @@ from zgate_identity.gateway_identity import ensure_gateway_identity
 from zgate_identity.refusal import CertificateRefused
 from zgate_identity.reload import ReloadingClientVerifier
 from zgate_identity.tls_files import check_server_files
+from zgate_protocol.icmp import TokenBucket
 from zgate_protocol.ip_range import IpRange, normalize_ranges
 from zgate_protocol.uri_template import default_template
 
@@ -59,6 +61,8 @@ _STOP_DEADLINE_S = 2.0
 _UPKEEP_INTERVAL_S = 0.25
 _LEASE_INTERVAL_S = 60.0
 _RENEW_INTERVAL_S = 3600.0
+_REFUSAL_RECORDS_PER_S = 10
+_REFUSAL_RECORDS_BURST = 50
 
 
 class StartError(Exception):
@@ -82,6 +86,10 @@ class Gateway:
         self._stop_requested = asyncio.Event()
         self._stop_cause = ""
         self._exit_status = 0
+        self._refusal_bucket = TokenBucket(
+            rate_per_s=_REFUSAL_RECORDS_PER_S, burst=_REFUSAL_RECORDS_BURST
+        )
+        self._refusals_left_out = 0
         self._events_lost_told = 0
         self._reloads: set[asyncio.Task[None]] = set()
 
@@ -291,6 +299,13 @@ class Gateway:
 
     def _certificate_refused(self, connection: Connection, reason: str, text: str) -> None:
         self.certificates_refused[reason] = self.certificates_refused.get(reason, 0) + 1
+        # Strangers can come by the hundred: their records must not fill the disk.
+        if not self._refusal_bucket.allow(time.monotonic()):
+            self._refusals_left_out += 1
+            return
+        if self._refusals_left_out:
+            self.audit.rate_limited(client=None, suppressed=self._refusals_left_out)
+            self._refusals_left_out = 0
         peer = format_address(connection.peer_address)
         self.audit.session_refused(peer=peer, reason=reason, text=text)
 

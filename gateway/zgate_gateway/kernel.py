@@ -6,10 +6,12 @@ numbers, keeps equal policies shared, and turns the kernel's events back into na
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from ipaddress import IPv4Address, IPv6Address
 
 from zgate_bpf.kernel_policy import ClientCounters, Generation, KernelEvent, KernelPolicy
@@ -143,7 +145,8 @@ class Kernel:
             for address in addresses:
                 self.programs.set_client(address, client.index)
         except (OSError, RuntimeError, ValueError) as error:
-            self._forget(client)
+            with contextlib.suppress(KernelError):  # the first error is the one to tell
+                self._forget(client)
             raise KernelError(f"client {name}: {error}") from error
         self._clients[name] = client
         self._names[client.index] = name
@@ -155,10 +158,24 @@ class Kernel:
             self._forget(client)
 
     def _forget(self, client: _Client) -> None:
-        for address in client.addresses:
-            self.programs.remove_client(address)
+        """Every step is tried; KernelError at the end if one failed.
+
+        The number is then never given again: an address that is still in the kernel under it
+        must not come to stand for another client. Without a policy it passes nothing.
+        """
+        steps: list[Callable[[], None]] = [
+            partial(self.programs.remove_client, address) for address in client.addresses
+        ]
         if self._current is not None:
-            self._current.generation.unassign(client.index)
+            steps.append(partial(self._current.generation.unassign, client.index))
+        problems = []
+        for step in steps:
+            try:
+                step()
+            except (OSError, RuntimeError, ValueError) as error:
+                problems.append(str(error))
+        if problems:
+            raise KernelError(f"client {client.name} not forgotten: {'; '.join(problems)}")
         self._free.append(client.index)
 
     def clients(self) -> list[tuple[str, tuple[str, ...]]]:
