@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from e2e_support.world import ECHO_PORT, World
+from zgate_lab.capture import Capture
 from zgate_lab.echo import UdpClient, UdpEcho
 from zgate_lab.traffic import https_get, ping
 from zgate_lab.waiting import wait_until
@@ -12,6 +13,7 @@ DOWNLOAD_BYTES = 3_000_000
 FAMILIES = ("ipv4", "ipv6")
 IP_HEADER_BYTES = {"ipv4": 20, "ipv6": 40}
 ICMP_HEADER_BYTES = UDP_HEADER_BYTES = 8
+TCP, TCP_HEADER_BYTES = 6, 20
 
 
 @pytest.fixture(params=FAMILIES)
@@ -61,6 +63,27 @@ def test_packets_above_the_mtu_pass_in_fragments(world: World, family: str) -> N
     ping(world.alice, destination, count=1, payload_bytes=4000, timeout_s=0.2)
     result = ping(world.alice, destination, payload_bytes=4000)
     assert result.lost == 0, result.output
+
+
+def test_tcp_is_told_the_tunnels_segment_size(world: World, family: str) -> None:
+    """The office offers what its own link takes; the gateway's firewall clamps it."""
+    url = getattr(world.office, f"url_{family}")
+    with Capture(world.internet.device1.namespace, "zgate-agent0") as device:
+        https_get(world.alice, url, world.office.certificate_file)
+    offered = [one for one in device.packets if one.protocol == TCP and is_syn(one.payload)]
+    assert [one.is_outgoing for one in offered] == [True, False]
+    most = world.zgate.sessions()["alice"]["mtu_bytes"] - IP_HEADER_BYTES[family] - TCP_HEADER_BYTES
+    assert [segment_size(one.payload) for one in offered] == [most, most]
+
+
+def is_syn(tcp: bytes) -> bool:
+    return bool(tcp[13] & 0x02)
+
+
+def segment_size(tcp: bytes) -> int:
+    """The MSS option, which everybody's kernel puts first."""
+    assert tcp[20:22] == b"\x02\x04"
+    return int.from_bytes(tcp[22:24])
 
 
 def test_udp_echo_of_every_kind_of_size(world: World, family: str) -> None:
