@@ -8,7 +8,7 @@ PACKAGES := protocol bpf datapath identity config gateway agent control cli lab 
 # The demo, the privileged tests and the bench make network namespaces.
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: help demo test check lint types bench venv packages-test packages-bench clean
+.PHONY: help demo test check lint types bench root venv packages-test packages-bench clean
 
 help:
 	@echo "make demo    see a gateway and two agents work, in namespaces of this machine"
@@ -16,7 +16,7 @@ help:
 	@echo "make check   lint, types and tests"
 	@echo "make bench   measure against OpenVPN and WireGuard"
 
-demo: venv
+demo: root venv
 	$(AS_ROOT) $(BIN)/python -m zgate_lab.demo
 
 test: venv packages-test
@@ -32,8 +32,12 @@ lint: venv
 types: venv
 	$(BIN)/mypy $(PACKAGES)
 
-bench: venv packages-bench
+bench: root venv packages-bench
 	$(AS_ROOT) $(BIN)/python -m bench
+
+root:
+	@test "$(AS_ROOT)" = '' || command -v sudo >/dev/null || \
+		{ echo "this makes network namespaces: it needs root, and there is no sudo" >&2; exit 1; }
 
 packages-test:
 	@tools/install-packages.sh packages-test.txt

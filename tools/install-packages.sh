@@ -4,6 +4,10 @@
 # root, where all are there.
 set -eu
 cd "$(dirname "$0")"
+if ! command -v apt-get >/dev/null; then
+    echo "this needs Debian 12 (no apt-get here); the packages are listed in tools/*.txt" >&2
+    exit 1
+fi
 missing=
 for list in "$@"; do
     while read -r package; do
@@ -18,12 +22,17 @@ echo "installing Debian packages:$missing"
 sudo=
 if [ "$(id -u)" != 0 ]; then
     command -v sudo >/dev/null || {
-        echo "cannot install without root: run as root:  apt-get install$missing" >&2
+        echo "installing needs root, and there is no sudo; as root:  apt-get install$missing" >&2
         exit 1
     }
     sudo=sudo
 fi
-export DEBIAN_FRONTEND=noninteractive
-$sudo apt-get -qq update
+# Through sudo the environment does not pass, so `env` comes after it: without a frontend of
+# none, iperf3's package would wait for an answer that nobody sees asked. A machine that has just
+# started holds the lock for its own upgrades.
+apt_get() {
+    $sudo env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=300 "$@"
+}
+apt_get update
 # shellcheck disable=SC2086 # a list of words
-$sudo apt-get -qq -y install --no-install-recommends $missing >/dev/null
+apt_get -y install --no-install-recommends $missing >/dev/null
