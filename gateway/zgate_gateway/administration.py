@@ -9,7 +9,7 @@ import asyncio
 import os
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -28,6 +28,7 @@ from zgate_gateway.api.facade import (
     UnknownPolicy,
 )
 from zgate_gateway.api.policy_report import check_text, diff_text, warnings_among
+from zgate_gateway.flows import open_flows
 from zgate_gateway.kernel import KernelError
 from zgate_gateway.metrics import ClientTraffic, MetricsSnapshot, PoolLevel
 from zgate_gateway.policy.rules import Rule
@@ -199,6 +200,23 @@ class Administration:
     def _warnings(self) -> list[schemas.PolicyFinding]:
         policy = self._gateway.policy
         return warnings_among(policy.findings, str(policy.policy_set.source or "policy"))
+
+    async def flows(self, query: schemas.FlowQuery) -> schemas.FlowList:
+        """See `GatewayFacade.flows`."""
+        gateway = self._gateway
+        if query.denied:
+            denials = gateway.journal.feed.denials(query.client, query.limit)
+            return schemas.FlowList(denials=denials)
+        holders = {
+            address: session.client
+            for session in gateway.sessions.by_client.values()
+            for address in session.addresses
+        }
+        return await open_flows(gateway.kernel.programs, gateway.kernel, holders, query)
+
+    def follow_flows(self, query: schemas.FlowEventQuery) -> AsyncIterator[list[schemas.FlowNews]]:
+        """See `GatewayFacade.follow_flows`."""
+        return self._gateway.journal.feed.follow(query)
 
     def metrics(self) -> MetricsSnapshot:
         """See `GatewayFacade.metrics`."""

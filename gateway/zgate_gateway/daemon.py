@@ -403,6 +403,7 @@ class Gateway:
             self.poll_events()
             self.audit.gateway_stopped(cause=self._stop_cause or "error")
         if hasattr(self, "_api"):
+            self.journal.feed.close()
             await self._api.stop()
         self._undo.close()
         self.state = "stopped"

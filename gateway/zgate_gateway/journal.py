@@ -4,27 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from ipaddress import ip_address
 
-from zgate_bpf.kernel_policy import Direction, EventKind, KernelEvent
+from zgate_bpf.kernel_policy import EventKind
 from zgate_control.store import Store, StoreError
 from zgate_protocol.drop_reason import DropReason
 
-from zgate_gateway.audit import AuditLog, Flow
+from zgate_gateway.audit import AuditLog
+from zgate_gateway.flows import FlowFeed, flow_of
 from zgate_gateway.kernel import FlowEvent, Kernel
 from zgate_gateway.sessions import Session
 
 logger = logging.getLogger(__name__)
 
-_ICMP_PROTOCOLS = (1, 58)
-
 
 class Journal:
-    """Writes audit records (`zgate_gateway.sessions.SessionListener`)."""
+    """Writes audit records (`zgate_gateway.sessions.SessionListener`).
+
+    :ivar feed: whoever follows flows hears of them here.
+    """
 
     def __init__(
         self, audit: AuditLog, store: Store, kernel: Kernel, loop: asyncio.AbstractEventLoop
     ) -> None:
+        self.feed = FlowFeed()
         self._audit = audit
         self._store = store
         self._kernel = kernel
@@ -79,31 +81,18 @@ class Journal:
         if event.kind is EventKind.FLOW_ALLOWED:
             self._audit.flow_allowed(
                 client=named.client or "-",
-                flow=_flow(event),
+                flow=flow_of(event),
                 rule=named.rule_id,
                 revision=event.revision,
             )
         else:
             self._audit.flow_denied(
                 client=named.client,
-                flow=_flow(event),
+                flow=flow_of(event),
                 reason=DropReason(event.reason).name,
                 rule=named.rule_id,
                 revision=event.revision,
             )
         if event.suppressed:
             self._audit.rate_limited(client=named.client, suppressed=event.suppressed)
-
-
-def _flow(event: KernelEvent) -> Flow:
-    is_icmp = event.protocol in _ICMP_PROTOCOLS
-    return Flow(
-        direction="up" if event.direction is Direction.UP else "down",
-        source=ip_address(event.source),
-        destination=ip_address(event.destination),
-        protocol=event.protocol,
-        source_port=None if is_icmp else event.source_port,
-        destination_port=None if is_icmp else event.destination_port,
-        icmp_type=event.destination_port >> 8 if is_icmp else None,
-        icmp_code=event.destination_port & 0xFF if is_icmp else None,
-    )
+        self.feed.publish(named)

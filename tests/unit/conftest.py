@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,21 @@ class FakeGateway:
         self.not_ready_because: list[str] = []
         self.check = schemas.PolicyCheck(valid=True, clients=2, groups=1, rules=5)
         self.kernel_action: VerdictAction | None = VerdictAction.DENY
+        self.denial = schemas.FlowNews(
+            kind=schemas.FlowNewsKind.DENIED,
+            ts=NOW,
+            client="client-1",
+            direction="up",
+            source="10.100.0.2",
+            destination="fd00:20::5",
+            protocol=58,
+            icmp_type=128,
+            icmp_code=0,
+            reason="POLICY_DEFAULT",
+            revision=7,
+            suppressed=12,
+        )
+        self.news = [[self.denial]]
         self.diff = schemas.PolicyDiff(
             valid=True,
             changed=True,
@@ -188,6 +203,37 @@ class FakeGateway:
             kernel_note=None if kernel is not None else "the client has no session",
             agree=kernel is None or kernel.action is compiler.action,
         )
+
+    async def flows(self, query: schemas.FlowQuery) -> schemas.FlowList:
+        self._called("flows", query)
+        if query.denied:
+            return schemas.FlowList(denials=[self.denial])
+        flow = schemas.FlowView(
+            client="client-1",
+            protocol=6,
+            client_address="10.100.0.2",
+            client_port=40000,
+            remote_address="10.20.0.5",
+            remote_port=443,
+            stage=schemas.FlowStage.ANSWERED,
+            idle_s=3,
+            rule_id="allow-https",
+            rule_line=9,
+            revision=7,
+        )
+        ping = flow.model_copy(
+            update={"protocol": 1, "client_port": None, "remote_port": None, "rule_id": None}
+        )
+        return schemas.FlowList(flows=[flow, ping][: query.limit], total=2)
+
+    def follow_flows(self, query: schemas.FlowEventQuery) -> AsyncIterator[list[schemas.FlowNews]]:
+        self._called("follow_flows", query)
+        return self._news()
+
+    async def _news(self) -> AsyncIterator[list[schemas.FlowNews]]:
+        yield []
+        for batch in self.news:
+            yield batch
 
     def metrics(self) -> MetricsSnapshot:
         self._called("metrics")

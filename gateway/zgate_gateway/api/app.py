@@ -8,12 +8,13 @@ is ``application/problem+json`` (RFC 9457) with a cause and a cure.
 from __future__ import annotations
 
 import logging
+from collections.abc import AsyncIterator
 from http import HTTPStatus
 from typing import Annotated, Any
 
 from fastapi import APIRouter, FastAPI, HTTPException, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, StreamingResponse
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 from starlette.exceptions import HTTPException as StarletteHTTPException
@@ -131,7 +132,32 @@ def _read_routes(facade: GatewayFacade) -> APIRouter:
         """Whether a client's packet would pass, by which rule, and whether the kernel agrees."""
         return facade.why(query)
 
+    @router.get("/flows")
+    async def flows(query: Annotated[schemas.FlowQuery, Query()]) -> schemas.FlowList:
+        """Open flows, or with ``denied`` the last denials; newest first."""
+        return await facade.flows(query)
+
+    @router.get(
+        "/flows/events", response_class=_JsonLines, responses={200: {"model": schemas.FlowNews}}
+    )
+    async def flow_events(query: Annotated[schemas.FlowEventQuery, Query()]) -> Response:
+        """New flows and denials as they happen: a JSON object a line, empty lines in silence.
+
+        It ends when the gateway stops.
+        """
+        return _JsonLines(_lines(facade.follow_flows(query)))
+
     return router
+
+
+class _JsonLines(StreamingResponse):
+    media_type = "application/x-ndjson"
+
+
+async def _lines(batches: AsyncIterator[list[schemas.FlowNews]]) -> AsyncIterator[bytes]:
+    async for batch in batches:
+        lines = [news.model_dump_json(exclude_none=True) for news in batch]
+        yield "\n".join([*lines, ""]).encode() if lines else b"\n"
 
 
 def _change_routes(facade: GatewayFacade) -> APIRouter:

@@ -7,6 +7,7 @@ something are coroutines and return when the change is in force.
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from typing import Protocol
 
 from zgate_gateway.metrics import MetricsSnapshot
@@ -61,6 +62,13 @@ class NotReady(FacadeError):
     title = "Gateway not ready"
 
 
+class TooManyReaders(FacadeError):
+    """As many follow the flows as may."""
+
+    status = 503
+    title = "Too many readers"
+
+
 class OperationFailed(FacadeError):
     """The gateway tried and failed: the kernel or the store refused."""
 
@@ -88,6 +96,18 @@ class GatewayFacade(Protocol):
 
     def metrics(self) -> MetricsSnapshot:
         """Return the numbers behind ``/metrics``."""
+
+    async def flows(self, query: schemas.FlowQuery) -> schemas.FlowList:
+        """Return the open flows, or the last denials. Raises :class:`OperationFailed`.
+
+        A coroutine, though it changes nothing: the table may be large, and is read in parts.
+        """
+
+    def follow_flows(self, query: schemas.FlowEventQuery) -> AsyncIterator[list[schemas.FlowNews]]:
+        """Return new flows and denials as they happen; an empty list: nothing for a while.
+
+        Raises :class:`TooManyReaders` and :class:`NotReady`, at once.
+        """
 
     async def check_policy(self, request: schemas.PolicyCheckRequest) -> schemas.PolicyCheck:
         """Check a policy without loading it. A bad policy is an answer, not an error."""

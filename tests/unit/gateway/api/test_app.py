@@ -30,6 +30,8 @@ ROUTES = [
     ("GET", "/v1/clients", None),
     ("GET", "/v1/policy", None),
     ("GET", "/v1/why?client=client-1&destination=10.20.0.5&protocol=6&port=443", None),
+    ("GET", "/v1/flows?client=client-1", None),
+    ("GET", "/v1/flows/events?denied=true", None),
     ("POST", "/v1/policy/check", {"text": "version: '1.0'"}),
     ("POST", "/v1/policy/reload", None),
     ("GET", "/v1/policy/history", None),
@@ -83,6 +85,32 @@ async def test_why_asks_for_one_packet(api: httpx.AsyncClient, fake_gateway: Any
     assert why.compiler.rule_line == 15 and why.agree
     (call,) = fake_gateway.calls
     assert call[1].destination.version == 6
+
+
+async def test_flows_are_asked_for(api: httpx.AsyncClient, fake_gateway: Any) -> None:
+    answer = schemas.FlowList(**(await api.get("/v1/flows?client=c&limit=1")).json())
+    assert (len(answer.flows), answer.total) == (1, 2)
+    denied = schemas.FlowList(**(await api.get("/v1/flows?denied=true")).json())
+    assert denied.denials == [fake_gateway.denial]
+    assert fake_gateway.calls == [
+        ("flows", schemas.FlowQuery(client="c", limit=1)),
+        ("flows", schemas.FlowQuery(denied=True)),
+    ]
+    problem(await api.get("/v1/flows?limit=0"), 422)
+    problem(await api.get("/v1/flows/events?client=%0A"), 422)
+
+
+async def test_news_of_flows_are_json_lines(api: httpx.AsyncClient, fake_gateway: Any) -> None:
+    fake_gateway.news = [[fake_gateway.denial] * 2, [], [fake_gateway.denial]]
+    response = await api.get("/v1/flows/events?client=client-1&denied=true")
+    assert response.headers["content-type"] == "application/x-ndjson"
+    lines = response.text.split("\n")
+    assert [bool(line) for line in lines] == [False, True, True, False, True, False]
+    assert schemas.FlowNews.model_validate_json(lines[1]) == fake_gateway.denial
+    assert "rule_id" not in json.loads(lines[1])
+    assert fake_gateway.calls == [
+        ("follow_flows", schemas.FlowEventQuery(client="client-1", denied=True))
+    ]
 
 
 async def test_changes_reach_the_facade(api: httpx.AsyncClient, fake_gateway: Any) -> None:
@@ -275,8 +303,10 @@ async def test_the_schema_is_complete(api: httpx.AsyncClient) -> None:
             assert "default" in operation["responses"], path
             if path != "/metrics":
                 content = operation["responses"]["200"]["content"]
-                assert "$ref" in content["application/json"]["schema"], path
-    assert len(paths) == 15
+                kind = "x-ndjson" if path == "/v1/flows/events" else "json"
+                assert list(content) == [f"application/{kind}"], path
+                assert "$ref" in content[f"application/{kind}"]["schema"], path
+    assert len(paths) == 17
 
 
 # --- any input ------------------------------------------------------------------------------------
