@@ -5,8 +5,8 @@ PYTHON ?= /usr/bin/python3
 VENV := .venv
 BIN := $(VENV)/bin
 PACKAGES := protocol bpf datapath identity config gateway agent control cli lab bench
-# The demo, the privileged tests and the bench make network namespaces.
-AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
+# The demo and the bench make network namespaces. Root's bytecode would be in the way of `git clean`.
+AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo env PYTHONDONTWRITEBYTECODE=1)
 
 .PHONY: help demo test check lint types bench root venv packages-test packages-bench clean
 
