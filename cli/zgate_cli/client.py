@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -15,8 +16,9 @@ from .errors import BadInput, CommandError, NotReachable
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
-#: A reload compiles and loads the whole policy; everything else is answered at once.
 _TIMEOUT = httpx.Timeout(30.0, connect=3.0)
+#: A change reads, compiles and loads the whole policy; a diff compares all of it.
+_POLICY_TIMEOUT = httpx.Timeout(300.0, connect=3.0)
 _START = "start it (systemctl start zgate-gateway), or name its socket with --socket"
 
 
@@ -61,16 +63,26 @@ class GatewayClient:
 
     def reload_policy(self) -> schemas.PolicyReload:
         """Load the policy file again."""
-        return self._ask(schemas.PolicyReload, "POST", "/v1/policy/reload")
+        return self._ask(schemas.PolicyReload, "POST", "/v1/policy/reload", timeout=_POLICY_TIMEOUT)
 
     def diff_policy(self, request: schemas.PolicyDiffRequest) -> schemas.PolicyDiff:
         """Say which flows a policy would change."""
-        return self._ask(schemas.PolicyDiff, "POST", "/v1/policy/diff", json=request.model_dump())
+        return self._ask(
+            schemas.PolicyDiff,
+            "POST",
+            "/v1/policy/diff",
+            json=request.model_dump(),
+            timeout=_POLICY_TIMEOUT,
+        )
 
     def apply_policy(self, request: schemas.PolicyApplyRequest) -> schemas.PolicyReload:
         """Put a policy in force."""
         return self._ask(
-            schemas.PolicyReload, "POST", "/v1/policy/apply", json=request.model_dump()
+            schemas.PolicyReload,
+            "POST",
+            "/v1/policy/apply",
+            json=request.model_dump(),
+            timeout=_POLICY_TIMEOUT,
         )
 
     def policy_history(self, limit: int) -> schemas.PolicyHistory:
@@ -82,7 +94,11 @@ class GatewayClient:
     def rollback_policy(self, request: schemas.PolicyRollbackRequest) -> schemas.PolicyReload:
         """Put an earlier revision in force."""
         return self._ask(
-            schemas.PolicyReload, "POST", "/v1/policy/rollback", json=request.model_dump()
+            schemas.PolicyReload,
+            "POST",
+            "/v1/policy/rollback",
+            json=request.model_dump(),
+            timeout=_POLICY_TIMEOUT,
         )
 
     def kick(self, client: str, request: schemas.KickRequest) -> schemas.Kick:
@@ -97,6 +113,31 @@ class GatewayClient:
         """Ask for the verdict on one packet."""
         params = query.model_dump(mode="json", exclude_none=True)
         return self._ask(schemas.Why, "GET", "/v1/why", params=params)
+
+    def flows(self, query: schemas.FlowQuery) -> schemas.FlowList:
+        """Open flows, or the last denials."""
+        params = query.model_dump(mode="json", exclude_none=True)
+        return self._ask(schemas.FlowList, "GET", "/v1/flows", params=params)
+
+    def follow_flows(self, query: schemas.FlowEventQuery) -> Iterator[schemas.FlowNews]:
+        """New flows and denials as they happen; raises :class:`NotReachable` when they end."""
+        params = query.model_dump(mode="json", exclude_none=True)
+        # The gateway says something every few seconds, if only an empty line.
+        options: dict[str, Any] = {"params": params, "timeout": _TIMEOUT}
+        try:
+            with self._http.stream("GET", "/v1/flows/events", **options) as response:
+                if response.is_error:
+                    response.read()
+                    raise self._refused(response)
+                for line in _lines(response.iter_raw()):
+                    yield schemas.FlowNews.model_validate_json(line)
+        except httpx.HTTPError as error:
+            raise self._unreachable(error) from error
+        except ValidationError as error:
+            raise self._foreign() from error
+        raise NotReachable(
+            f"the gateway on {self._socket_path} has ended", "follow again when it is back"
+        )
 
     def _ask(self, model: type[_Model], method: str, path: str, **options: Any) -> _Model:
         try:
@@ -133,6 +174,14 @@ class GatewayClient:
         else:
             cause, cure = f"what answers on {path} is no zgate gateway", "check --socket"
         return NotReachable(cause, cure)
+
+
+def _lines(parts: Iterable[bytes]) -> Iterator[bytes]:
+    """Split at newlines only, empty lines left out: JSON may hold what else counts as one."""
+    waiting = b""
+    for part in parts:
+        *lines, waiting = (waiting + part).split(b"\n")
+        yield from filter(None, lines)
 
 
 def _explain(error: OSError | None, path: Path) -> tuple[str, str]:

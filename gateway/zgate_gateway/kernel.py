@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from ipaddress import IPv4Address, IPv6Address
@@ -17,6 +17,7 @@ from ipaddress import IPv4Address, IPv6Address
 from zgate_bpf.kernel_policy import ClientCounters, Generation, KernelEvent, KernelPolicy
 from zgate_bpf.tables import NO_RULE, CompiledPolicy
 
+from zgate_gateway.policy.compiler import PolicyTooLarge
 from zgate_gateway.policy.policy_set import PolicySet
 from zgate_gateway.policy.rules import Rule
 
@@ -47,19 +48,25 @@ class _Revision:
     # By identity: equal policies are one object, and hashing ten thousand rules takes long.
     policies: dict[int, CompiledPolicy] = field(default_factory=dict)
     policy_ids: dict[int, int] = field(default_factory=dict)
-    prepared: Mapping[tuple[str, tuple[str, ...]], CompiledPolicy] = field(default_factory=dict)
+    built_for: tuple[_Client, ...] = ()
 
     def policy_of(self, name: str, groups: Sequence[str]) -> int:
         """The kernel's number of this client's policy; compiled and loaded when it is new."""
-        compiled = self.prepared.get((name, tuple(groups)))
-        if compiled is None:
-            compiled = self.policy_set.compiled_for(name, groups)
+        compiled = self.policy_set.compiled_for(name, groups)
         policy_id = self.policy_ids.get(id(compiled))
         if policy_id is None:
             policy_id = self.generation.add_policy(compiled)
             self.policies[policy_id] = compiled  # keeps its identity taken
             self.policy_ids[id(compiled)] = policy_id
         return policy_id
+
+
+def _policy_for(revision: _Revision, client: _Client) -> int:
+    try:
+        return revision.policy_of(client.name, client.groups)
+    except PolicyTooLarge as error:
+        groups = ", ".join(client.groups) or "none"
+        raise ValueError(f"client {client.name} (groups: {groups}): {error}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,29 +108,64 @@ class Kernel:
         """How many different policies the kernel holds."""
         return len(self._current.policy_ids) if self._current is not None else 0
 
-    def load_policy(
-        self,
-        policy_set: PolicySet,
-        revision: int,
-        prepared: Mapping[tuple[str, tuple[str, ...]], CompiledPolicy] | None = None,
-    ) -> None:
+    def load_policy(self, policy_set: PolicySet, revision: int) -> None:
         """Build the policy set beside the one in force, read it back, and swap.
-
-        ``prepared`` are policies by client and groups that were compiled before, in a thread.
 
         Raises:
             KernelError: it does not fit or cannot be read back; the old one stays in force.
         """
+        self.put_in_force(self.build(policy_set, revision, self.snapshot()))
+
+    def snapshot(self) -> tuple[_Client, ...]:
+        """The clients that are there now, for :meth:`build`."""
+        return tuple(self._clients.values())
+
+    def build(
+        self, policy_set: PolicySet, revision: int, clients: tuple[_Client, ...]
+    ) -> _Revision:
+        """Compile, write beside the policy in force, and read back. May run in a thread.
+
+        Large policies take seconds. Nothing here touches what packets are judged by, nor what the
+        event loop changes meanwhile; one build at a time.
+
+        Raises:
+            KernelError: it does not fit or cannot be read back.
+        """
         try:
             generation = self.programs.begin(revision)
-            fresh = _Revision(revision, policy_set, generation, prepared=prepared or {})
-            for client in self._clients.values():
-                generation.assign(client.index, fresh.policy_of(client.name, client.groups))
+            fresh = _Revision(revision, policy_set, generation, built_for=clients)
+            for client in clients:
+                generation.assign(client.index, _policy_for(fresh, client))
             generation.verify()
-            generation.activate()
         except (OSError, RuntimeError, ValueError) as error:
             raise KernelError(f"policy revision {revision}: {error}") from error
+        return fresh
+
+    def put_in_force(self, fresh: _Revision) -> None:
+        """Swap in what was built, for the clients that are there by now.
+
+        Raises:
+            KernelError: the kernel refused; the old one stays in force.
+        """
+        try:
+            self._catch_up(fresh)
+            fresh.generation.activate()
+        except (OSError, RuntimeError, ValueError) as error:
+            raise KernelError(f"policy revision {fresh.number}: {error}") from error
         self._previous, self._current = self._current, fresh
+
+    def _catch_up(self, fresh: _Revision) -> None:
+        """Bring in the clients that came, and leave out those that went, during the build."""
+        for client in fresh.built_for:
+            if self._clients.get(client.name) is not client:
+                fresh.generation.unassign(client.index)
+        known = {id(client) for client in fresh.built_for}
+        came = [client for client in self._clients.values() if id(client) not in known]
+        for client in came:  # after those that went: a number may be used again
+            fresh.generation.assign(client.index, _policy_for(fresh, client))
+        if came:
+            fresh.generation.verify()
+        fresh.built_for = ()
 
     # Clients.
 
@@ -177,10 +219,6 @@ class Kernel:
         if problems:
             raise KernelError(f"client {client.name} not forgotten: {'; '.join(problems)}")
         self._free.append(client.index)
-
-    def clients(self) -> list[tuple[str, tuple[str, ...]]]:
-        """The clients that have a policy in the kernel now, with their groups."""
-        return [(client.name, client.groups) for client in self._clients.values()]
 
     def counters(self, name: str) -> ClientCounters | None:
         """What was counted for a client since it connected."""

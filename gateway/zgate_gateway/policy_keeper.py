@@ -5,8 +5,8 @@
     apply      a text from an administrator; it becomes the file's content
     rollback   the text of an earlier revision, under a new number
 
-A change is read, tested and compiled in a thread, then built beside what is in force and swapped.
-Whatever fails on the way leaves everything as it was: kernel, file and history.
+A change is read, tested, compiled and built beside what is in force in a thread; the event loop only
+swaps it in. Whatever fails on the way leaves everything as it was: kernel, file and history.
 
 **Whose is the file?** The file is what the next start reads. ``apply`` and ``rollback`` therefore
 write it, by one rename, in the moment in which the kernel has the new policy. A gateway without a
@@ -19,20 +19,18 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from zgate_bpf.tables import CompiledPolicy
-from zgate_config import ConfigError, Mistake, read_bytes
+from zgate_config import ConfigError, read_bytes
 from zgate_control.store import PolicyRevision, Store, StoreError
 
 from zgate_gateway.audit import AuditLog
 from zgate_gateway.file_watch import Signature, signature_of, watch_file
 from zgate_gateway.kernel import Kernel, KernelError
 from zgate_gateway.policy.check import Finding, check_policy
-from zgate_gateway.policy.compiler import PolicyTooLarge
 from zgate_gateway.policy.policy_set import PolicySet
 from zgate_gateway.policy_file import PolicyFileError, StagedFile, keep_aside
 
@@ -213,10 +211,13 @@ class PolicyKeeper:
         fresh = candidate.policy_set
         if fresh.sha256 == self.policy_set.sha256:
             return False
-        prepared = await asyncio.to_thread(_compile, fresh, self._kernel.clients())
         recorded = await asyncio.to_thread(self._record, candidate, origin)
+        kernel = self._kernel
         try:
-            self._kernel.load_policy(fresh, recorded.revision, prepared)
+            built = await asyncio.to_thread(
+                kernel.build, fresh, recorded.revision, kernel.snapshot()
+            )
+            kernel.put_in_force(built)
         except KernelError:
             await asyncio.to_thread(self._store.forget_policy, recorded.revision)
             raise
@@ -271,18 +272,3 @@ class PolicyKeeper:
     def _read_text(self, data: bytes) -> _Candidate:
         policy_set = PolicySet.parse(data, str(self.path), source=self.path)
         return _Candidate(policy_set, data, tuple(check_policy(policy_set)))
-
-
-Prepared = Mapping[tuple[str, tuple[str, ...]], CompiledPolicy]
-
-
-def _compile(policy_set: PolicySet, clients: list[tuple[str, tuple[str, ...]]]) -> Prepared:
-    """Compile the policies of the clients that are there; the kernel's tables are made of them."""
-    prepared = {}
-    for name, groups in clients:
-        try:
-            prepared[name, groups] = policy_set.compiled_for(name, groups)
-        except PolicyTooLarge as error:
-            text = f"client {name} with groups {', '.join(groups) or 'none'}: {error}"
-            raise ConfigError([Mistake(str(policy_set.source), None, (), text)]) from error
-    return prepared

@@ -17,6 +17,7 @@ from itertools import pairwise
 
 from zgate_bpf.tables import Action, CompiledPolicy
 
+from zgate_gateway.policy.compiler import compile_policy
 from zgate_gateway.policy.flow_sets import (
     FlowSets,
     Region,
@@ -25,10 +26,11 @@ from zgate_gateway.policy.flow_sets import (
     to_spans,
 )
 from zgate_gateway.policy.policy_set import PolicySet
+from zgate_gateway.policy.rules import Rule
 from zgate_gateway.policy.services import IpAddress, IpNetwork
 
 #: Pieces times services above which no better grouping than by piece is looked for.
-_MAX_REGROUPED = 200_000
+_MAX_REGROUPED = 20_000
 _MAX_SPANS = 300
 
 
@@ -90,6 +92,8 @@ def diff_sets(
     # By identity: clients of equal rules share a compiled policy. The pair keeps it alive.
     done: dict[tuple[int, int], tuple[object, tuple[FlowChange, ...]]] = {}
     for subject in _subjects(before, after, known or {}):
+        if _meaning(before, subject) == _meaning(after, subject):
+            continue
         pair = _compiled(before, subject), _compiled(after, subject)
         key = id(pair[0]), id(pair[1])
         if key not in done:
@@ -110,14 +114,23 @@ def _subjects(
     yield Subject("others")
 
 
+def _meaning(policy_set: PolicySet, subject: Subject) -> tuple[Action, list[bytes]]:
+    rules = _rules(policy_set, subject)
+    return policy_set.default_action, [rule.meaning for rule in rules]
+
+
 def _compiled(policy_set: PolicySet, subject: Subject) -> CompiledPolicy:
+    return compile_policy(_rules(policy_set, subject), policy_set.default_action)
+
+
+def _rules(policy_set: PolicySet, subject: Subject) -> tuple[Rule, ...]:
     match subject.kind:
         case "client":
-            return policy_set.compiled_for(subject.name, subject.groups)
+            return policy_set.rules_for(subject.name, subject.groups)
         case "group":
-            return policy_set.compiled_for("", (subject.name,))
+            return policy_set.groups.get(subject.name, ())
         case _:
-            return policy_set.compiled_for("")
+            return ()
 
 
 def diff_policies(before: CompiledPolicy, after: CompiledPolicy) -> tuple[FlowChange, ...]:

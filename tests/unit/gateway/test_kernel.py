@@ -296,6 +296,47 @@ def test_a_policy_set_that_fails_leaves_the_old_one_in_force(
     assert 1 not in programs.generations[1].assigned
 
 
+def test_who_comes_and_goes_during_a_build_is_right_in_the_end(
+    kernel: Kernel, programs: FakePrograms
+) -> None:
+    kernel.add_client("alice", [], [A4])
+    kernel.add_client("bob", [], [B4])
+    built = kernel.build(PolicySet.parse(POLICY.replace("tcp", "udp")), 2, kernel.snapshot())
+    assert kernel.revision == 1
+    kernel.remove_client("alice")
+    kernel.add_client("carol", [], [A4])
+    kernel.add_client("bob", ["staff"], [B4])  # again, under another number
+    programs.log.clear()
+    kernel.put_in_force(built)
+    assert kernel.revision == 2
+    assert programs.log[-2:] == ["verify r2", "activate r2"]
+    generation = programs.generations[1]
+    assert generation.assigned == {2: 2, 3: 3}
+    assert kernel.distinct_policies == 3
+
+
+def test_when_nobody_comes_nothing_is_read_back_twice(
+    kernel: Kernel, programs: FakePrograms
+) -> None:
+    kernel.add_client("alice", [], [A4])
+    kernel.add_client("bob", [], [B4])
+    built = kernel.build(PolicySet.parse(POLICY), 2, kernel.snapshot())
+    kernel.remove_client("bob")
+    programs.log.clear()
+    kernel.put_in_force(built)
+    assert programs.log == ["unassign r2", "activate r2"]
+
+
+def test_a_client_with_too_many_rules_is_named(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernel.add_client("alice", ["staff"], [A4])
+    monkeypatch.setattr("zgate_gateway.policy.compiler.MAX_RULES", 1)
+    with pytest.raises(KernelError, match=r"client alice \(groups: staff\): 2 rules in one policy"):
+        kernel.load_policy(PolicySet.parse(POLICY.replace("tcp", "udp")), 2)
+    assert kernel.revision == 1
+
+
 # Events.
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping
+import threading
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from zgate_bpf.tables import CompiledPolicy
 from zgate_config import ConfigError
 from zgate_control.store import Store, StoreError
 from zgate_gateway.audit import AuditLog
@@ -42,16 +42,24 @@ class FakeKernel:
         self.revision = 0
         self.policy_set = PolicySet.empty()
         self.fails: str | None = None
-        self.connected: list[tuple[str, tuple[str, ...]]] = [("a", ()), ("b", ("g",))]
-        self.prepared: Mapping[Any, CompiledPolicy] = {}
+        self.build_fails: str | None = None
 
-    def clients(self) -> list[tuple[str, tuple[str, ...]]]:
-        return self.connected
+    def snapshot(self) -> tuple[()]:
+        return ()
 
-    def load_policy(self, policy_set: PolicySet, revision: int, prepared: Any = None) -> None:
+    def build(self, policy_set: PolicySet, revision: int, _: object) -> tuple[PolicySet, int]:
+        assert threading.current_thread() is not threading.main_thread()
+        if self.build_fails is not None:
+            raise KernelError(self.build_fails)
+        return policy_set, revision
+
+    def put_in_force(self, built: tuple[PolicySet, int]) -> None:
         if self.fails is not None:
             raise KernelError(self.fails)
-        self.policy_set, self.revision, self.prepared = policy_set, revision, prepared
+        self.policy_set, self.revision = built
+
+    def load_policy(self, policy_set: PolicySet, revision: int) -> None:
+        self.put_in_force((policy_set, revision))
 
 
 class World:
@@ -109,8 +117,6 @@ async def test_start_reload_apply_rollback_each_leave_a_revision(world: World) -
     assert world.in_force() == world.file.read_text() == policy(1)
     assert world.history() == [(4, "rollback"), (3, "apply"), (2, "reload"), (1, "start")]
     assert [record["revision"] for record in world.audited("policy_loaded")] == [1, 2, 3, 4]
-    # The clients that are there were compiled before the kernel was touched.
-    assert set(world.kernel.prepared) == {("a", ()), ("b", ("g",))}
 
 
 async def test_a_restart_finds_what_was_applied(world: World) -> None:
@@ -167,10 +173,13 @@ async def test_a_bad_text_changes_nothing(world: World, text: str) -> None:
     assert world.keeper.failures == 1
 
 
+@pytest.mark.parametrize("step", ["fails", "build_fails"])
 @pytest.mark.parametrize("change", ["apply", "rollback", "reload"])
-async def test_a_kernel_that_refuses_leaves_file_and_history(world: World, change: str) -> None:
+async def test_a_kernel_that_refuses_leaves_file_and_history(
+    world: World, change: str, step: str
+) -> None:
     await world.keeper.apply(policy(2).encode())
-    world.kernel.fails = "services: 9 needed, 8 fit"
+    setattr(world.kernel, step, "services: 9 needed, 8 fit")
     with pytest.raises(KernelError):
         match change:
             case "apply":
@@ -180,7 +189,7 @@ async def test_a_kernel_that_refuses_leaves_file_and_history(world: World, chang
             case _:
                 world.file.write_text(policy(3))
                 await world.keeper.reload()
-    world.kernel.fails = None
+    setattr(world.kernel, step, None)
     assert world.in_force() == policy(2)
     assert world.history() == [(2, "apply"), (1, "start")]
     if change != "reload":
@@ -213,17 +222,6 @@ async def test_a_file_that_cannot_be_replaced_in_the_end_is_told(
         await world.keeper.apply(policy(2).encode())
     assert world.kernel.revision == 2
     assert world.keeper.error is not None and world.file.read_text() == policy(1)
-
-
-async def test_a_client_with_too_many_rules_is_named(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("zgate_gateway.policy.compiler.MAX_RULES", 1)
-    group = "groups: {g: {rules: [{id: x, type: default, action: deny}]}}\n"
-    world.kernel.connected = [("a", ("g",))]
-    with pytest.raises(ConfigError, match="client a with groups g: 2 rules in one policy"):
-        await world.keeper.apply((policy(2) + group).encode())
-    assert world.in_force() == policy(1)
 
 
 async def test_an_edit_that_was_never_in_force_is_kept_aside(world: World) -> None:
