@@ -22,6 +22,7 @@ _COMMANDS = {
     "sessions": ("zgate_cli.sessions:sessions", "The sessions that are up."),
     "clients": ("zgate_cli.clients:clients", "Every client that the gateway knows."),
     "policy": ("zgate_cli.policy:policy", "Show, check and reload the policy."),
+    "flows": ("zgate_cli.flows:flows", "Open flows and denials, now or as they happen."),
     "kick": ("zgate_cli.sessions:kick", "Close a client's sessions."),
     "why": ("zgate_cli.why:why", "Would this packet pass, and which rule says so?"),
     "audit": ("zgate_cli.audit:audit", "Is the audit log what the gateway wrote?"),

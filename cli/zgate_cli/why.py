@@ -15,22 +15,8 @@ from .completion import complete_client
 from .errors import BadInput, VerdictsDiffer
 from .options import Invocation, gateway_command
 from .output import cell, console, facts, print_json
+from .protocols import ICMP, ICMPV6, NUMBERS, WITH_PORTS, protocol_name
 
-ICMP, TCP, UDP, ICMPV6, SCTP, DCCP, UDPLITE = 1, 6, 17, 58, 132, 33, 136
-_NAMES = {
-    "icmp": ICMP,
-    "icmpv6": ICMPV6,
-    "tcp": TCP,
-    "udp": UDP,
-    "sctp": SCTP,
-    "dccp": DCCP,
-    "udplite": UDPLITE,
-    "gre": 47,
-    "esp": 50,
-    "ah": 51,
-    "ospf": 89,
-}
-_WITH_PORTS = frozenset({TCP, UDP, SCTP, DCCP, UDPLITE})
 _ACTION_STYLE = {schemas.VerdictAction.ALLOW: "green", schemas.VerdictAction.DENY: "red"}
 
 
@@ -62,10 +48,10 @@ class ServiceType(click.ParamType[tuple[int, int | None]]):
     ) -> tuple[int, int | None]:
         """Return protocol and port (None for protocols without ports), or a usage error."""
         name, slash, port_text = str(value).lower().partition("/")
-        protocol = _NAMES.get(name, _number(name, 255))
+        protocol = NUMBERS.get(name, _number(name, 255))
         if protocol is None:
-            self.fail(f"{name!r} is no protocol; use one of {', '.join(_NAMES)} or 0-255")
-        if protocol not in _WITH_PORTS:
+            self.fail(f"{name!r} is no protocol; use one of {', '.join(NUMBERS)} or 0-255")
+        if protocol not in WITH_PORTS:
             if slash:
                 self.fail(f"{name} has no ports; leave {slash}{port_text} out", param, ctx)
             return protocol, None
@@ -143,8 +129,7 @@ def _rows(answer: schemas.Why) -> list[tuple[str, Text | str]]:
 
 
 def _packet(answer: schemas.Why) -> str:
-    names = {number: name for name, number in _NAMES.items()}
-    protocol = names.get(answer.protocol, f"protocol {answer.protocol}")
+    protocol = protocol_name(answer.protocol)
     if answer.protocol in {ICMP, ICMPV6}:
         protocol += " echo request"
     port = "" if answer.port is None else f" port {answer.port}"
