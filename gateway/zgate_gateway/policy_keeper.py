@@ -5,8 +5,8 @@
     apply      a text from an administrator; it becomes the file's content
     rollback   the text of an earlier revision, under a new number
 
-A change is read, tested, compiled and built beside what is in force in a thread; the event loop only
-swaps it in. Whatever fails on the way leaves everything as it was: kernel, file and history.
+A change is read, tested, compiled and built beside what is in force in a thread; the event loop
+only swaps it in. Whatever fails on the way leaves everything as it was: kernel, file and history.
 
 **Whose is the file?** The file is what the next start reads. ``apply`` and ``rollback`` therefore
 write it, by one rename, in the moment in which the kernel has the new policy. A gateway without a

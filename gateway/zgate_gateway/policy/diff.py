@@ -31,7 +31,6 @@ from zgate_gateway.policy.services import IpAddress, IpNetwork
 
 #: Pieces times services above which no better grouping than by piece is looked for.
 _MAX_REGROUPED = 20_000
-_MAX_SPANS = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,10 +206,11 @@ def _by_services(action: Action, pieces: Sequence[_Piece], family: int) -> list[
 def _by_addresses(action: Action, pieces: Sequence[_Piece], family: int) -> list[FlowChange] | None:
     """Each service with all of its addresses; None if that is too much to compute."""
     spans = {span for piece in pieces for span in piece.spans}
-    if len(spans) > _MAX_SPANS:
+    count = sum(len(piece.spans) for piece in pieces)
+    if count * len(spans) > _MAX_REGROUPED:
         return None
     atoms = _atoms(spans)
-    if sum(len(piece.spans) for piece in pieces) * len(atoms) > _MAX_REGROUPED:
+    if count * len(atoms) > _MAX_REGROUPED:
         return None
     places: dict[tuple[int, ...], list[Span]] = {}
     for atom in atoms:

@@ -96,11 +96,19 @@ class Allowed:
         other = self.other and not less.other
         if not other and not any(rest.values()):
             return ()
-        by_protocol = (
-            (protocol, rest.get(protocol, ALL_PORTS if other else ()))
-            for protocol in range(LAST_PROTOCOL + 1)
-        )
-        return to_spans((protocol, protocol, ranges) for protocol, ranges in by_protocol)
+        return to_spans(_in_order(rest, other))
+
+
+def _in_order(named: Mapping[int, Ranges], other: bool) -> Iterator[tuple[int, int, Ranges]]:
+    """Protocols that are named, and if ``other`` is set all those between, with their ports."""
+    position = 0
+    for protocol in sorted(named):
+        if other and position < protocol:
+            yield position, protocol - 1, ALL_PORTS
+        yield protocol, protocol, named[protocol]
+        position = protocol + 1
+    if other and position <= LAST_PROTOCOL:
+        yield position, LAST_PROTOCOL, ALL_PORTS
 
 
 def to_spans(items: Iterable[tuple[int, int, Ranges]]) -> tuple[Span, ...]:
