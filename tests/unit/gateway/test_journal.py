@@ -1,0 +1,73 @@
+"""What the kernel tells goes to the audit log and to whoever follows."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from zgate_bpf.kernel_policy import Direction, EventKind, KernelEvent
+from zgate_gateway.api.schemas import FlowEventQuery
+from zgate_gateway.audit import AuditLog
+from zgate_gateway.journal import Journal
+from zgate_gateway.kernel import FlowEvent
+from zgate_protocol.drop_reason import DropReason
+
+
+@pytest.fixture
+def audit(tmp_path: Path) -> Iterator[AuditLog]:
+    log = AuditLog(tmp_path / "audit.jsonl")
+    yield log
+    log.close()
+
+
+@pytest.fixture
+def journal(audit: AuditLog) -> Journal:
+    nothing: Any = SimpleNamespace()
+    return Journal(audit, nothing, nothing, nothing)
+
+
+def named(kind: EventKind, **changes: Any) -> FlowEvent:
+    values: dict[str, Any] = {
+        "kind": kind,
+        "time_ns": 0,
+        "client_index": 3,
+        "rule": 0,
+        "revision": 7,
+        "reason": DropReason.NONE if kind is EventKind.FLOW_ALLOWED else DropReason.POLICY_RULE,
+        "direction": Direction.UP,
+        "source": "10.100.0.2",
+        "destination": "10.20.0.5",
+        "protocol": 6,
+        "source_port": 40000,
+        "destination_port": 443,
+        "length_bytes": 60,
+        "suppressed": 0,
+    }
+    return FlowEvent(KernelEvent(**{**values, **changes}), "alice", "web")
+
+
+def records(audit: AuditLog) -> list[dict[str, Any]]:
+    found = [json.loads(line) for line in audit.path.read_text().splitlines()]
+    return [record for record in found if record["event"] != "chain_opened"]
+
+
+async def test_events_are_recorded_and_told(journal: Journal, audit: AuditLog) -> None:
+    stream = journal.feed.follow(FlowEventQuery())
+    await anext(stream)
+    journal.flow(named(EventKind.FLOW_ALLOWED))
+    journal.flow(named(EventKind.DENIED, protocol=1, destination_port=0x0800, suppressed=5))
+    allowed, denied, limited = records(audit)
+    assert (allowed["event"], allowed["client"], allowed["rule"]) == (
+        "flow_allowed",
+        "alice",
+        "web",
+    )
+    assert (allowed["source_port"], allowed["destination_port"]) == (40000, 443)
+    assert (denied["reason"], denied["icmp_type"], denied["icmp_code"]) == ("POLICY_RULE", 8, 0)
+    assert "destination_port" not in denied
+    assert (limited["event"], limited["suppressed"]) == ("rate_limited", 5)
+    assert [news.kind for news in await anext(stream)] == ["allowed", "denied"]
+    assert [news.suppressed for news in journal.feed.denials("alice", 9)] == [5]
+    assert journal.events_received == 2
