@@ -294,3 +294,14 @@ def test_rollback(zgatectl: Any, zgatectl_json: Any, fake_gateway: Any) -> None:
 def test_rollback_to_what_is_not_there(zgatectl: Any, fake_gateway: Any) -> None:
     fake_gateway.error = UnknownPolicy("there is no policy revision 3", "see history")
     assert "no policy revision 3" in zgatectl("policy", "rollback", "3", "--yes", code=1).stderr
+
+
+def test_status_says_why_the_file_is_not_in_force(
+    zgatectl: Any, fake_gateway: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    status = fake_gateway.status()
+    policy = status.policy.model_copy(update={"not_in_force_because": "policy.yaml:3: bad"})
+    refused = status.model_copy(update={"policy": policy})
+    monkeypatch.setattr(fake_gateway, "status", lambda: refused)
+    words = " ".join(zgatectl("status").stdout.split())
+    assert "the file as it is now is not in force: policy.yaml:3: bad" in words
