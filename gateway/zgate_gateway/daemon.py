@@ -405,6 +405,8 @@ class Gateway:
         if hasattr(self, "_api"):
             self.journal.feed.close()
             await self._api.stop()
+        if hasattr(self, "policy"):
+            await self.policy.close()
         self._undo.close()
         self.state = "stopped"
         if was_ready:

@@ -20,9 +20,11 @@ import asyncio
 import hashlib
 import logging
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TypeVar
 
 from zgate_config import ConfigError, read_bytes
 from zgate_control.store import PolicyRevision, Store, StoreError
@@ -35,6 +37,8 @@ from zgate_gateway.policy.policy_set import PolicySet
 from zgate_gateway.policy_file import PolicyFileError, StagedFile, keep_aside
 
 logger = logging.getLogger(__name__)
+
+_Answer = TypeVar("_Answer")
 
 APPLIED_FILE_NAME = "policy.yaml"
 NOT_CHANGED = (ConfigError, KernelError, StoreError, PolicyFileError)
@@ -80,6 +84,7 @@ class PolicyKeeper:
         self.failures = 0
         self.loaded_at = datetime.now(UTC)
         self._lock = asyncio.Lock()
+        self._thread = ThreadPoolExecutor(1, "policy")
         self._read_as: Signature = None
         self.policy_set = PolicySet.empty()
         self.findings: tuple[Finding, ...] = ()
@@ -128,6 +133,10 @@ class PolicyKeeper:
         text = await asyncio.to_thread(self.text_of, revision)
         return await self._change("rollback", lambda: self._read_text(text), expected=expected)
 
+    async def close(self) -> None:
+        """Wait for what a change that was given up is still writing; then no change any more."""
+        await asyncio.to_thread(self._thread.shutdown, cancel_futures=True)
+
     # The past.
 
     def history(self, limit: int) -> list[tuple[PolicyRevision, bool]]:
@@ -161,7 +170,7 @@ class PolicyKeeper:
                     f"revision {self._kernel.revision} is in force, and not {expected} any more"
                 )
             try:
-                candidate = await asyncio.to_thread(read)
+                candidate = await self._in_thread(read)
                 if is_the_file:
                     changed = await self._put_in_force(candidate, origin)
                 else:
@@ -177,7 +186,7 @@ class PolicyKeeper:
 
     async def _put_in_force_and_file(self, candidate: _Candidate, origin: str) -> bool:
         assert candidate.data is not None
-        with await asyncio.to_thread(self._stage, candidate.data) as staged:
+        with await self._in_thread(self._stage, candidate.data) as staged:
             changed = await self._put_in_force(candidate, origin)
             try:
                 staged.commit()
@@ -211,15 +220,13 @@ class PolicyKeeper:
         fresh = candidate.policy_set
         if fresh.sha256 == self.policy_set.sha256:
             return False
-        recorded = await asyncio.to_thread(self._record, candidate, origin)
+        recorded = await self._in_thread(self._record, candidate, origin)
         kernel = self._kernel
         try:
-            built = await asyncio.to_thread(
-                kernel.build, fresh, recorded.revision, kernel.snapshot()
-            )
+            built = await self._in_thread(kernel.build, fresh, recorded.revision, kernel.snapshot())
             kernel.put_in_force(built)
-        except KernelError:
-            await asyncio.to_thread(self._store.forget_policy, recorded.revision)
+        except BaseException:  # also when it was given up: the number was never in force
+            self._store.forget_policy(recorded.revision)
             raise
         self._now_in_force(candidate, recorded)
         return True
@@ -257,6 +264,11 @@ class PolicyKeeper:
         self._audit.policy_refused(
             source=str(self.path), text=str(error), revision=self._kernel.revision
         )
+
+    def _in_thread(
+        self, work: Callable[..., _Answer], *arguments: object
+    ) -> asyncio.Future[_Answer]:
+        return asyncio.get_running_loop().run_in_executor(self._thread, work, *arguments)
 
     # Reading. In a thread, but for the first time.
 

@@ -256,6 +256,32 @@ async def test_changes_at_the_same_time_come_one_after_the_other(world: World) -
     assert world.in_force() == world.file.read_text()
 
 
+async def test_close_waits_for_a_change_that_was_given_up(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its thread writes to the kernel: nothing of the kernel's may be closed before."""
+    building, may_end, ended = threading.Event(), threading.Event(), threading.Event()
+
+    def build(*_: object) -> None:
+        building.set()
+        may_end.wait(20)
+        ended.set()
+
+    monkeypatch.setattr(world.kernel, "build", build)
+    change = asyncio.create_task(world.keeper.apply(policy(2).encode()))
+    await asyncio.to_thread(building.wait, 20)
+    change.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await change
+    closing = asyncio.create_task(world.keeper.close())
+    await asyncio.sleep(0.05)
+    assert not closing.done()
+    may_end.set()
+    await closing
+    assert ended.is_set() and world.kernel.revision == 1
+    assert world.history() == [(1, "start")]
+
+
 async def test_a_changed_file_is_loaded_by_itself(world: World) -> None:
     watching = asyncio.create_task(world.keeper.watch())
     try:
