@@ -17,7 +17,15 @@ from dataclasses import dataclass
 from enum import Enum
 
 from zgate_bpf import layouts, syscalls
-from zgate_bpf.encoding import Entry, Placement, check_policy, encode_policy
+from zgate_bpf.encoding import (
+    ALWAYS,
+    FOREVER_NS,
+    Entry,
+    Period,
+    Placement,
+    check_policy,
+    encode_policy,
+)
 from zgate_bpf.errors import CapacityError, GenerationError
 from zgate_bpf.maps import Map, index_key
 from zgate_bpf.syscalls import NO_PREALLOC, MapType
@@ -31,8 +39,9 @@ class Capacity:
     """How much fits, chosen when the programs are loaded.
 
     Per generation, summed over its policies: ``max_policies``, ``max_rules``, ``max_lists``,
-    ``max_destinations`` (each family for itself), ``max_services``. Tries and hash tables
-    take memory only for what is in them; arrays, flows and fragments for what could be.
+    ``max_destinations`` (prefixes of both families, and the marks between them),
+    ``max_intervals``. Destinations and clients take memory for what is in them (and 16 bytes
+    for what could be); everything else for what could be.
     """
 
     max_clients: int = 65_536
@@ -42,7 +51,7 @@ class Capacity:
     max_rules: int = 262_144
     max_lists: int = 262_144
     max_destinations: int = 1_048_576
-    max_services: int = 4_194_304
+    max_intervals: int = 1_048_576
     event_buffer_bytes: int = 1 << 20
 
 
@@ -58,7 +67,7 @@ class TableSpec:
 
     def create(self) -> Map:
         """A new, empty table."""
-        flags = NO_PREALLOC if self.kind is MapType.LPM_TRIE else 0
+        flags = NO_PREALLOC if self.kind is MapType.HASH else 0
         return Map(
             self.kind,
             self.name,
@@ -71,19 +80,20 @@ class TableSpec:
 
 def table_specs(capacity: Capacity) -> tuple[TableSpec, ...]:
     """The tables that every generation has."""
-    array, trie = MapType.ARRAY, MapType.LPM_TRIE
-    four = layouts.DESTINATION4_KEY.size_bytes
-    six = layouts.DESTINATION6_KEY.size_bytes
-    service = layouts.SERVICE_KEY.size_bytes
-    destination = layouts.DESTINATION.size_bytes
-    assignment = layouts.ASSIGNMENT.size_bytes
+    array = MapType.ARRAY
+    key, destination = layouts.DESTINATION_KEY.size_bytes, layouts.DESTINATION.size_bytes
+
+    def indexed(name: str, layout: layouts.Layout, entries: int) -> TableSpec:
+        return TableSpec(name, array, 4, layout.size_bytes, entries)
+
     return (
-        TableSpec("assignments", array, 4, assignment, capacity.max_clients),
-        TableSpec("destinations4", trie, four, destination, capacity.max_destinations),
-        TableSpec("destinations6", trie, six, destination, capacity.max_destinations),
-        TableSpec("services", trie, service, 4, capacity.max_services),
-        TableSpec("lists", array, 4, layouts.SERVICE_LIST.size_bytes, capacity.max_lists),
-        TableSpec("rules", array, 4, layouts.RULE.size_bytes, capacity.max_rules),
+        indexed("assignments", layouts.ASSIGNMENT, capacity.max_clients),
+        # Policies are numbered from 1 on.
+        indexed("policies", layouts.POLICY, capacity.max_policies + 1),
+        TableSpec("destinations", MapType.HASH, key, destination, capacity.max_destinations),
+        indexed("lists", layouts.SERVICE_LIST, capacity.max_lists),
+        indexed("intervals", layouts.INTERVAL, capacity.max_intervals),
+        indexed("rules", layouts.RULE, capacity.max_rules),
     )
 
 
@@ -177,7 +187,7 @@ class Generation:
         self._state = State.BUILDING
         self._tables = slots.new_tables()
         self._used = dict.fromkeys(self._tables, 0)
-        self._policies: list[tuple[CompiledPolicy, Placement]] = []
+        self._policies: list[tuple[CompiledPolicy, Placement, Period]] = []
         self._rule_bases: list[int] = []
         self._assigned: dict[int, int] = {}
 
@@ -191,29 +201,39 @@ class Generation:
         """Entries in each table."""
         return {**self._used, "assignments": len(self._assigned)}
 
-    def add_policy(self, policy: CompiledPolicy) -> int:
+    def tables(self) -> tuple[Map, ...]:
+        """Its tables, for whoever wants to know what they take."""
+        return tuple(self._tables.values())
+
+    def add_policy(self, policy: CompiledPolicy, period: Period = ALWAYS) -> int:
         """Load a policy, for clients to be assigned to. Works on the active generation too.
+
+        With a period it holds until that ends, and then the policy that it names, which was
+        added before. The kernel changes from one to the other by itself, flows included.
 
         Returns:
             Its number, from 1 on.
 
         Raises:
             CapacityError: it does not fit; nothing was changed.
-            ValueError: the policy contradicts itself (an index out of range, a prefix twice).
+            ValueError: the policy contradicts itself (an index out of range, a prefix twice),
+                or its period names no policy, or more follow it than the kernel walks.
             GenerationError: written on the active generation, it did not read back.
             OSError: the kernel refused; this generation can then no longer be verified.
         """
         self._require(State.BUILDING, State.VERIFIED, State.ACTIVE)
         check_policy(policy)
+        self._check_period(period)
         placement = Placement(
             policy_id=len(self._policies) + 1,
             list_base=self._used["lists"],
             rule_base=self._used["rules"],
+            interval_base=self._used["intervals"],
         )
-        entries = encode_policy(policy, placement)
+        entries = encode_policy(policy, placement, period)
         self._check_capacity(entries)
         # Its numbers are spent from here on, even if the kernel takes only half of it.
-        self._policies.append((policy, placement))
+        self._policies.append((policy, placement, period))
         self._rule_bases.append(placement.rule_base)
         for name, rows in entries.items():
             self._used[name] += len(rows)
@@ -260,8 +280,8 @@ class Generation:
             GenerationError: something is not as it was written; nothing is in force of it.
         """
         self._require(State.BUILDING, State.VERIFIED)
-        for policy, placement in self._policies:
-            self._check_entries(encode_policy(policy, placement))
+        for policy, placement, period in self._policies:
+            self._check_entries(encode_policy(policy, placement, period))
         assignments = (
             (index_key(index), self._assignment(policy_id))
             for index, policy_id in self._assigned.items()
@@ -291,7 +311,7 @@ class Generation:
         at = bisect_right(self._rule_bases, global_rule_id) - 1
         # A policy without rules shares its base with the next one; the last of them has it.
         if at >= 0:
-            policy, placement = self._policies[at]
+            policy, placement, _ = self._policies[at]
             index = global_rule_id - placement.rule_base
             if index < len(policy.rules):
                 return placement.policy_id, index
@@ -306,6 +326,17 @@ class Generation:
     def _require(self, *states: State) -> None:
         if self._state not in states:
             raise GenerationError(f"revision {self.revision} is {self._state.value}")
+
+    def _check_period(self, period: Period) -> None:
+        if not 0 <= period.next_policy <= len(self._policies):
+            raise ValueError(f"policy {period.next_policy} is not in revision {self.revision}")
+        if not 0 <= period.until_ns <= FOREVER_NS:
+            raise ValueError(f"a policy cannot hold until {period.until_ns} ns")
+        walked, at = 1, period.next_policy
+        while at:
+            walked, at = walked + 1, self._policies[at - 1][2].next_policy
+        if walked > layouts.MAX_PERIODS:
+            raise ValueError(f"{walked} policies in a row; the kernel walks {layouts.MAX_PERIODS}")
 
     def _check_capacity(self, entries: dict[str, list[Entry]]) -> None:
         if len(self._policies) >= self._capacity.max_policies:
@@ -326,8 +357,7 @@ class Generation:
                     )
 
     def _assignment(self, policy_id: int) -> bytes:
-        policy, _ = self._policies[policy_id - 1]
-        return layouts.ASSIGNMENT.pack(policy_id, policy.default_action)
+        return layouts.ASSIGNMENT.pack(policy_id)
 
     def _write_assignment(self, client_index: int, value: bytes) -> None:
         self._tables["assignments"].update(index_key(client_index), value)

@@ -12,6 +12,7 @@ import struct
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from ipaddress import IPv6Network
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -59,6 +60,8 @@ AnyMap = TypeVar("AnyMap", bound=Map)
 
 _ADDRESSES_PER_CLIENT = 2
 _MAX_REVISION = 0xFFFFFFFF
+# By prefix length; IPv4 addresses lie in front.
+_PREFIX_MASKS = [int(IPv6Network((0, bits)).netmask).to_bytes(16) for bits in range(129)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,8 +157,8 @@ class KernelPolicy:
                 self._make_maps(evict_flows)
             except OSError as error:
                 raise BpfLoadError(loader.explain_os_error("BPF maps", error)) from error
-            defines = self._defines(allowed_events_per_s, denied_events_per_s)
-            self.ingress_fd, self.egress_fd = self._load(defines)
+            self._program_defines = self._defines(allowed_events_per_s, denied_events_per_s)
+            self.ingress_fd, self.egress_fd = self._load(self._program_defines)
             self._events = EventReader(self._ring.fd)
             undo.callback(self._events.close)
             self._undo = undo.pop_all()
@@ -199,6 +202,10 @@ class KernelPolicy:
         self._counters = self._keep(PerCpuArray("zg_counters", counters, fit.max_clients))
         self._drops = self._keep(PerCpuArray("zg_drops", counter, size.DROP_REASONS))
         self._statistics = self._keep(PerCpuArray("zg_statistics", counter, len(Statistic)))
+        self._masks = self._keep(Map(MapType.ARRAY, "zg_masks", 4, 16, len(_PREFIX_MASKS)))
+        self._masks.update_many(
+            [(index_key(bits), mask) for bits, mask in enumerate(_PREFIX_MASKS)]
+        )
         # The last gate is that of unknown clients.
         gate = size.GATE.size_bytes
         self._gates = self._keep(Map(MapType.ARRAY, "zg_gates", 4, gate, fit.max_clients + 1))
@@ -220,6 +227,7 @@ class KernelPolicy:
             ("drops", self._drops),
             ("statistics", self._statistics),
             ("gates", self._gates),
+            ("masks", self._masks),
             ("events", self._ring),
         )
 
@@ -240,6 +248,17 @@ class KernelPolicy:
             self._undo.callback(os.close, fd)
             fds.append(fd)
         return fds[0], fds[1]
+
+    def load_beside(self, name: str, functions: tuple[str, ...]) -> dict[str, int]:
+        """Load functions of another program over the same maps, to measure parts of this one.
+
+        Gives their descriptors, which are the caller's to close.
+        """
+        compiled = loader.compile_program(name, functions, self._program_defines)
+        return {
+            function: loader.load_program(compiled[function], name=function)
+            for function in functions
+        }
 
     # Policy.
 
@@ -358,6 +377,12 @@ class KernelPolicy:
             usage[spec.name] = MapUsage(used.get(spec.name, 0), spec.max_entries)
         return usage
 
+    def client_tables(self) -> tuple[Map, ...]:
+        """The tables that have a place for every client."""
+        tables = self.active.tables() if self.active is not None else ()
+        assignments = (table for table in tables if table.name == "assignments")
+        return (self._clients, self._counters, self._gates, *assignments)
+
     def flows(self) -> Iterator[Flow]:
         """The flows of present clients, idle ones too."""
         epochs = dict(self._client_epochs())
@@ -365,7 +390,7 @@ class KernelPolicy:
             family, protocol, client_port, remote_port, client, remote = layouts.FLOW_KEY.unpack(
                 key
             )
-            seen_ns, judged, epoch, client_index, _, state = layouts.FLOW.unpack(value)
+            seen_ns, judged, _, epoch, client_index, _, state = layouts.FLOW.unpack(value)
             if epochs.get((family, client)) != (client_index, epoch):
                 continue
             yield Flow(

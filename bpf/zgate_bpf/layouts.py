@@ -17,18 +17,35 @@ from typing import Any
 
 from zgate_protocol.drop_reason import DropReason
 
-from zgate_bpf.tables import MAX_LIST_DEPTH, NO_RULE, PASS_MARK, PASS_MASK, Action
+from zgate_bpf.tables import (
+    NO_RULE,
+    PASS_MARK,
+    PASS_MASK,
+    Action,
+)
 
 IpAddress = IPv4Address | IPv6Address
 
 NO_LIST = 0xFFFFFFFF
 """The parent of a service list that has none."""
 
+NO_INTERVAL = 0xFFFFFFFF
+"""The end of a search through a list's intervals."""
+
 NO_CLIENT = 0xFFFFFFFF
 """The client index of a packet that belongs to no known client."""
 
 DRY_RUN_MARK = 0x7A670001
 """What a test run says in the packet's mark to leave no trace."""
+
+SEARCH_STEPS = 164
+"""Steps of a policy's search for destinations: prefix lengths of both families, rounded up."""
+
+MAX_RULE_STEPS = 40
+"""Intervals that the program visits in a list and its parents, to find a rule."""
+
+MAX_PERIODS = 8
+"""Policies that the program walks to find the one that holds now."""
 
 DROP_REASONS = 64
 """How many drop counters there are."""
@@ -115,26 +132,27 @@ class Layout:
 ACTIVE = Layout("zg_active", (("revision", "I"), ("slot_plus_1", "I")))
 CLIENT_KEY = Layout("zg_client_key", (("family", "I"), ("address", "16s")))
 CLIENT = Layout("zg_client", (("index", "I"), ("epoch", "I")))
-ASSIGNMENT = Layout("zg_assignment", (("policy", "I"), ("default_action", "I")))
-DESTINATION4_KEY = Layout(
-    "zg_destination4_key", (("prefix_bits", "I"), ("policy_be", "4s"), ("address", "4s"))
-)
-DESTINATION6_KEY = Layout(
-    "zg_destination6_key", (("prefix_bits", "I"), ("policy_be", "4s"), ("address", "16s"))
-)
-DESTINATION = Layout("zg_destination", (("list", "I"), ("parent", "I")))
-SERVICE_KEY = Layout(
-    "zg_service_key",
+ASSIGNMENT = Layout("zg_assignment", (("policy", "I"), ("zero", "4x")))
+STEP = Layout("zg_step", (("bits", "B"), ("longer", "B"), ("shorter", "B"), ("zero", "x")))
+POLICY = Layout(
+    "zg_policy",
     (
-        ("prefix_bits", "I"),
-        ("list_be", "4s"),
-        ("protocol", "B"),
-        ("port_be", "2s"),
-        ("zero", "x"),
+        ("until_ns", "Q"),
+        ("next", "I"),
+        ("default_action", "I"),
+        ("first4", "B"),
+        ("first6", "B"),
+        ("zero", "6x"),
+        ("steps", f"{4 * SEARCH_STEPS}s"),
     ),
 )
-SERVICE_LIST = Layout("zg_list", (("parent", "I"),))
-RULE = Layout("zg_rule", (("action", "I"), ("zero", "4x")))
+DESTINATION_KEY = Layout(
+    "zg_destination_key", (("policy", "I"), ("family", "H"), ("bits", "H"), ("address", "16s"))
+)
+DESTINATION = Layout("zg_destination", (("list", "I"),))
+SERVICE_LIST = Layout("zg_list", (("root", "I"), ("parent", "I"), ("lowest_above", "I")))
+INTERVAL = Layout("zg_interval", (("start", "I"), ("rule", "I"), ("before", "I"), ("after", "I")))
+RULE = Layout("zg_rule", (("action", "I"),))
 FLOW_KEY = Layout(
     "zg_flow_key",
     (
@@ -152,6 +170,7 @@ FLOW = Layout(
     (
         ("seen_ns", "Q"),
         ("verdict", "Q"),
+        ("until_ns", "Q"),
         ("epoch", "I"),
         ("client_index", "I"),
         ("service", "H"),
@@ -223,11 +242,12 @@ LAYOUTS = (
     CLIENT_KEY,
     CLIENT,
     ASSIGNMENT,
-    DESTINATION4_KEY,
-    DESTINATION6_KEY,
+    STEP,
+    POLICY,
+    DESTINATION_KEY,
     DESTINATION,
-    SERVICE_KEY,
     SERVICE_LIST,
+    INTERVAL,
     RULE,
     FLOW_KEY,
     FLOW,
@@ -246,7 +266,10 @@ def constants() -> Iterator[tuple[str, int]]:
         ("ZG_NO_RULE", NO_RULE),
         ("ZG_NO_LIST", NO_LIST),
         ("ZG_NO_CLIENT", NO_CLIENT),
-        ("ZG_MAX_LIST_DEPTH", MAX_LIST_DEPTH),
+        ("ZG_MAX_RULE_STEPS", MAX_RULE_STEPS),
+        ("ZG_NO_INTERVAL", NO_INTERVAL),
+        ("ZG_STEPS", SEARCH_STEPS),
+        ("ZG_MAX_PERIODS", MAX_PERIODS),
         ("ZG_PASS_MARK", PASS_MARK),
         ("ZG_PASS_MASK", PASS_MASK),
         ("ZG_DRY_RUN_MARK", DRY_RUN_MARK),

@@ -42,7 +42,6 @@ class MapType(IntEnum):
     ARRAY = 2
     PERCPU_ARRAY = 6
     LRU_HASH = 9
-    LPM_TRIE = 11
     ARRAY_OF_MAPS = 12
     RINGBUF = 27
 

@@ -1,7 +1,7 @@
 """What a policy looks like once it is compiled: the tables that the kernel looks rules up in.
 
 This module imports nothing privileged, so that the policy compiler and its
-tests run anywhere. The kernel's lookup, which these shapes exist for:
+tests run anywhere. What a policy means, which is what the kernel finds:
 
 1. destination address -> longest matching :class:`Destination` of the client's policy
    -> a :class:`ServiceList`;
@@ -10,7 +10,8 @@ tests run anywhere. The kernel's lookup, which these shapes exist for:
    :data:`MAX_LIST_DEPTH` lists): the lowest rule index of all of them wins;
 4. no rule at all: ``default_action``.
 
-The number of rules appears nowhere in it.
+The number of rules appears nowhere in it. How the kernel's tables hold this is the business
+of :mod:`zgate_bpf.encoding`.
 """
 
 from __future__ import annotations

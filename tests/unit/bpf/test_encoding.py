@@ -2,7 +2,8 @@ import struct
 from ipaddress import ip_network
 
 import pytest
-from zgate_bpf.encoding import Placement, check_policy, encode_policy
+from zgate_bpf import layouts
+from zgate_bpf.encoding import FOREVER_NS, Placement, check_policy, encode_policy
 from zgate_bpf.errors import CapacityError
 from zgate_bpf.tables import (
     MAX_LIST_DEPTH,
@@ -27,33 +28,65 @@ POLICY = CompiledPolicy(
     ),
     default_action=Action.DENY,
 )
-PLACEMENT = Placement(policy_id=0x010203, list_base=100, rule_base=1000)
-NO_PARENT = struct.pack("=I", 0xFFFFFFFF)
+PLACEMENT = Placement(policy_id=7, list_base=100, rule_base=1000, interval_base=500)
+NONE = 0xFFFFFFFF
 
 
 def native(*numbers):
     return struct.pack(f"={len(numbers)}I", *numbers)
 
 
-def test_entries_of_every_table():
+def test_rules_and_lists():
     entries = encode_policy(POLICY, PLACEMENT)
-    assert entries["rules"] == [(native(1000), native(1, 0)), (native(1001), native(0, 0))]
-    assert entries["lists"] == [(native(100), NO_PARENT), (native(101), native(100))]
-    assert entries["services"] == [
-        (native(32) + b"\0\0\0\x64" + b"\0" + b"\0\0" + b"\0", native(1001)),
-        (native(56) + b"\0\0\0\x65" + b"\x11" + b"\0\x35" + b"\0", native(1000)),
-        (native(48) + b"\0\0\0\x65" + b"\x06" + b"\x1f\0" + b"\0", native(1001)),
+    assert entries["rules"] == [(native(1000), native(1)), (native(1001), native(0))]
+    # Root, parent, and the lowest rule above.
+    assert entries["lists"] == [
+        (native(100), native(500, NONE, NONE)),
+        (native(101), native(503, 100, 1001)),
     ]
-    assert entries["destinations4"] == [
-        (native(40) + b"\0\x01\x02\x03" + b"\x0a\0\0\0", native(100) + NO_PARENT),
-        (native(48) + b"\0\x01\x02\x03" + b"\x0a\x14\0\0", native(101, 100)),
+
+
+def test_intervals_are_a_tree():
+    entries = encode_policy(POLICY, PLACEMENT)
+    tcp, udp = 6 << 16, 17 << 16
+    assert entries["intervals"] == [
+        (native(500), native(0, 1001, NONE, NONE)),
+        (native(501), native(0, NONE, NONE, NONE)),
+        (native(502), native(tcp | 0x1F00, 1001, 501, NONE)),
+        (native(503), native(tcp | 0x2000, NONE, 502, 505)),
+        (native(504), native(udp | 53, 1000, NONE, NONE)),
+        (native(505), native(udp | 54, NONE, 504, NONE)),
     ]
-    assert entries["destinations6"] == [
-        (
-            native(64) + b"\0\x01\x02\x03" + bytes.fromhex("20010db8") + bytes(12),
-            native(101, 100),
-        ),
-    ]
+
+
+def test_destinations_and_their_marks():
+    entries = dict(encode_policy(POLICY, PLACEMENT)["destinations"])
+    head = struct.Struct("=IHH")
+    # The search asks for 16 bits first, then for 8: no mark is needed.
+    assert entries == {
+        head.pack(7, 4, 8) + bytes([10]) + bytes(15): native(100),
+        head.pack(7, 4, 16) + bytes([10, 20]) + bytes(14): native(101),
+        head.pack(7, 6, 32) + bytes.fromhex("20010db8") + bytes(12): native(101),
+    }
+    ((key, record),) = encode_policy(POLICY, PLACEMENT)["policies"]
+    assert key == native(7)
+    until_ns, following, action, first4, first6, steps = layouts.POLICY.unpack(record)
+    assert (until_ns, following, action) == (FOREVER_NS, 0, Action.DENY)
+    assert (first4, first6) == (0, 2)
+    assert steps[:12] == bytes([16, 255, 1, 0, 8, 255, 255, 0, 32, 255, 255, 0])
+
+
+def test_chain_that_takes_too_long_is_merged():
+    """Sixteen lists of a hundred ports each: none of them may cost the kernel too much."""
+    ports = tuple(ServicePrefix(6, 2 * n, 16, 0) for n in range(100))
+    lists = tuple(
+        ServiceList(index - 1 if index else None, ports) for index in range(MAX_LIST_DEPTH)
+    )
+    policy = CompiledPolicy((Action.ALLOW,), lists, (), Action.DENY)
+    entries = encode_policy(policy, PLACEMENT)
+    parents = {key: struct.unpack("=3I", value)[1] for key, value in entries["lists"]}
+    assert len([parent for parent in parents.values() if parent == NONE]) > 1
+    assert len([parent for parent in parents.values() if parent != NONE]) > 1
 
 
 def test_a_good_policy_is_not_refused():

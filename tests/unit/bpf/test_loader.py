@@ -8,8 +8,18 @@ import pytest
 from zgate_bpf import loader
 from zgate_bpf.errors import BpfLoadError
 
-OWN_MAPS = ["active", "clients", "flows", "fragments", "counters", "drops", "gates", "events"]
-GENERATION_MAPS = ["assignments", "destinations4", "destinations6", "services", "lists", "rules"]
+OWN_MAPS = [
+    "active",
+    "clients",
+    "flows",
+    "fragments",
+    "counters",
+    "drops",
+    "gates",
+    "events",
+    "masks",
+]
+GENERATION_MAPS = ["assignments", "policies", "destinations", "lists", "intervals", "rules"]
 MAPS = [*OWN_MAPS, *GENERATION_MAPS, "statistics"]
 DEFINES = {
     **{f"ZG_MAP_{name}": 3 for name in MAPS},

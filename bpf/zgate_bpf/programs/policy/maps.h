@@ -12,11 +12,16 @@ static __always_inline void *zg_lookup(void *map, const void *key)
 	return bpf_map_lookup_elem(map, (void *)key);
 }
 
-/* Looks up in the table of one generation: outer[slot][key]. */
-#define zg_lookup_in(name, slot, key)                                    \
+/* The table of one generation: outer[slot]. */
+#define zg_table(name, slot)                                             \
 	({                                                               \
 		__u32 zg_slot_ = (slot);                                 \
-		void *zg_inner_ = zg_lookup(zg_map(name), &zg_slot_);    \
+		zg_lookup(zg_map(name), &zg_slot_);                      \
+	})
+
+#define zg_lookup_in(name, slot, key)                                    \
+	({                                                               \
+		void *zg_inner_ = zg_table(name, slot);                  \
 		zg_inner_ ? zg_lookup(zg_inner_, (key)) : NULL;          \
 	})
 

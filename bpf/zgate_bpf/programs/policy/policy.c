@@ -8,7 +8,7 @@
  *   4. zg_read_active   the generation of tables, read once per packet
  *   5. zg_recall_...    a later fragment is judged as its first one was
  *   6. zg_find_subject  the flow it belongs to, or whose ICMP error it quotes
- *   7. zg_judge         no flow, or judged under another revision: the policy decides
+ *   7. zg_judge         no flow, or judged by what no longer holds: the policy decides
  *   8. zg_settle        the flow table learns of it
  *   9. zg_conclude      counted, told, marked, passed or dropped
  *
@@ -114,12 +114,13 @@ static __always_inline void zg_find_subject(struct __sk_buff *skb, const struct 
  * verdict. */
 static __always_inline int zg_settle(const struct zg_packet *p, const struct zg_client *client,
 				     const struct zg_subject *subject, const struct zg_verdict *v,
-				     const int direction, __u64 now_ns)
+				     __u64 until_ns, const int direction, __u64 now_ns)
 {
 	const struct zg_flow *known = subject->flow;
 	struct zg_flow flow = {
 		.seen_ns = now_ns,
 		.verdict = (__u64)v->rule << 32 | v->revision,
+		.until_ns = until_ns,
 		.epoch = client->epoch,
 		.client_index = client->index,
 		.service = known ? known->service : p->service,
@@ -151,26 +152,30 @@ static __always_inline int zg_decide_subject(const struct zg_packet *p,
 		return ZG_DROP_UNSOLICITED;
 	if (flow)
 		v->flags |= ZG_VERDICT_KNOWN_FLOW | (subject->related ? ZG_VERDICT_RELATED : 0);
-	if (flow && (__u32)verdict == active->revision) {
+	if (flow && (__u32)verdict == active->revision && now_ns < flow->until_ns) {
 		v->rule = verdict >> 32;
 		if (!subject->related && !dry_run)
 			zg_touch_flow(flow, p, direction, now_ns);
 	} else {
 		const struct zg_question question = {
 			.destination = &subject->key.remote,
+			.now_ns = now_ns,
 			.slot = active->slot_plus_1 - 1,
 			.client_index = client->index,
 			.family = subject->key.family,
 			.protocol = subject->key.protocol,
 			.service = flow ? flow->service : p->service,
 		};
+		struct zg_answer answer;
 
 		v->flags |= ZG_VERDICT_JUDGED;
-		v->reason = zg_judge(&question, &v->rule);
+		v->reason = zg_judge(&question, &answer);
+		v->rule = answer.rule;
 		if (!flow && !v->reason)
 			v->flags |= ZG_VERDICT_NEW_FLOW;
 		if (!dry_run)
-			v->reason = zg_settle(p, client, subject, v, direction, now_ns);
+			v->reason = zg_settle(p, client, subject, v, answer.until_ns, direction,
+					      now_ns);
 	}
 	return v->reason;
 }

@@ -2,15 +2,19 @@
 /* What lies in the policy program's maps. zgate_bpf/layouts.py describes the same structs for
  * Python; the loader asserts every size and offset when it compiles the program.
  *
- * Numbers are in host order, except what longest-prefix tables compare bit by bit, which is
- * in network order (be). Addresses are always as they stand in the packet. */
+ * Numbers are in host order, except where a name ends in be (network order). Addresses are
+ * always as they stand in the packet. */
 #ifndef ZGATE_POLICY_TABLES_H
 #define ZGATE_POLICY_TABLES_H
 
 #define ZG_NO_RULE 0xFFFFFFFFu
 #define ZG_NO_LIST 0xFFFFFFFFu
+#define ZG_NO_INTERVAL 0xFFFFFFFFu
 #define ZG_NO_CLIENT 0xFFFFFFFFu
-#define ZG_MAX_LIST_DEPTH 16
+#define ZG_MAX_RULE_STEPS 40             /* intervals visited in a list and its parents */
+#define ZG_STEPS 164                     /* prefix lengths: 33 of IPv4, 129 of IPv6 */
+#define ZG_MAX_STEP_DEPTH 8              /* of a balanced tree of 129 */
+#define ZG_MAX_PERIODS 8                 /* policies walked to find the one that holds now */
 #define ZG_PASS_MARK 0x005A0000u
 #define ZG_PASS_MASK 0x00FF0000u
 
@@ -47,46 +51,61 @@ struct zg_client {
 /* zg_assignments (per generation), by client index. */
 struct zg_assignment {
 	__u32 policy;                    /* 0: none */
+	__u32 zero;
+};
+
+/* How the longest of a policy's prefixes around an address is found: a binary tree over the
+ * prefix lengths that the policy uses. Found at this length: look for a longer one. */
+struct zg_step {
+	__u8 bits;
+	__u8 longer;                     /* the next step, ZG_STEPS or more: none */
+	__u8 shorter;
+	__u8 zero;
+};
+
+/* zg_policies (per generation), by policy. Rules may have a beginning and an end: a policy
+ * holds until a time, and names the one that holds from then on. */
+struct zg_policy {
+	__u64 until_ns;                  /* CLOCK_MONOTONIC */
+	__u32 next;                      /* policy; 0: none, and nothing passes */
 	__u32 default_action;
+	__u8 first4;                     /* step */
+	__u8 first6;
+	__u8 zero[6];
+	struct zg_step steps[ZG_STEPS];
 };
 
-/* zg_destinations4, zg_destinations6 (per generation). */
-struct zg_destination4_key {
-	__u32 prefix_bits;
-	__u32 policy_be;
-	__u32 address;
-};
-
-struct zg_destination6_key {
-	__u32 prefix_bits;
-	__u32 policy_be;
+/* zg_destinations (per generation): a prefix that rules name, or a mark that there are longer
+ * ones inside. */
+struct zg_destination_key {
+	__u32 policy;
+	__u16 family;
+	__u16 bits;
 	struct zg_address address;
 };
 
 struct zg_destination {
-	__u32 list;
-	__u32 parent;                    /* of that list; spares the common case a lookup */
+	__u32 list;                      /* of the longest prefix up to here; or ZG_NO_LIST */
 };
 
-/* zg_services (per generation). ICMP: port is type << 8 | code. */
-struct zg_service_key {
-	__u32 prefix_bits;
-	__u32 list_be;
-	__u8 protocol;
-	__u8 port_be[2];
-	__u8 zero;
-};
-
-/* zg_lists (per generation), by list. */
+/* zg_lists (per generation), by list: its intervals, and the list of the next prefix around. */
 struct zg_list {
+	__u32 root;                      /* interval; a balanced tree */
 	__u32 parent;
+	__u32 lowest_above;              /* rule of all lists above; ZG_NO_RULE: none */
 };
 
-/* zg_rules (per generation), by rule. A record and not a bit, so that limits and times of a
- * rule find their place here. */
+/* zg_intervals (per generation): services from this one up to the next interval's. */
+struct zg_interval {
+	__u32 start;                     /* protocol << 16 | port; ICMP: port is type << 8 | code */
+	__u32 rule;
+	__u32 before;                    /* the tree's intervals that begin earlier, and later */
+	__u32 after;
+};
+
+/* zg_rules (per generation), by rule. */
 struct zg_rule {
 	__u32 action;
-	__u32 zero;
 };
 
 /* zg_flows: allowed flows, seen from the client. Denials are not kept: they cost the same
@@ -106,6 +125,7 @@ struct zg_flow_key {
 struct zg_flow {
 	__u64 seen_ns;                   /* CLOCK_MONOTONIC */
 	__u64 verdict;                   /* rule << 32 | revision: one store, one load */
+	__u64 until_ns;                  /* when the policy that judged it ends */
 	__u32 epoch;
 	__u32 client_index;
 	__u16 service;                   /* what it is judged by: port, or ICMP type and code */

@@ -1,0 +1,1 @@
+"""What a decision costs, and what rules and clients take in the kernel's memory."""
