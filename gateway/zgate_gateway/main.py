@@ -29,11 +29,13 @@ def main(config_path: Path | None, check: bool) -> None:
     from zgate_config import ConfigError
 
     from zgate_gateway.policy.policy_set import PolicySet
+    from zgate_gateway.policy_keeper import APPLIED_FILE_NAME
 
     try:
         config = load_config(config_path)
-        if check and config.policy_file is not None:
-            PolicySet.load(config.policy_file)
+        policy_file = config.policy_file or config.state_dir / APPLIED_FILE_NAME
+        if check and (config.policy_file is not None or policy_file.exists()):
+            PolicySet.load(policy_file)
     except ConfigError as error:
         _stop(EXIT_BAD_INPUT, str(error))
     if check:
