@@ -15,6 +15,7 @@ help:
 	@echo "make test    run all tests"
 	@echo "make check   lint, types and tests"
 	@echo "make bench   measure against OpenVPN and WireGuard"
+	@echo "make bench-policy  what a decision costs in the kernel, by the number of rules"
 
 demo: root venv
 	$(AS_ROOT) $(BIN)/python -m zgate_lab.demo
@@ -38,6 +39,9 @@ bench: root venv packages-bench
 root:
 	@test "$(AS_ROOT)" = '' || command -v sudo >/dev/null || \
 		{ echo "this makes network namespaces: it needs root, and there is no sudo" >&2; exit 1; }
+
+bench-policy: venv
+	$(AS_ROOT) $(BIN)/python -m bench.policy
 
 packages-test:
 	@tools/install-packages.sh packages-test.txt
