@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -41,18 +42,39 @@ def deployment(internet: Internet, identities: Path) -> Iterator[Deployment]:
     _live.remove(made)
 
 
-@pytest.fixture(scope="module")
-def world(identities: Path) -> Iterator[World]:
-    """Gateway, alice on device1, bob on device2, an office that serves HTTPS; one per module."""
+@contextmanager
+def open_world(identities: Path) -> Iterator[World]:
+    """Gateway, alice on device1, bob on device2, an office that serves HTTPS."""
     with Internet.open() as internet:
         zgate = prepare(internet, identities)
         _live.append(zgate)
         office = internet.start_web_server(internet.office)
         zgate.start_gateway()
-        zgate.start_agent("alice", internet.device1)
-        zgate.start_agent("bob", internet.device2)
-        yield World(internet, zgate, office)
+        made = World(internet, zgate, office)
+        made.connect_all()
+        yield made
         _live.remove(zgate)
+
+
+@pytest.fixture(scope="session")
+def shared_world(identities: Path) -> Iterator[World]:
+    """The world of all modules that leave it as they found it."""
+    with open_world(identities) as made:
+        yield made
+
+
+@pytest.fixture
+def world(shared_world: World) -> World:
+    """The shared world, with alice and bob connected."""
+    shared_world.connect_all()
+    return shared_world
+
+
+@pytest.fixture(scope="module")
+def own_world(identities: Path) -> Iterator[World]:
+    """One for this module alone, which may do to it what it likes."""
+    with open_world(identities) as made:
+        yield made
 
 
 @pytest.hookimpl(wrapper=True)

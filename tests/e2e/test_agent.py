@@ -21,6 +21,11 @@ TUN = "zgate-agent0"
 HALVES = {"0.0.0.0/1", "128.0.0.0/1", "::/1", "8000::/1"}
 
 
+@pytest.fixture(scope="module")
+def world(own_world: World) -> World:
+    return own_world
+
+
 @pytest.fixture
 def alice(world: World) -> World:
     """The world, with alice connected and configured as ever, whatever the test before did."""

@@ -23,6 +23,11 @@ SOCKET_GROUP = "daemon"
 FAILED, BAD_INPUT, NOT_REACHABLE = 1, 2, 4
 
 
+@pytest.fixture(scope="module")
+def world(own_world: World) -> World:
+    return own_world
+
+
 def zgatectl(world: World, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [BIN / "zgatectl", "--socket", world.zgate.socket, *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)

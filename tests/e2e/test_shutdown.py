@@ -26,6 +26,11 @@ table inet others {
 """
 
 
+@pytest.fixture(scope="module")
+def world(own_world: World) -> World:
+    return own_world
+
+
 @pytest.fixture
 def alice(world: World) -> World:
     """The world with the gateway up and alice connected, whatever the test before did."""

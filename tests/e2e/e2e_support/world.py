@@ -79,6 +79,16 @@ class World:
         assert self.zgate.gateway is not None
         return self.zgate.gateway
 
+    def connect_all(self) -> None:
+        """See to it that alice and bob are connected; quick when they are."""
+        devices = {"alice": self.internet.device1, "bob": self.internet.device2}
+        for name, device in devices.items():
+            agent = self.zgate.agents.get(name)
+            if agent is None or not agent.is_running():
+                self.zgate.start_agent(name, device)
+            elif name not in self.zgate.sessions() or not self.zgate.is_connected(name):
+                self.zgate.wait_connected(name, agent)
+
 
 def prepare(internet: Internet, identities: Path) -> Deployment:
     """A deployment with certificates and policy, nothing started.
