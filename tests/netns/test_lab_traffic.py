@@ -15,7 +15,7 @@ from zgate_lab.stream import TcpStream
 
 PORT = 5001
 RESET = f"""\
-table ip reset {{
+table ip cutter {{
     chain input {{
         type filter hook input priority 0;
         tcp dport {PORT} reject with tcp reset
