@@ -8,7 +8,7 @@ PACKAGES := protocol bpf datapath identity config gateway agent control cli lab 
 # The demo and the bench make network namespaces. Root's bytecode would be in the way of `git clean`.
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo env PYTHONDONTWRITEBYTECODE=1)
 
-.PHONY: help demo test check lint types bench root venv packages-test packages-bench clean
+.PHONY: help demo test check lint types bench bench-policy root venv packages-test packages-bench clean
 
 help:
 	@echo "make demo    see a gateway and two agents work, in namespaces of this machine"
@@ -40,7 +40,7 @@ root:
 	@test "$(AS_ROOT)" = '' || command -v sudo >/dev/null || \
 		{ echo "this makes network namespaces: it needs root, and there is no sudo" >&2; exit 1; }
 
-bench-policy: venv
+bench-policy: root venv
 	$(AS_ROOT) $(BIN)/python -m bench.policy
 
 packages-test:
