@@ -8,7 +8,7 @@ PACKAGES := protocol bpf datapath identity config gateway agent control cli lab 
 # The demo and the bench make network namespaces. Root's bytecode would be in the way of `git clean`.
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo env PYTHONDONTWRITEBYTECODE=1)
 
-.PHONY: help demo test check lint types bench bench-policy root venv packages-test packages-bench clean
+.PHONY: help demo test check lint types bench bench-policy fuzz-policy root venv packages-test packages-bench clean
 
 help:
 	@echo "make demo    see a gateway and two agents work, in namespaces of this machine"
@@ -16,6 +16,7 @@ help:
 	@echo "make check   lint, types and tests"
 	@echo "make bench   measure against OpenVPN and WireGuard"
 	@echo "make bench-policy  what a decision costs in the kernel, by the number of rules"
+	@echo "make fuzz-policy SECONDS=60  the kernel's verdicts against a reference evaluator's"
 
 demo: root venv
 	$(AS_ROOT) $(BIN)/python -m zgate_lab.demo
@@ -42,6 +43,10 @@ root:
 
 bench-policy: root venv
 	$(AS_ROOT) $(BIN)/python -m bench.policy
+
+SECONDS ?= 60
+fuzz-policy: root venv
+	$(AS_ROOT) $(BIN)/python tests/bpf/fuzz_policy.py $(SECONDS)
 
 packages-test:
 	@tools/install-packages.sh packages-test.txt

@@ -14,5 +14,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         folder = item.path.relative_to(HERE).parts[0]
         if folder in PRIVILEGED_FOLDERS:
             item.add_marker(pytest.mark.privileged)
-        if os.geteuid() != 0 and item.get_closest_marker("privileged"):
-            item.add_marker(pytest.mark.skip(reason="privileged tests need root"))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    # Raised here and not marked: so the summary says it in one line, with their number.
+    if os.geteuid() != 0 and item.get_closest_marker("privileged"):
+        pytest.skip("privileged tests need root")

@@ -19,7 +19,7 @@ _Model = TypeVar("_Model", bound=BaseModel)
 _TIMEOUT = httpx.Timeout(30.0, connect=3.0)
 #: A change reads, compiles and loads the whole policy; a diff compares all of it.
 _POLICY_TIMEOUT = httpx.Timeout(300.0, connect=3.0)
-_START = "start it (systemctl start zgate-gateway), or name its socket with --socket"
+_START = "start zgate-gateway, or name its socket with --socket"
 
 
 class GatewayClient:

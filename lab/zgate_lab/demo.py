@@ -8,6 +8,7 @@ until Ctrl-C.
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import subprocess
 import sys
@@ -62,7 +63,7 @@ class NotProved(Exception):
 
 
 class Interrupted(BaseException):
-    """SIGINT or SIGTERM: stop, and clean up. No `Exception`: no step may swallow it."""
+    """SIGINT, SIGTERM or SIGHUP: stop, and clean up. No `Exception`: no step may swallow it."""
 
 
 def require(condition: object, text: str) -> None:
@@ -229,14 +230,16 @@ class Demo:
 
     def tell_how_to_look(self) -> None:
         """What somebody at the terminal can try."""
-        enter = "sudo ip netns exec"
+        # Root has no need of sudo, and a minimal Debian has none.
+        sudo = "sudo " if "SUDO_USER" in os.environ else ""
+        enter = f"{sudo}ip netns exec"
         device = self.internet.device1.namespace.name
         control = f"{BIN / 'zgatectl'} --socket {self.zgate.socket}"
         self.console.print("\nThe lab stays up. In another terminal:", highlight=False)
         for command in (
-            f"sudo {control} sessions",
-            f"sudo {control} policy show",
-            f"sudo {control} why bob {self.internet.office.ipv4} tcp/443",
+            f"{sudo}{control} sessions",
+            f"{sudo}{control} policy show",
+            f"{sudo}{control} why bob {self.internet.office.ipv4} tcp/443",
             f"{enter} {device} curl --cacert {self.office.certificate_file} {self.office.url_ipv4}",
             f"{enter} {self.internet.gateway.namespace.name} nft list ruleset",
             f"tail -f {self.zgate.audit_file}",
@@ -308,8 +311,8 @@ def run(console: Console, *, stay: bool) -> int:
 
 
 def _interrupt(*_: object) -> None:
-    """SIGINT, SIGTERM: once, because what follows is the cleaning up."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    """SIGINT, SIGTERM, SIGHUP: once, because what follows is the cleaning up."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     raise Interrupted
 
@@ -317,7 +320,7 @@ def _interrupt(*_: object) -> None:
 def main() -> None:
     """Entry point of `python -m zgate_lab.demo`."""
     console = Console()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
     try:
         status = run(console, stay=sys.stdin.isatty() and sys.stdout.isatty())

@@ -9,7 +9,7 @@ from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from zgate_bpf.tables import Action
 from zgate_config import ConfigError
@@ -284,7 +284,7 @@ values = st.recursive(
 )
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow])
 @given(st.dictionaries(keys, values, max_size=5))
 def test_any_shape_of_values(value):
     read(json.dumps({"version": "1.0", **value}).encode())
