@@ -76,7 +76,7 @@ def test_nobody_listens(tmp_path: Path) -> None:
         left_behind.bind(str(path))
     error = error_of(path)
     assert isinstance(error, NotReachable)
-    assert "not running any more; start it" in error.message
+    assert "not running any more; start zgate-gateway" in error.message
 
 
 def test_permission_denied(tmp_path: Path) -> None:
