@@ -285,8 +285,9 @@ def prove(demo: Demo, *, stay: bool) -> None:
     for title, proof in proofs:
         demo.show(title, proof)
     if stay:
-        demo.tell_how_to_look()
         with contextlib.suppress(Interrupted):
+            # Inside: who reads fast may press Ctrl-C before the last line is out.
+            demo.tell_how_to_look()
             signal.pause()
     demo.show("clean end", demo.prove_clean_end)
 
