@@ -1,12 +1,20 @@
 """What every test shares: privileged folders are skipped, and said so, without root."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
 
 PRIVILEGED_FOLDERS = {"bpf", "netns", "e2e"}
 HERE = Path(__file__).parent
+
+
+def pytest_configure() -> None:
+    # A shell that starts us in the background has SIGINT ignored, and so would be every program
+    # that a test starts and interrupts.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
