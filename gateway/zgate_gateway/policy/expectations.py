@@ -2,20 +2,27 @@
 
 They are asked of the compiled tables (:mod:`zgate_gateway.policy.lookup`), which is what the kernel
 gets. A file of which one fails is not loaded, wherever it is loaded.
+
+No answer depends on when it is asked for: a test is about the time that it names, or about all
+times. Else a file that is good today would keep the gateway from starting tomorrow.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from zgate_bpf.tables import Action, CompiledPolicy
 
 from zgate_gateway.policy.compiler import compile_policy
 from zgate_gateway.policy.lookup import Tables
 from zgate_gateway.policy.model import ActionName, PolicyTestModel
+from zgate_gateway.policy.periods import boundaries, rules_at
 from zgate_gateway.policy.rules import Rule
 from zgate_gateway.policy.services import PROTOCOL_NUMBERS, IpAddress, echo_request
+
+_BEFORE_ALL_TIMES = datetime.min.replace(tzinfo=UTC)
 
 RulesFor = Callable[[str, Iterable[str]], tuple[Rule, ...]]
 
@@ -27,6 +34,7 @@ class Expectation:
     :ivar port: destination port; for ICMP the echo request's type and code.
     :ivar service: protocol and port as people write them: ``tcp/443``, ``icmp``.
     :ivar rule: id of the rule that must decide; None: whichever does.
+    :ivar at: the time for which it asks; None: for all times.
     :ivar line: line in the file.
     """
 
@@ -40,6 +48,7 @@ class Expectation:
     rule: str | None
     path: str
     line: int
+    at: datetime | None = None
 
     @classmethod
     def from_model(cls, model: PolicyTestModel, path: str, line: int) -> Expectation:
@@ -59,22 +68,28 @@ class Expectation:
             rule=model.rule,
             path=path,
             line=line,
+            at=model.at,
         )
 
     @property
     def question(self) -> str:
         """``alice (staff) -> 10.20.0.5 tcp/443``."""
         who = f"{self.client} ({', '.join(self.groups)})" if self.groups else self.client
-        return f"{who} -> {self.destination} {self.service}"
+        when = "" if self.at is None else f" at {time_text(self.at)}"
+        return f"{who} -> {self.destination} {self.service}{when}"
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came out of one test. ``rule`` None: no rule matched, the default action decided."""
+    """What came out of one test. ``rule`` None: no rule matched, the default action decided.
+
+    :ivar since: of a test about all times the first at which this came out; None: it always does.
+    """
 
     expectation: Expectation
     action: Action
     rule: Rule | None
+    since: datetime | None = None
 
     @property
     def passed(self) -> bool:
@@ -96,25 +111,58 @@ class Outcome:
     def answer(self) -> str:
         """``deny by rule "rest" (line 17)``, or by the default action."""
         action = self.action.name.lower()
-        if self.rule is None:
-            return f"{action} by default_action (no rule matches)"
-        return f'{action} by rule "{self.rule.id}" (line {self.rule.line})'
+        by = "default_action (no rule matches)"
+        if self.rule is not None:
+            by = f'rule "{self.rule.id}" (line {self.rule.line})'
+        if self.since is None:
+            return f"{action} by {by}"
+        return f"{action} by {by} from {time_text(self.since)} on: say with `at` when it is asked"
+
+
+def time_text(time: datetime) -> str:
+    """``2026-12-05T17:00:00Z``."""
+    return time.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
 def run_expectations(
     expectations: Iterable[Expectation], rules_for: RulesFor, default_action: Action
 ) -> tuple[Outcome, ...]:
     """Ask every test of the tables. Raises :class:`zgate_gateway.policy.PolicyTooLarge`."""
-    tables: dict[int, tuple[CompiledPolicy, Tables]] = {}
+    asked = _Tables(default_action)
     outcomes = []
     for wanted in expectations:
         rules = rules_for(wanted.client, wanted.groups)
-        compiled = compile_policy(rules, default_action)
-        # By identity; the tuple keeps the policy, and so its identity, alive.
-        if id(compiled) not in tables:
-            tables[id(compiled)] = compiled, Tables(compiled)
-        _, table = tables[id(compiled)]
-        index = table.rule(wanted.destination, wanted.protocol, wanted.port)
-        rule = None if index is None else rules[index]
-        outcomes.append(Outcome(wanted, default_action if rule is None else rule.action, rule))
+        found = _outcomes(wanted, rules, asked)
+        first = next(found)
+        outcomes.append(next((one for one in (first, *found) if not one.passed), first))
     return tuple(outcomes)
+
+
+class _Tables:
+    """Compiled tables, made once for each list of rules that means the same."""
+
+    def __init__(self, default_action: Action) -> None:
+        self.default_action = default_action
+        # By identity; the tuple keeps the policy, and so its identity, alive.
+        self._made: dict[int, tuple[CompiledPolicy, Tables]] = {}
+
+    def of(self, rules: Sequence[Rule]) -> Tables:
+        compiled = compile_policy(rules, self.default_action)
+        if id(compiled) not in self._made:
+            self._made[id(compiled)] = compiled, Tables(compiled)
+        return self._made[id(compiled)][1]
+
+
+def _outcomes(wanted: Expectation, rules: tuple[Rule, ...], asked: _Tables) -> Iterator[Outcome]:
+    """What comes out at the time asked for, or at every time at which it may be something else."""
+    packet = wanted.destination, wanted.protocol, wanted.port
+    if wanted.at is not None:
+        times = [wanted.at]
+    else:
+        times = [_BEFORE_ALL_TIMES, *boundaries(rule for rule in rules if rule.matches(*packet))]
+    for time in times:
+        index = asked.of(rules_at(rules, time)).rule(*packet)
+        rule = None if index is None else rules[index]
+        since = None if time in (wanted.at, _BEFORE_ALL_TIMES) else time
+        action = asked.default_action if rule is None else rule.action
+        yield Outcome(wanted, action, rule, since)

@@ -15,10 +15,14 @@
             destinations: [8.8.8.8/32, 2001:4860:4860::/48]
             protocols: [udp, tcp]       # optional; any when absent
             ports: [53, 8000-8100]      # optional; any when absent
+            not_before: 2026-12-01T08:00:00+01:00   # optional; from then on
+            expires_at: 2026-12-05T18:00:00+01:00   # optional; until just before then
             metadata: {reason: "DNS"}   # optional, free-form
           - {id: rest, type: default, action: deny}
+        limits: {bandwidth_mbit: 50, new_flows_per_s: 200}   # optional, and so is each of both
     groups:                             # an OU entry of the client's certificate
-      staff: {rules: [...]}
+      staff: {rules: [...], limits: {...}}
+    default_limits: {new_flows_per_s: 500}   # optional; for whoever has no other
 
 **Order.** A client's rules are its own, then those of its groups in the order in which its
 certificate names them. The first rule that matches decides; if none does, ``default_action`` does.
@@ -49,8 +53,25 @@ is a mistake, not "any" and not "none": leave the key out.
     the right number in each family: ``echo-request``, ``echo-reply``, ``destination-unreachable``,
     ``time-exceeded``, ``parameter-problem``. Only with ICMP protocols. Without ``protocols`` they
     mean ``icmp``. Errors about an allowed flow need no rule.
+``not_before``, ``expires_at``
+    When the rule holds, in a rule of any type: from ``not_before`` on, and before ``expires_at``.
+    RFC 3339 timestamps whose offset from UTC is written (``2026-12-05T18:00:00+01:00``, or ``Z``).
+    At any other time the rule is as if it were not there. The kernel keeps to it by itself, open
+    flows included; no reload is needed, and the revision stays.
 ``id``
     Unique among a client's own rules, and among a group's. Verdicts and logs name rules by it.
+
+**Limits.** ``limits`` bounds what a client may do, whatever its rules allow:
+
+``bandwidth_mbit``
+    Million bits of IP packets per second, in each direction by itself. What is beyond is dropped.
+``new_flows_per_s``
+    New flows that the client may open per second; a packet that would open one more is dropped.
+    Flows that are open do not notice.
+
+Each of the two is looked for by itself: in the client's own ``limits``, then in those of its
+groups in the order of its certificate, then in ``default_limits``; the first that says it holds.
+Said nowhere, it is unlimited. Each client has a budget of its own; a group's is not shared.
 
 **Tests.** ``tests`` says what must come out of the rules, and a file of which one test fails is not
 loaded::
@@ -63,7 +84,9 @@ loaded::
 ``client`` and ``groups`` are a certificate's name and OUs; the file need not name them.
 ``protocol`` is one of the above but ``any``; ``icmp`` and ``icmpv6`` mean an echo request.
 ``port`` belongs to tcp, udp and sctp, which need it. ``rule`` is the id of the rule that must be
-the one that decides; without it any may.
+the one that decides; without it any may. ``at`` is the time for which the test asks, a timestamp as
+above; without it the answer must be the expected one at every time, so that a file whose tests pass
+today is not refused tomorrow.
 
 Unknown keys are mistakes, in the free-form ``metadata`` excepted.
 """
@@ -71,6 +94,7 @@ Unknown keys are mistakes, in the free-form ``metadata`` excepted.
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
@@ -93,6 +117,9 @@ from zgate_gateway.policy.services import (
 _PORT_RANGE = re.compile(r"(0|[1-9][0-9]{0,4})(?:-(0|[1-9][0-9]{0,4}))?\Z")
 _ICMP_TYPE = re.compile(r"(0|[1-9][0-9]{0,2})(?:/(0|[1-9][0-9]{0,2}))?\Z")
 _NUMBER = re.compile(r"(0|[1-9][0-9]{0,2})\Z")
+_TIMESTAMP = re.compile(
+    r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,6})?([Zz]|[+-]\d\d:\d\d)\Z", re.ASCII
+)
 _MAX_PORT = 0xFFFF
 _MAX_NUMBER = 0xFF
 
@@ -142,6 +169,18 @@ def _icmp_type(value: object) -> IcmpType:
     raise expected(f'an ICMP type: {", ".join(ICMP_NAMES)}, a number, or "type/code"')
 
 
+def _timestamp(value: object) -> datetime:
+    """RFC 3339, with an offset; the answer is in UTC."""
+    if isinstance(value, str) and _TIMESTAMP.match(value):
+        try:
+            return datetime.fromisoformat(value.upper()).astimezone(UTC)
+        except (ValueError, OverflowError):  # there is no such day, or it is not in our calendar
+            pass
+    raise expected(
+        "a timestamp with its offset from UTC, such as 2026-12-05T18:00:00+01:00 or ...Z"
+    )
+
+
 def _version(value: object) -> str:
     if value in ("1.0", 1.0) and not isinstance(value, bool | int):
         return "1.0"
@@ -156,6 +195,11 @@ def _name(value: str) -> str:
 
 
 Name = Annotated[str, AfterValidator(_name)]
+Timestamp = Annotated[datetime, PlainValidator(_timestamp)]
+
+#: What a bucket of bits can count, with a margin that no link of today comes near.
+MAX_BANDWIDTH_MBIT = 100_000
+MAX_NEW_FLOWS_PER_S = 1_000_000
 
 
 class RuleModel(StrictModel):
@@ -179,7 +223,16 @@ class RuleModel(StrictModel):
         Annotated[tuple[Annotated[IcmpType, PlainValidator(_icmp_type)], ...], Field(min_length=1)]
         | None
     ) = None
+    not_before: Timestamp | None = None
+    expires_at: Timestamp | None = None
     metadata: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _begins_before_it_ends(self) -> RuleModel:
+        begins, ends = self.not_before, self.expires_at
+        if begins is not None and ends is not None and begins >= ends:
+            raise misfit("expires_at", "a time after not_before")
+        return self
 
     @model_validator(mode="after")
     def _keys_fit_the_type(self) -> RuleModel:
@@ -211,11 +264,25 @@ _PORT_TEXT = "only protocols that have ports (tcp, udp, sctp)"
 _ICMP_TEXT = "only ICMP protocols (icmp, icmpv6)"
 
 
+class LimitsModel(StrictModel):
+    """What a client may do per second, whatever its rules allow."""
+
+    bandwidth_mbit: Annotated[int, Field(ge=1, le=MAX_BANDWIDTH_MBIT)] | None = None
+    new_flows_per_s: Annotated[int, Field(ge=1, le=MAX_NEW_FLOWS_PER_S)] | None = None
+
+    @model_validator(mode="after")
+    def _limit_something(self) -> LimitsModel:
+        if self.bandwidth_mbit is None and self.new_flows_per_s is None:
+            raise expected("bandwidth_mbit, new_flows_per_s or both")
+        return self
+
+
 class SubjectModel(StrictModel):
-    """A client's or a group's rules."""
+    """A client's or a group's rules and limits."""
 
     description: str = ""
     rules: tuple[RuleModel, ...] = ()
+    limits: LimitsModel | None = None
 
 
 class MetadataModel(StrictModel, extra="allow"):
@@ -236,6 +303,7 @@ class PolicyTestModel(StrictModel):
     port: Port | None = None
     expect: ActionName
     rule: Text | None = None
+    at: Timestamp | None = None
 
     @model_validator(mode="after")
     def _is_one_packet(self) -> PolicyTestModel:
@@ -258,4 +326,5 @@ class PolicyModel(StrictModel):
     default_action: ActionName = ActionName.DENY
     clients: dict[Name, SubjectModel] = Field(default_factory=dict)
     groups: dict[Name, SubjectModel] = Field(default_factory=dict)
+    default_limits: LimitsModel | None = None
     tests: tuple[PolicyTestModel, ...] = ()

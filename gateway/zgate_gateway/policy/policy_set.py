@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 
 from zgate_bpf.tables import Action, CompiledPolicy
@@ -21,9 +22,20 @@ from zgate_config import (
 from zgate_gateway.policy.capacity import MAX_POLICIES, MAX_RULES, count_policies
 from zgate_gateway.policy.compiler import PolicyTooLarge, compile_policy
 from zgate_gateway.policy.expectations import Expectation, Outcome, run_expectations
+from zgate_gateway.policy.limits import UNLIMITED, Limits, first_of
 from zgate_gateway.policy.model import ActionName, PolicyModel, SubjectModel
-from zgate_gateway.policy.rules import Rule, first_match
+from zgate_gateway.policy.periods import Schedule, boundaries, rules_at, schedule
+from zgate_gateway.policy.rules import Rule
 from zgate_gateway.policy.services import IpAddress, echo_request
+
+
+@dataclass(frozen=True, slots=True)
+class NextChange:
+    """When time alone will have another rule decide; ``rule`` None: the default action."""
+
+    at: datetime
+    action: Action
+    rule: Rule | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +44,15 @@ class Explanation:
 
     :ivar rule: None if no rule matched; then ``action`` is the policy's default.
     :ivar rule_index: position in the client's rules.
+    :ivar out_of_time: rules that match and come before, but do not hold at the time asked for.
+    :ivar next_change: when time changes the answer; None: never.
     """
 
     action: Action
     rule: Rule | None = None
     rule_index: int | None = None
+    out_of_time: tuple[Rule, ...] = ()
+    next_change: NextChange | None = None
 
     @property
     def rule_id(self) -> str | None:
@@ -63,6 +79,9 @@ class PolicySet:
     :ivar name: ``metadata.name`` of the file.
     :ivar clients: the rules written under each client's name.
     :ivar groups: the rules written under each group's name.
+    :ivar client_limits: the limits written under each client's name, where there are any.
+    :ivar group_limits: those under each group's.
+    :ivar default_limits: those of whoever has no other.
     :ivar default_action_line: where ``default_action`` is written, or would be.
     :ivar expectations: the file's own tests; of a set that was loaded, they all passed.
     """
@@ -70,6 +89,9 @@ class PolicySet:
     default_action: Action = Action.DENY
     clients: Mapping[str, tuple[Rule, ...]] = field(default_factory=dict)
     groups: Mapping[str, tuple[Rule, ...]] = field(default_factory=dict)
+    client_limits: Mapping[str, Limits] = field(default_factory=dict)
+    group_limits: Mapping[str, Limits] = field(default_factory=dict)
+    default_limits: Limits = UNLIMITED
     source: Path | None = None
     sha256: str | None = None
     name: str = ""
@@ -118,6 +140,9 @@ class PolicySet:
             ),
             clients=_rules(document, "clients", model.clients),
             groups=_rules(document, "groups", model.groups),
+            client_limits=_limits(model.clients),
+            group_limits=_limits(model.groups),
+            default_limits=Limits.from_model(model.default_limits),
             source=source,
             sha256=document.sha256,
             name=model.metadata.name,
@@ -175,9 +200,31 @@ class PolicySet:
             rules += self.groups.get(group, ())
         return rules
 
-    def compiled_for(self, client: str, groups: Iterable[str] = ()) -> CompiledPolicy:
-        """Return :meth:`rules_for`, compiled; one object for all whose rules mean the same."""
-        return compile_policy(self.rules_for(client, groups), self.default_action)
+    @property
+    def is_temporary(self) -> bool:
+        """Whether any of its rules holds only for a time."""
+        lists = (*self.clients.values(), *self.groups.values())
+        return any(rule.is_temporary for rules in lists for rule in rules)
+
+    def limits_for(self, client: str, groups: Iterable[str] = ()) -> Limits:
+        """Return a client's limits: each from its own, its groups', or the default ones."""
+        said = [self.client_limits.get(client, UNLIMITED)]
+        said += [self.group_limits.get(group, UNLIMITED) for group in groups]
+        return first_of([*said, self.default_limits])
+
+    def compiled_for(
+        self, client: str, groups: Iterable[str] = (), at: datetime | None = None
+    ) -> CompiledPolicy:
+        """Return :meth:`rules_for`, compiled; one object for all whose rules mean the same.
+
+        As they are at a time; without one, now.
+        """
+        rules = rules_at(self.rules_for(client, groups), at or datetime.now(UTC))
+        return compile_policy(rules, self.default_action)
+
+    def schedule_for(self, client: str, groups: Iterable[str], now: datetime) -> Schedule:
+        """Return :meth:`rules_for`, compiled for the time from ``now`` on."""
+        return schedule(self.rules_for(client, groups), self.default_action, now)
 
     def explain(
         self,
@@ -186,16 +233,19 @@ class PolicySet:
         destination: IpAddress,
         protocol: int,
         port: int | None = None,
+        *,
+        at: datetime | None = None,
     ) -> Explanation:
-        """Say what becomes of a packet from ``client``, and why.
+        """Say what becomes of a packet from ``client``, and why; at a time, or now.
 
         ``port`` is the destination port, or ``type << 8 | code`` for ICMP. Without it: an echo
         request for ICMP, port 0 for everything else.
         """
         if port is None:
             port = echo_request(destination.version, protocol)
+        rules = self.rules_for(client, groups)
         return explain(
-            self.rules_for(client, groups), self.default_action, destination, protocol, port
+            rules, self.default_action, destination, protocol, port, at=at or datetime.now(UTC)
         )
 
 
@@ -205,12 +255,51 @@ def explain(
     destination: IpAddress,
     protocol: int,
     port: int,
+    *,
+    at: datetime,
 ) -> Explanation:
     """Say what ``rules`` make of a packet; see :meth:`PolicySet.explain`."""
-    index = first_match(rules, destination, protocol, port)
-    if index is None:
-        return Explanation(default_action)
-    return Explanation(rules[index].action, rules[index], index)
+    matching = [
+        (index, rule)
+        for index, rule in enumerate(rules)
+        if rule.matches(destination, protocol, port)
+    ]
+    index, rule = _first_that_holds(matching, at)
+    return Explanation(
+        action=default_action if rule is None else rule.action,
+        rule=rule,
+        rule_index=index,
+        out_of_time=tuple(
+            other
+            for place, other in matching
+            if not other.holds(at) and (index is None or place < index)
+        ),
+        next_change=_next_change(matching, default_action, at),
+    )
+
+
+_Matching = Sequence[tuple[int, Rule]]
+
+
+def _first_that_holds(matching: _Matching, at: datetime) -> tuple[int, Rule] | tuple[None, None]:
+    return next((found for found in matching if found[1].holds(at)), (None, None))
+
+
+def _next_change(matching: _Matching, default_action: Action, at: datetime) -> NextChange | None:
+    now, _ = _first_that_holds(matching, at)
+    for time in boundaries((rule for _, rule in matching), at):
+        then, rule = _first_that_holds(matching, time)
+        if then != now:
+            return NextChange(time, default_action if rule is None else rule.action, rule)
+    return None
+
+
+def _limits(subjects: Mapping[str, SubjectModel]) -> dict[str, Limits]:
+    return {
+        name: Limits.from_model(subject.limits)
+        for name, subject in subjects.items()
+        if subject.limits is not None
+    }
 
 
 def _rules(

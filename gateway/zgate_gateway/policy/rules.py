@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from ipaddress import IPv4Network, IPv6Network
 from typing import Any
 
@@ -25,6 +26,8 @@ class Rule:
     :ivar services_ipv4: what it matches of packets to IPv4 destinations; empty: nothing.
     :ivar services_ipv6: the same for IPv6.
     :ivar protocols: as written, for people; empty: any. So are ``ports`` and ``icmp_types``.
+    :ivar not_before: it holds from then on; None: it always has. In UTC, as is the next.
+    :ivar expires_at: it holds until just before then; None: for good.
     :ivar path: where it is in the file: ``clients.alice.rules[0]``.
     :ivar line: line in the file, from 1.
     :ivar meaning: equal for rules that do the same to the same packets, whatever their names.
@@ -39,13 +42,21 @@ class Rule:
     protocols: tuple[str, ...] = ()
     ports: tuple[str, ...] = ()
     icmp_types: tuple[str, ...] = ()
+    not_before: datetime | None = None
+    expires_at: datetime | None = None
     path: str = ""
     line: int = 0
     metadata: Mapping[str, Any] = field(default_factory=dict, compare=False)
     meaning: bytes = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        matched = (int(self.action), self.destinations, self.services_ipv4, self.services_ipv6)
+        matched = (
+            int(self.action),
+            self.destinations,
+            self.services_ipv4,
+            self.services_ipv6,
+            *((self.not_before, self.expires_at) if self.is_temporary else ()),
+        )
         object.__setattr__(self, "meaning", hashlib.sha256(repr(matched).encode()).digest())
 
     @classmethod
@@ -66,10 +77,30 @@ class Rule:
             protocols=tuple(model.protocols or ()),
             ports=tuple(map(str, model.ports or ())),
             icmp_types=tuple(map(str, model.icmp_types or ())),
+            not_before=model.not_before,
+            expires_at=model.expires_at,
             path=path,
             line=line,
             metadata=model.metadata,
         )
+
+    @property
+    def is_temporary(self) -> bool:
+        """Whether there is a time at which it does not hold."""
+        return self.not_before is not None or self.expires_at is not None
+
+    def is_expired(self, at: datetime) -> bool:
+        """Whether it holds no more."""
+        return self.expires_at is not None and self.expires_at <= at
+
+    def holds(self, at: datetime) -> bool:
+        """Whether it holds at that time."""
+        has_begun = self.not_before is None or self.not_before <= at
+        return has_begun and not self.is_expired(at)
+
+    def dormant(self) -> Rule:
+        """Return the rule as it is while it does not hold: in its place, and matching nothing."""
+        return replace(self, services_ipv4=(), services_ipv6=(), not_before=None, expires_at=None)
 
     def services(self, family: int) -> tuple[Service, ...]:
         """What it matches of packets to destinations of family 4 or 6."""
@@ -83,14 +114,20 @@ class Rule:
 
 
 def first_match(
-    rules: Sequence[Rule], destination: IpAddress, protocol: int, port: int
+    rules: Sequence[Rule],
+    destination: IpAddress,
+    protocol: int,
+    port: int,
+    at: datetime | None = None,
 ) -> int | None:
     """Return the index of the first rule that matches, by asking one after the other.
+
+    ``at`` leaves out rules that do not hold then; without it all are asked.
 
     This is what "first match" means; the compiled tables must agree with it.
     """
     for index, rule in enumerate(rules):
-        if rule.matches(destination, protocol, port):
+        if (at is None or rule.holds(at)) and rule.matches(destination, protocol, port):
             return index
     return None
 

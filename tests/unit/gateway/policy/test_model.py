@@ -1,6 +1,7 @@
 """Every key of a rule: what is accepted, and the line that says what is wrong."""
 
 import json
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from zgate_config import ConfigError
@@ -105,13 +106,28 @@ def mistakes(rule):
         (
             {"port": [1]},
             "port: expected one of id, type, action, destinations, protocols, ports, icmp_types, "
-            'metadata; got the unknown key "port" (did you mean ports?)',
+            'not_before, expires_at, metadata; got the unknown key "port" (did you mean ports?)',
         ),
-        (
-            {"expires_at": "2030-01-01"},
-            "expires_at: expected one of id, type, action, destinations, protocols, ports, "
-            'icmp_types, metadata; got the unknown key "expires_at"',
-        ),
+        *[
+            (
+                {"expires_at": value},
+                "expires_at: expected a timestamp with its offset from UTC, such as "
+                f"2026-12-05T18:00:00+01:00 or ...Z, got {json.dumps(value, ensure_ascii=False)}",
+            )
+            for value in [
+                "2030-01-01", "2030-01-01T00:00:00", "2030-02-30T00:00:00Z", 1893456000, True,
+                "2030-01-01T24:00:00Z", "2030-01-01T00:00Z", "2030-01-01T00:00:00+1",
+                "2030-01-01T00:00:00+25:00", "0001-01-01T00:00:00+01:00", "", "tomorrow",
+                "2030-01-01T00:00:00Z\n", "2030-W01-1T00:00:00Z", "٢030-01-01T00:00:00Z",
+            ]
+        ],
+        *[
+            (
+                {"not_before": "2030-01-01T01:00:00+01:00", "expires_at": value},
+                f'expires_at: expected a time after not_before, got "{value}"',
+            )
+            for value in ["2030-01-01T00:00:00Z", "2030-01-01T00:30:00+01:00"]
+        ],
     ],
 )  # fmt: skip
 def test_one_mistake_is_one_line(changes, expected):
@@ -168,6 +184,19 @@ def test_what_is_accepted():
 
 
 @pytest.mark.parametrize(
+    "text",
+    ["2030-01-01T01:00:00+01:00", "2030-01-01t00:00:00z", "2029-12-31 19:00:00.000-05:00"],
+)
+def test_times_are_the_same_however_they_are_written(text):
+    rule = load({"id": "x", "type": "default", "action": "allow", "expires_at": text})
+    ends = datetime(2030, 1, 1, tzinfo=UTC)
+    assert (rule.not_before, rule.expires_at) == (None, ends)
+    assert rule.expires_at.tzinfo is UTC
+    assert rule.holds(ends - timedelta(microseconds=1))
+    assert not rule.holds(ends)
+
+
+@pytest.mark.parametrize(
     ("text", "expected"),
     [
         ("{}", "version: expected a value, got nothing (this key is required)"),
@@ -184,13 +213,38 @@ def test_what_is_accepted():
         ),
         (
             'version: "1.0"\nclients: {a: {rule: []}}',
-            "clients.a.rule: expected one of description, rules; "
+            "clients.a.rule: expected one of description, rules, limits; "
             'got the unknown key "rule" (did you mean rules?)',
         ),
         (
             'version: "1.0"\ngroups: {" a": {}}',
             'groups." a": expected a name as a certificate can hold it '
             '(this one begins or ends with a blank), got " a"',
+        ),
+        (
+            'version: "1.0"\nclients: {a: {limits: {}}}',
+            "clients.a.limits: expected bandwidth_mbit, new_flows_per_s or both, got a mapping",
+        ),
+        (
+            'version: "1.0"\ngroups: {g: {limits: {bandwidth_mbit: 0}}}',
+            "groups.g.limits.bandwidth_mbit: expected at least 1, got 0",
+        ),
+        (
+            'version: "1.0"\ndefault_limits: {bandwidth_mbit: 100001}',
+            "default_limits.bandwidth_mbit: expected at most 100000, got 100001",
+        ),
+        (
+            'version: "1.0"\ndefault_limits: {new_flows_per_s: 1.5}',
+            "default_limits.new_flows_per_s: expected a whole number, got 1.5",
+        ),
+        (
+            'version: "1.0"\ndefault_limits: {new_flows_per_s: "9"}',
+            'default_limits.new_flows_per_s: expected a whole number, got "9"',
+        ),
+        (
+            'version: "1.0"\nclients: {a: {limits: {bandwidth: 5}}}',
+            "clients.a.limits.bandwidth: expected one of bandwidth_mbit, new_flows_per_s; "
+            'got the unknown key "bandwidth" (did you mean bandwidth_mbit?)',
         ),
         (
             'version: "1.0"\ndefault_action: reject',
