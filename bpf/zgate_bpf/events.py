@@ -12,6 +12,9 @@ from zgate_protocol.drop_reason import DropReason
 from zgate_bpf.errors import BpfError
 from zgate_bpf.layouts import EVENT, Direction, EventKind, IpAddress, unpack_address
 
+LIMIT_REASONS = frozenset((DropReason.RATE_LIMITED, DropReason.NEW_FLOW_LIMITED))
+"""Drops by a client's limits: at most one event per client and second."""
+
 
 @dataclass(frozen=True, slots=True)
 class KernelEvent:
@@ -23,7 +26,9 @@ class KernelEvent:
     :ivar revision: of the policy set that judged; 0 when it did not come to that.
     :ivar source_port: 0 where there is none; the identifier of an ICMP echo request.
     :ivar destination_port: or ICMP ``type << 8 | code``.
-    :ivar suppressed: events of this client that were left out since the last one.
+    :ivar suppressed: events of this client that were left out since the last one. That a
+        limit bites (``RATE_LIMITED``, ``NEW_FLOW_LIMITED``) is told once a second and counted
+        apart from everything else.
     """
 
     kind: EventKind
@@ -58,7 +63,7 @@ class EventReader:
         self._ring = lib.bpf_new_ringbuf(ring_fd, self._callback, None)
         if not self._ring:
             raise BpfError("the event ring buffer cannot be mapped: not enough locked memory?")
-        self._suppressed: dict[int, int] = {}
+        self._suppressed: dict[tuple[int, bool], int] = {}
 
     def poll(self, handle: Callable[[KernelEvent], None]) -> int:
         """Hand out every event that waits, without waiting; gives their number."""
@@ -70,7 +75,8 @@ class EventReader:
 
     def forget_client(self, client_index: int) -> None:
         """The client's count of suppressed events begins at zero again."""
-        self._suppressed.pop(client_index, None)
+        for about_limits in (False, True):
+            self._suppressed.pop((client_index, about_limits), None)
 
     def close(self) -> None:
         """Unmap the buffer."""
@@ -115,11 +121,11 @@ class EventReader:
             source_port=source_port,
             destination_port=destination_port,
             length_bytes=length_bytes,
-            suppressed=self._newly_suppressed(client_index, suppressed),
+            suppressed=self._newly_suppressed((client_index, reason in LIMIT_REASONS), suppressed),
         )
 
-    def _newly_suppressed(self, client_index: int, ever: int) -> int:
-        before = self._suppressed.get(client_index, 0)
-        self._suppressed[client_index] = ever
+    def _newly_suppressed(self, counter: tuple[int, bool], ever: int) -> int:
+        before = self._suppressed.get(counter, 0)
+        self._suppressed[counter] = ever
         # The kernel counts in 32 bits, and round.
         return (ever - before) & 0xFFFFFFFF

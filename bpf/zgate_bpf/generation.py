@@ -27,6 +27,7 @@ from zgate_bpf.encoding import (
     encode_policy,
 )
 from zgate_bpf.errors import CapacityError, GenerationError
+from zgate_bpf.limits import UNLIMITED, ClientLimits
 from zgate_bpf.maps import Map, index_key
 from zgate_bpf.syscalls import NO_PREALLOC, MapType
 from zgate_bpf.tables import CompiledPolicy
@@ -189,7 +190,7 @@ class Generation:
         self._used = dict.fromkeys(self._tables, 0)
         self._policies: list[tuple[CompiledPolicy, Placement, Period]] = []
         self._rule_bases: list[int] = []
-        self._assigned: dict[int, int] = {}
+        self._assigned: dict[int, tuple[int, ClientLimits]] = {}
 
     @property
     def state(self) -> State:
@@ -245,8 +246,11 @@ class Generation:
             self._state = State.BUILDING
         return placement.policy_id
 
-    def assign(self, client_index: int, policy_id: int) -> None:
-        """Give a client a policy. If it had another one, its flows are judged anew.
+    def assign(self, client_index: int, policy_id: int, limits: ClientLimits = UNLIMITED) -> None:
+        """Give a client a policy, and limits, which are in force with it.
+
+        On the active generation: if it had another policy, or bandwidth without a limit and
+        now with one, its flows end. A change from limit to limit holds for the next packet.
 
         Raises:
             ValueError: no such policy, or no such client index.
@@ -257,11 +261,11 @@ class Generation:
         if not 0 <= client_index < self._capacity.max_clients:
             raise ValueError(f"client index {client_index} is beyond {self._capacity.max_clients}")
         before = self._assigned.get(client_index)
-        self._assigned[client_index] = policy_id
-        self._write_assignment(client_index, self._assignment(policy_id))
+        self._assigned[client_index] = policy_id, limits
+        self._write_assignment(client_index, _assignment(policy_id, limits))
         if self._state is not State.ACTIVE:
             self._state = State.BUILDING
-        elif before not in (None, policy_id):
+        elif before is not None and _ends_flows(before, (policy_id, limits)):
             self._on_reassign(client_index)
 
     def unassign(self, client_index: int) -> None:
@@ -283,8 +287,8 @@ class Generation:
         for policy, placement, period in self._policies:
             self._check_entries(encode_policy(policy, placement, period))
         assignments = (
-            (index_key(index), self._assignment(policy_id))
-            for index, policy_id in self._assigned.items()
+            (index_key(index), _assignment(policy_id, limits))
+            for index, (policy_id, limits) in self._assigned.items()
         )
         self._check_entries({"assignments": assignments})
         self._state = State.VERIFIED
@@ -356,8 +360,16 @@ class Generation:
                         f"revision {self.revision}: {name} does not read back as written"
                     )
 
-    def _assignment(self, policy_id: int) -> bytes:
-        return layouts.ASSIGNMENT.pack(policy_id)
-
     def _write_assignment(self, client_index: int, value: bytes) -> None:
         self._tables["assignments"].update(index_key(client_index), value)
+
+
+def _assignment(policy_id: int, limits: ClientLimits) -> bytes:
+    return layouts.ASSIGNMENT.pack(
+        policy_id, limits.byte_cost, limits.burst_ns, limits.flow_cost_ns
+    )
+
+
+def _ends_flows(before: tuple[int, ClientLimits], now: tuple[int, ClientLimits]) -> bool:
+    """Flows know their policy, and whether the kernel has to look for a limit at all."""
+    return before[0] != now[0] or (not before[1].byte_cost and now[1].byte_cost > 0)

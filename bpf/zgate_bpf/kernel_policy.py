@@ -32,17 +32,20 @@ from zgate_bpf.layouts import (
     pack_address,
     unpack_address,
 )
+from zgate_bpf.limits import UNLIMITED, ClientLimits
 from zgate_bpf.maps import Map, PerCpuArray, index_key
 from zgate_bpf.syscalls import NO_PREALLOC, MapType
 from zgate_bpf.verdict import Verdict
 
 __all__ = [
     "NO_CLIENT",
+    "UNLIMITED",
     "BpfError",
     "BpfLoadError",
     "Capacity",
     "CapacityError",
     "ClientCounters",
+    "ClientLimits",
     "Direction",
     "EventKind",
     "Flow",
@@ -209,6 +212,8 @@ class KernelPolicy:
         # The last gate is that of unknown clients.
         gate = size.GATE.size_bytes
         self._gates = self._keep(Map(MapType.ARRAY, "zg_gates", 4, gate, fit.max_clients + 1))
+        limiter = size.LIMITER.size_bytes
+        self._limiters = self._keep(Map(MapType.ARRAY, "zg_limiters", 4, limiter, fit.max_clients))
         self._ring = self._keep(Map(MapType.RINGBUF, "zg_events", 0, 0, fit.event_buffer_bytes))
 
     def _keep(self, table: AnyMap) -> AnyMap:
@@ -227,6 +232,7 @@ class KernelPolicy:
             ("drops", self._drops),
             ("statistics", self._statistics),
             ("gates", self._gates),
+            ("limiters", self._limiters),
             ("masks", self._masks),
             ("events", self._ring),
         )
@@ -359,7 +365,7 @@ class KernelPolicy:
             return _sum(self._statistics, Statistic.EVENTS_SUPPRESSED)
         gate = min(client_index, self.capacity.max_clients)
         value = self._gates.lookup(index_key(gate))
-        return int(layouts.GATE.unpack(value)[-1]) if value is not None else 0
+        return sum(layouts.GATE.unpack(value)[-2:]) if value is not None else 0
 
     def map_usage(self) -> dict[str, MapUsage]:
         """How full every map is that can be full. Reads the flow table through: not per packet.
@@ -381,7 +387,7 @@ class KernelPolicy:
         """The tables that have a place for every client."""
         tables = self.active.tables() if self.active is not None else ()
         assignments = (table for table in tables if table.name == "assignments")
-        return (self._clients, self._counters, self._gates, *assignments)
+        return (self._clients, self._counters, self._gates, self._limiters, *assignments)
 
     def flows(self) -> Iterator[Flow]:
         """The flows of present clients, idle ones too."""
@@ -390,7 +396,7 @@ class KernelPolicy:
             family, protocol, client_port, remote_port, client, remote = layouts.FLOW_KEY.unpack(
                 key
             )
-            seen_ns, judged, _, epoch, client_index, _, state = layouts.FLOW.unpack(value)
+            seen_ns, judged, _, epoch, client_index, _, state, _ = layouts.FLOW.unpack(value)
             if epochs.get((family, client)) != (client_index, epoch):
                 continue
             yield Flow(

@@ -17,6 +17,7 @@ from typing import Any
 
 from zgate_protocol.drop_reason import DropReason
 
+from zgate_bpf.limits import COST_SHIFT, FLOW_BURST_NS
 from zgate_bpf.tables import (
     NO_RULE,
     PASS_MARK,
@@ -132,7 +133,10 @@ class Layout:
 ACTIVE = Layout("zg_active", (("revision", "I"), ("slot_plus_1", "I")))
 CLIENT_KEY = Layout("zg_client_key", (("family", "I"), ("address", "16s")))
 CLIENT = Layout("zg_client", (("index", "I"), ("epoch", "I")))
-ASSIGNMENT = Layout("zg_assignment", (("policy", "I"), ("zero", "4x")))
+ASSIGNMENT = Layout(
+    "zg_assignment",
+    (("policy", "I"), ("byte_cost", "I"), ("burst_ns", "I"), ("flow_cost_ns", "I")),
+)
 STEP = Layout("zg_step", (("bits", "B"), ("longer", "B"), ("shorter", "B"), ("zero", "x")))
 POLICY = Layout(
     "zg_policy",
@@ -175,7 +179,8 @@ FLOW = Layout(
         ("client_index", "I"),
         ("service", "H"),
         ("state", "B"),
-        ("zero", "5x"),
+        ("limited", "B"),
+        ("zero", "4x"),
     ),
 )
 FRAGMENT_KEY = Layout(
@@ -212,7 +217,14 @@ COUNTERS = Layout(
         ("flows", "Q"),
     ),
 )
-GATE = Layout("zg_gate", (("window", "I"), ("sent", "8s"), ("suppressed", "I")))
+GATE = Layout(
+    "zg_gate",
+    (("window", "I"), ("sent", "8s"), ("suppressed", "I"), ("limited_suppressed", "I")),
+)
+LIMITER = Layout(
+    "zg_limiter",
+    (("up_due_ns", "Q"), ("down_due_ns", "Q"), ("flows_due_ns", "Q"), ("told_ns", "Q")),
+)
 EVENT = Layout(
     "zg_event",
     (
@@ -255,6 +267,7 @@ LAYOUTS = (
     FRAGMENT,
     COUNTERS,
     GATE,
+    LIMITER,
     EVENT,
 )
 """All structs of ``policy_tables.h`` that lie in a map."""
@@ -270,6 +283,8 @@ def constants() -> Iterator[tuple[str, int]]:
         ("ZG_NO_INTERVAL", NO_INTERVAL),
         ("ZG_STEPS", SEARCH_STEPS),
         ("ZG_MAX_PERIODS", MAX_PERIODS),
+        ("ZG_COST_SHIFT", COST_SHIFT),
+        ("ZG_FLOW_BURST_NS", FLOW_BURST_NS),
         ("ZG_PASS_MARK", PASS_MARK),
         ("ZG_PASS_MASK", PASS_MASK),
         ("ZG_DRY_RUN_MARK", DRY_RUN_MARK),

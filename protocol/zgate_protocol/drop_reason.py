@@ -44,6 +44,10 @@ class DropReason(IntEnum):
     """Neither IPv4 nor IPv6."""
     SOURCE_SPOOFED = 13
     """The source address is not one of the client that the packet came from."""
+    RATE_LIMITED = 14
+    """More bytes than the client's bandwidth limit lets through."""
+    NEW_FLOW_LIMITED = 15
+    """More new flows in a second than the client's limit lets begin."""
 
     # Given by userspace.
     BAD_VERSION = 32

@@ -15,7 +15,7 @@ static __always_inline void zg_count_packet(struct __sk_buff *skb, const struct 
 					    const struct zg_verdict *v, const int direction)
 {
 	const __u32 segments = zg_segments(skb, p);
-	const __u64 bytes = p->end - p->start + (__u64)(segments - 1) * p->header_bytes;
+	const __u64 bytes = zg_wire_bytes(p, segments);
 	struct zg_counters *counters;
 
 	if (v->reason)
@@ -41,29 +41,54 @@ static __always_inline void zg_count_packet(struct __sk_buff *skb, const struct 
 		counters->flows += 1;
 }
 
-/* So many events per client and second. Two CPUs may let a few more through; what is left
- * out is counted exactly. NULL: not this one. */
-static __always_inline struct zg_gate *zg_open_gate(__u32 client_index, bool denied, __u64 now_ns)
+/* That a limit bites is told once per client and second. */
+static __always_inline bool zg_may_tell_limit(__u32 client_index, __u64 now_ns)
+{
+	struct zg_limiter *limiter = zg_lookup(zg_map(limiters), &client_index);
+	__u64 told;
+
+	if (!limiter)
+		return false;
+	told = *(volatile __u64 *)&limiter->told_ns;
+	return zg_is_older(told, now_ns, ZG_SECOND_NS) &&
+	       __sync_val_compare_and_swap(&limiter->told_ns, told, now_ns) == told;
+}
+
+/* Of everything else, so many per client and second. Two CPUs may let a few more through. */
+static __always_inline bool zg_may_tell(struct zg_gate *gate, bool denied, __u64 now_ns)
 {
 	const __u32 limit = denied ? ZG_DENIED_EVENTS_PER_S : ZG_ALLOWED_EVENTS_PER_S;
 	const __u32 window = now_ns >> 30;
-	__u32 index = client_index < ZG_MAX_CLIENTS ? client_index : ZG_MAX_CLIENTS;
-	struct zg_gate *gate = zg_lookup(zg_map(gates), &index);
 	__u32 *sent;
 
-	if (!gate)
-		return NULL;
 	if (gate->window != window) {
 		gate->window = window;
 		gate->sent[0] = 0;
 		gate->sent[1] = 0;
 	}
 	sent = denied ? &gate->sent[1] : &gate->sent[0];
-	if (*sent < limit) {
-		*sent += 1;
-		return gate;
-	}
-	__sync_fetch_and_add(&gate->suppressed, 1);
+	if (*sent >= limit)
+		return false;
+	*sent += 1;
+	return true;
+}
+
+/* How many events of this kind were left out, ever, which is counted exactly. NULL: so is
+ * this one. */
+static __always_inline const __u32 *zg_open_gate(const struct zg_verdict *v, __u64 now_ns)
+{
+	__u32 index = v->client_index < ZG_MAX_CLIENTS ? v->client_index : ZG_MAX_CLIENTS;
+	struct zg_gate *gate = zg_lookup(zg_map(gates), &index);
+	const bool limited = zg_is_limited(v->reason);
+	__u32 *suppressed;
+
+	if (!gate)
+		return NULL;
+	suppressed = limited ? &gate->limited_suppressed : &gate->suppressed;
+	if (limited ? zg_may_tell_limit(v->client_index, now_ns)
+		    : zg_may_tell(gate, v->reason != 0, now_ns))
+		return suppressed;
+	__sync_fetch_and_add(suppressed, 1);
 	zg_count(zg_map(statistics), ZG_STATISTIC_EVENTS_SUPPRESSED, 1);
 	return NULL;
 }
@@ -71,10 +96,10 @@ static __always_inline struct zg_gate *zg_open_gate(__u32 client_index, bool den
 static __always_inline void zg_tell(const struct zg_packet *p, const struct zg_verdict *v,
 				    const int direction, __u64 now_ns)
 {
-	const struct zg_gate *gate = zg_open_gate(v->client_index, v->reason != 0, now_ns);
+	const __u32 *suppressed = zg_open_gate(v, now_ns);
 	struct zg_event *event;
 
-	if (!gate)
+	if (!suppressed)
 		return;
 	event = bpf_ringbuf_reserve(zg_map(events), sizeof(*event), 0);
 	if (!event) {
@@ -86,7 +111,7 @@ static __always_inline void zg_tell(const struct zg_packet *p, const struct zg_v
 	event->rule = v->rule;
 	event->revision = v->revision;
 	event->length_bytes = p->end - p->start;
-	event->suppressed = gate->suppressed;
+	event->suppressed = *suppressed;
 	event->kind = v->reason ? ZG_EVENT_DENIED : ZG_EVENT_FLOW_ALLOWED;
 	event->reason = v->reason;
 	event->direction = direction;

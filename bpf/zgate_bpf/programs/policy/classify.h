@@ -30,6 +30,7 @@ struct zg_question {
 struct zg_answer {
 	__u32 rule;                      /* the one that said so, or ZG_NO_RULE */
 	__u64 until_ns;                  /* it may be another one from then on */
+	const struct zg_assignment *assignment;
 };
 
 /* The client's policy of this moment; *id is its number. */
@@ -150,6 +151,7 @@ static __always_inline int zg_judge(const struct zg_question *q, struct zg_answe
 
 	answer->rule = ZG_NO_RULE;
 	answer->until_ns = 0;
+	answer->assignment = assignment;
 	if (!assignment)
 		return ZG_DROP_INTERNAL;
 	id = assignment->policy;

@@ -370,4 +370,10 @@ static __always_inline __u32 zg_segments(struct __sk_buff *skb, const struct zg_
 	return (length - p->header_bytes + skb->gso_size - 1) / skb->gso_size;
 }
 
+/* What the segments of a super-packet are on the wire, each with headers of its own. */
+static __always_inline __u32 zg_wire_bytes(const struct zg_packet *p, __u32 segments)
+{
+	return p->end - p->start + (segments - 1) * p->header_bytes;
+}
+
 #endif

@@ -9,8 +9,9 @@
  *   5. zg_recall_...    a later fragment is judged as its first one was
  *   6. zg_find_subject  the flow it belongs to, or whose ICMP error it quotes
  *   7. zg_judge         no flow, or judged by what no longer holds: the policy decides
- *   8. zg_settle        the flow table learns of it
- *   9. zg_conclude      counted, told, marked, passed or dropped
+ *   8. zg_limit         what passes is charged to the client's limits
+ *   9. zg_settle        the flow table learns of it
+ *  10. zg_conclude      counted, told, marked, passed or dropped
  *
  * Anything that goes wrong on the way is a drop with a reason. Nothing here needs userspace
  * to be alive.
@@ -26,6 +27,7 @@
 #include "parse.h"
 #include "classify.h"
 #include "flow.h"
+#include "limit.h"
 #include "account.h"
 
 /* The index of the loopback device in every network namespace, and the device of a packet in
@@ -114,17 +116,19 @@ static __always_inline void zg_find_subject(struct __sk_buff *skb, const struct 
  * verdict. */
 static __always_inline int zg_settle(const struct zg_packet *p, const struct zg_client *client,
 				     const struct zg_subject *subject, const struct zg_verdict *v,
-				     __u64 until_ns, const int direction, __u64 now_ns)
+				     const struct zg_answer *answer, const int direction,
+				     __u64 now_ns)
 {
 	const struct zg_flow *known = subject->flow;
 	struct zg_flow flow = {
 		.seen_ns = now_ns,
 		.verdict = (__u64)v->rule << 32 | v->revision,
-		.until_ns = until_ns,
+		.until_ns = answer->until_ns,
 		.epoch = client->epoch,
 		.client_index = client->index,
 		.service = known ? known->service : p->service,
 		.state = known ? known->state : 0,
+		.limited = answer->assignment && answer->assignment->byte_cost,
 	};
 
 	if (v->reason) {
@@ -139,13 +143,81 @@ static __always_inline int zg_settle(const struct zg_packet *p, const struct zg_
 	return zg_put_flow(&subject->key, &flow) ? ZG_DROP_NONE : ZG_DROP_FLOW_TABLE_FULL;
 }
 
-static __always_inline int zg_decide_subject(const struct zg_packet *p,
+/* The flow or the policy lets the packet through; do the client's limits? */
+static __always_inline int zg_limit_packet(struct __sk_buff *skb, const struct zg_packet *p,
+					   const struct zg_client *client,
+					   const struct zg_assignment *limits, bool new_flow,
+					   const int direction, __u64 now_ns)
+{
+	if (!limits)
+		return ZG_DROP_INTERNAL;
+	return zg_limit(limits, client->index, zg_wire_bytes(p, zg_segments(skb, p)), new_flow,
+			direction, now_ns);
+}
+
+static __always_inline int zg_decide_known(struct __sk_buff *skb, const struct zg_packet *p,
+					   const struct zg_client *client,
+					   const struct zg_active *active,
+					   const struct zg_subject *subject, const int direction,
+					   __u64 now_ns)
+{
+	if (subject->flow->limited) {
+		const int reason = zg_limit_packet(
+			skb, p, client,
+			zg_lookup_in(assignments, active->slot_plus_1 - 1, &client->index), false,
+			direction, now_ns);
+
+		if (reason)
+			return reason;
+	}
+	if (!subject->related)
+		zg_touch_flow(subject->flow, p, direction, now_ns);
+	return ZG_DROP_NONE;
+}
+
+static __always_inline int zg_decide_anew(struct __sk_buff *skb, const struct zg_packet *p,
+					  const struct zg_client *client,
+					  const struct zg_active *active,
+					  const struct zg_subject *subject, struct zg_verdict *v,
+					  const int direction, bool dry_run, __u64 now_ns)
+{
+	const struct zg_flow *flow = subject->flow;
+	const struct zg_question question = {
+		.destination = &subject->key.remote,
+		.now_ns = now_ns,
+		.slot = active->slot_plus_1 - 1,
+		.client_index = client->index,
+		.family = subject->key.family,
+		.protocol = subject->key.protocol,
+		.service = flow ? flow->service : p->service,
+	};
+	struct zg_answer answer;
+
+	v->flags |= ZG_VERDICT_JUDGED;
+	v->reason = zg_judge(&question, &answer);
+	v->rule = answer.rule;
+	if (!v->reason && !dry_run) {
+		/* What is known stays as it is: the next packet may pass. */
+		v->reason = zg_limit_packet(skb, p, client, answer.assignment, !flow, direction,
+					    now_ns);
+		if (v->reason)
+			return v->reason;
+	}
+	if (!flow && !v->reason)
+		v->flags |= ZG_VERDICT_NEW_FLOW;
+	if (!dry_run)
+		v->reason = zg_settle(p, client, subject, v, &answer, direction, now_ns);
+	return v->reason;
+}
+
+static __always_inline int zg_decide_subject(struct __sk_buff *skb, const struct zg_packet *p,
 					     const struct zg_client *client,
 					     const struct zg_active *active,
-					     struct zg_subject *subject, struct zg_verdict *v,
-					     const int direction, bool dry_run, __u64 now_ns)
+					     const struct zg_subject *subject,
+					     struct zg_verdict *v, const int direction,
+					     bool dry_run, __u64 now_ns)
 {
-	struct zg_flow *flow = subject->flow;
+	const struct zg_flow *flow = subject->flow;
 	const __u64 verdict = flow ? flow->verdict : 0;
 
 	if (!flow && direction == ZG_DOWN)
@@ -154,30 +226,11 @@ static __always_inline int zg_decide_subject(const struct zg_packet *p,
 		v->flags |= ZG_VERDICT_KNOWN_FLOW | (subject->related ? ZG_VERDICT_RELATED : 0);
 	if (flow && (__u32)verdict == active->revision && now_ns < flow->until_ns) {
 		v->rule = verdict >> 32;
-		if (!subject->related && !dry_run)
-			zg_touch_flow(flow, p, direction, now_ns);
-	} else {
-		const struct zg_question question = {
-			.destination = &subject->key.remote,
-			.now_ns = now_ns,
-			.slot = active->slot_plus_1 - 1,
-			.client_index = client->index,
-			.family = subject->key.family,
-			.protocol = subject->key.protocol,
-			.service = flow ? flow->service : p->service,
-		};
-		struct zg_answer answer;
-
-		v->flags |= ZG_VERDICT_JUDGED;
-		v->reason = zg_judge(&question, &answer);
-		v->rule = answer.rule;
-		if (!flow && !v->reason)
-			v->flags |= ZG_VERDICT_NEW_FLOW;
-		if (!dry_run)
-			v->reason = zg_settle(p, client, subject, v, answer.until_ns, direction,
-					      now_ns);
+		if (dry_run)
+			return ZG_DROP_NONE;
+		return zg_decide_known(skb, p, client, active, subject, direction, now_ns);
 	}
-	return v->reason;
+	return zg_decide_anew(skb, p, client, active, subject, v, direction, dry_run, now_ns);
 }
 
 static __always_inline int zg_decide(struct __sk_buff *skb, struct zg_packet *p,
@@ -204,7 +257,8 @@ static __always_inline int zg_decide(struct __sk_buff *skb, struct zg_packet *p,
 	if (p->fragmentation == ZG_LATER_FRAGMENT && !zg_recall_fragment(p, now_ns))
 		return ZG_DROP_FRAGMENT_WITHOUT_FIRST;
 	zg_find_subject(skb, p, client, direction, now_ns, &subject);
-	reason = zg_decide_subject(p, client, &active, &subject, v, direction, dry_run, now_ns);
+	reason = zg_decide_subject(skb, p, client, &active, &subject, v, direction, dry_run,
+				   now_ns);
 	if (!reason && p->fragmentation == ZG_FIRST_FRAGMENT && !dry_run)
 		zg_remember_fragment(p, now_ns);
 	return reason;

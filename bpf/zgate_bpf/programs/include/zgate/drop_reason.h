@@ -19,6 +19,8 @@ enum zg_drop_reason {
 	ZG_DROP_INTERNAL = 11,               /* a map or entry that must exist does not */
 	ZG_DROP_NOT_IP = 12,                 /* neither IPv4 nor IPv6 */
 	ZG_DROP_SOURCE_SPOOFED = 13,         /* not an address of the client it came from */
+	ZG_DROP_RATE_LIMITED = 14,           /* more bytes than the client's limit */
+	ZG_DROP_NEW_FLOW_LIMITED = 15,       /* more new flows than the client's limit */
 	ZG_DROP_REASONS = 64,                /* how many counters there are */
 };
 

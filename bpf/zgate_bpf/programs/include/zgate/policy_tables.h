@@ -14,6 +14,8 @@
 #define ZG_MAX_RULE_STEPS 40             /* intervals visited in a list and its parents */
 #define ZG_STEPS 164                     /* prefix lengths: 33 of IPv4, 129 of IPv6 */
 #define ZG_MAX_STEP_DEPTH 8              /* of a balanced tree of 129 */
+#define ZG_COST_SHIFT 18                 /* a byte's cost is in 2^-18 ns */
+#define ZG_FLOW_BURST_NS 1000000000u     /* new flows of one second may come at once */
 #define ZG_MAX_PERIODS 8                 /* policies walked to find the one that holds now */
 #define ZG_PASS_MARK 0x005A0000u
 #define ZG_PASS_MASK 0x00FF0000u
@@ -51,7 +53,9 @@ struct zg_client {
 /* zg_assignments (per generation), by client index. */
 struct zg_assignment {
 	__u32 policy;                    /* 0: none */
-	__u32 zero;
+	__u32 byte_cost;                 /* 2^-ZG_COST_SHIFT ns; 0: bandwidth has no limit */
+	__u32 burst_ns;                  /* of bandwidth */
+	__u32 flow_cost_ns;              /* 0: new flows have no limit */
 };
 
 /* How the longest of a policy's prefixes around an address is found: a binary tree over the
@@ -130,7 +134,8 @@ struct zg_flow {
 	__u32 client_index;
 	__u16 service;                   /* what it is judged by: port, or ICMP type and code */
 	__u8 state;                      /* enum zg_flow_state */
-	__u8 zero[5];
+	__u8 limited;                    /* its bytes are charged to the client's bandwidth */
+	__u8 zero[4];
 };
 
 enum zg_flow_state {
@@ -182,6 +187,17 @@ struct zg_gate {
 	__u32 window;                    /* units of 2^30 ns, about a second */
 	__u32 sent[2];                   /* in this window: flows allowed, denials */
 	__u32 suppressed;                /* ever */
+	__u32 limited_suppressed;        /* ever, of those about limits */
+};
+
+/* zg_limiters, by client index: when everything charged so far is paid back (CLOCK_MONOTONIC).
+ * Shared by all CPUs. Never reset: it is in the past by itself after a second or so, and a
+ * client must not get rid of a debt by dialling anew. */
+struct zg_limiter {
+	__u64 up_due_ns;
+	__u64 down_due_ns;
+	__u64 flows_due_ns;
+	__u64 told_ns;                   /* when a limit that bit was last told of */
 };
 
 /* zg_events. */
@@ -191,7 +207,7 @@ struct zg_event {
 	__u32 rule;
 	__u32 revision;
 	__u32 length_bytes;
-	__u32 suppressed;                /* of this client, ever */
+	__u32 suppressed;                /* of this client, ever; limits apart from the rest */
 	__u8 kind;
 	__u8 reason;
 	__u8 direction;
