@@ -24,7 +24,8 @@ from aioquic.quic.connection import QuicConnection
 from cryptography import x509
 from zgate_datapath.client import CIPHER_SUITES, ClientConfig, TunnelClient, TunnelState
 from zgate_datapath.connection import Connection, Ending, Headers
-from zgate_datapath.endpoint import CONNECTION_ID_BYTES, Endpoint, ServerEndpoint
+from zgate_datapath.connection_ids import CONNECTION_ID_BYTES, ConnectionIds
+from zgate_datapath.endpoint import Endpoint, ServerEndpoint
 from zgate_datapath.udp import UdpSocket
 from zgate_gateway.forwarder import Forwarder
 from zgate_gateway.listener import Listener, ListenerSettings
@@ -286,6 +287,9 @@ class Gateway:
         pools: Sequence[str] = POOLS,
         idle_timeout_s: float = 30.0,
         address: str = "127.0.0.1",
+        port: int = 0,
+        connection_ids: ConnectionIds | None = None,
+        retry_key: bytes | None = None,
     ) -> None:
         self.pki = pki
         loop = asyncio.get_running_loop()
@@ -319,7 +323,7 @@ class Gateway:
         self.listener = Listener(
             ListenerSettings(
                 address=address,
-                port=0,
+                port=port,
                 certificate_file=identity.certificate,
                 key_file=identity.key,
                 engine="auto",
@@ -331,6 +335,8 @@ class Gateway:
             self.verifier,
             make_handler=self._make_handler,
             on_refused=lambda connection, reason, text: self.refusals.append(reason),
+            connection_ids=connection_ids,
+            retry_key=retry_key,
         )
         self.listener.open(loop)
         self.forwarder = Forwarder(
@@ -370,6 +376,12 @@ class Gateway:
         self.forwarder.stop()
         self.listener.close()
         self.tun.close()
+
+    def kill(self) -> None:
+        """End as SIGKILL would: nobody is told, and the port is free."""
+        self.endpoint.connections.clear()
+        self.forwarder.stop()
+        self.endpoint.close()
 
     def assert_holds_nothing(self) -> None:
         """No session, no address, no kernel entry, no connection is left."""

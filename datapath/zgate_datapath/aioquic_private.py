@@ -16,7 +16,9 @@ from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import QuicConnection, QuicConnectionState, QuicNetworkPath
 from aioquic.quic.crypto import CryptoPair
 from aioquic.quic.recovery import QuicPacketRecovery, QuicPacketSpace
+from aioquic.quic.retry import QuicRetryTokenHandler
 from aioquic.quic.stream import QuicStream
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 END_STATES = frozenset(
     {
@@ -34,8 +36,10 @@ CONNECTION_NAMES = (
     "_close_pending",
     "_cryptos",
     "_handshake_complete",
+    "_host_cids",
     "_idle_timeout",
     "_initialize",
+    "_local_initial_source_connection_id",
     "_local_max_data",
     "_loss",
     "_network_paths",
@@ -43,6 +47,7 @@ CONNECTION_NAMES = (
     "_peer_cid",
     "_peer_cid_available",
     "_remote_max_datagram_frame_size",
+    "_replenish_connection_ids",
     "_spaces",
     "_spin_bit",
     "_spin_highest_pn",
@@ -63,6 +68,7 @@ WINDOW_NAMES = ("_size",)
 STREAM_NAMES = ("receiver", "sender")
 STREAM_RECEIVER_NAMES = ("_buffer", "is_finished")
 STREAM_SENDER_NAMES = ("_buffer_fin", "is_finished")
+RETRY_NAMES = ("_aead",)
 H3_NAMES = ("_decoder", "_get_local_settings", "_is_done", "_stream")
 RECOVERY_NAMES = ("_cc", "_rtt_smoothed", "_rtt_min", "_time_of_last_sent_ack_eliciting_packet")
 CRYPTO_PAIR_NAMES = ("_update_key", "_update_key_requested", "recv", "send", "key_phase")
@@ -100,6 +106,7 @@ def missing_names() -> list[str]:
         ("QuicStreamReceiver", stream.receiver, STREAM_RECEIVER_NAMES),
         ("QuicStreamSender", stream.sender, STREAM_SENDER_NAMES),
         ("H3Connection", H3Connection(connection), H3_NAMES),
+        ("QuicRetryTokenHandler", QuicRetryTokenHandler(), RETRY_NAMES),
     ]
     return [
         f"{label}.{name}"
@@ -150,3 +157,16 @@ def is_ending(quic: QuicConnection) -> bool:
 def smoothed_rtt_s(quic: QuicConnection) -> float:
     """The smoothed round-trip time in seconds; 0.0 before the first sample."""
     return recovery(quic)._rtt_smoothed
+
+
+def peer_reset_token(quic: QuicConnection) -> bytes:
+    """The token of a stateless reset for the peer's connection ID in use; b"" if it gave none."""
+    return quic._peer_cid.stateless_reset_token
+
+
+def retry_tokens(key: bytes | None) -> QuicRetryTokenHandler:
+    """Makes and checks Retry tokens under `key` (16 bytes), or under a key of its own."""
+    handler = QuicRetryTokenHandler()
+    if key is not None:
+        handler._aead = AESGCM(key)
+    return handler

@@ -30,7 +30,8 @@ from zgate_protocol.uri_template import Scope, default_template
 
 from zgate_datapath.congestion import algorithm_name
 from zgate_datapath.connection import Connection, Ending, Headers
-from zgate_datapath.endpoint import CONNECTION_ID_BYTES, Endpoint
+from zgate_datapath.connection_ids import CONNECTION_ID_BYTES
+from zgate_datapath.endpoint import Endpoint
 from zgate_datapath.path_mtu import PathMtuState
 from zgate_datapath.peer_authentication import (
     ClientQuicConnection,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from collections.abc import Callable, Sequence
 
 from aioquic.buffer import Buffer  # type: ignore[attr-defined]
@@ -21,15 +20,20 @@ from aioquic.quic.packet import (
     encode_quic_version_negotiation,
     pull_quic_header,
 )
-from aioquic.quic.retry import QuicRetryTokenHandler
 from zgate_protocol.icmp import TokenBucket
 
+from zgate_datapath import aioquic_private as private
 from zgate_datapath.connection import Connection
+from zgate_datapath.connection_ids import (
+    CONNECTION_ID_BYTES,
+    ConnectionIds,
+    StatelessResets,
+    ends_with_token,
+)
 from zgate_datapath.udp import Address, PathError, UdpSocket
 
 logger = logging.getLogger(__name__)
 
-CONNECTION_ID_BYTES = 8
 _LEAST_INITIAL_ID_BYTES = 8
 _RECEIVE_CALLS = 16
 # No deadline is nearer than aioquic's ACK delay.
@@ -225,9 +229,21 @@ class Endpoint:
         connection = self._by_id.get(connection_id)
         if connection is None:
             self.unknown_packets += len(run)
+            self._receive_unknown(run, address)
             return
         self._touched.add(connection)
         connection.receive(run, address, now)
+
+    def _receive_unknown(self, run: list[bytes], address: Address) -> None:  # noqa: ARG002
+        """Packets with short headers and a connection ID that is none of ours.
+
+        A stateless reset is one: the peer has lost the connection (RFC 9000 section 10.3.1).
+        """
+        for connection in list(self.connections):
+            token = private.peer_reset_token(connection.quic)
+            if any(ends_with_token(packet, token) for packet in run):
+                connection.drop("the peer has lost the connection (stateless reset)")
+                self._touched.add(connection)
 
     def _receive_long_header(self, packet: bytes, address: Address, now: float) -> None:
         """A handshake packet: a client knows only its own connection."""
@@ -246,6 +262,9 @@ class ServerEndpoint(Endpoint):
     within `handshake_timeout_s`. Half-open connections are bounded; above half the bound, or
     above `unproved_per_s`, a new client first proves its address with a Retry packet
     (RFC 9000 section 8.1.2), which costs us no memory.
+
+    `connection_ids` and `retry_key` (16 bytes) are shared by all processes of one port; each makes
+    its own if none is given. A packet of another process is counted and dropped.
     """
 
     def __init__(
@@ -255,6 +274,8 @@ class ServerEndpoint(Endpoint):
         *,
         configuration: QuicConfiguration,
         make_connection: Callable[[bytes, bytes | None, float], Connection],
+        connection_ids: ConnectionIds | None = None,
+        retry_key: bytes | None = None,
         max_half_open: int = 512,
         max_connections: int = 16384,
         unproved_per_s: int = 100,
@@ -263,7 +284,9 @@ class ServerEndpoint(Endpoint):
         super().__init__(udp, loop)
         self._configuration = configuration
         self._make_connection = make_connection
-        self._retry = QuicRetryTokenHandler()
+        self.connection_ids = connection_ids or ConnectionIds()
+        self.resets = StatelessResets(self.connection_ids)
+        self._retry = private.retry_tokens(retry_key)
         self._max_half_open = max_half_open
         self._max_connections = max_connections
         self._handshake_timeout_s = handshake_timeout_s
@@ -272,6 +295,7 @@ class ServerEndpoint(Endpoint):
         self.accepting = True
         self.retries_sent = 0
         self.refused_initials = 0
+        self.misdirected_packets = 0
 
     @property
     def half_open(self) -> int:
@@ -297,6 +321,16 @@ class ServerEndpoint(Endpoint):
         self._half_open.pop(connection, None)
         connection.drop("the handshake took too long")
         self.forget(connection)
+
+    def _receive_unknown(self, run: list[bytes], address: Address) -> None:
+        """The client holds a connection that we have lost: tell it (RFC 9000 section 10.3)."""
+        ids = self.connection_ids
+        if ids.owner_of(run[0][1 : 1 + CONNECTION_ID_BYTES]) not in (None, ids.owner):
+            self.misdirected_packets += len(run)
+            return
+        answer = self.resets.answer(run[0], self.loop.time())
+        if answer is not None:
+            self.udp.send_batch([answer], address)
 
     def _receive_long_header(self, packet: bytes, address: Address, now: float) -> None:
         connection = self._by_id.get(_long_header_destination(packet))
@@ -399,7 +433,7 @@ class ServerEndpoint(Endpoint):
         self._touched.add(connection)
 
     def _send_retry(self, header: QuicHeader, address: Address, now: float) -> None:
-        source_cid = os.urandom(CONNECTION_ID_BYTES)
+        source_cid = self.connection_ids.issue()
         token = self._retry.create_token(
             address=address,
             original_destination_connection_id=header.destination_cid,

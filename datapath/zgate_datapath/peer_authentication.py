@@ -21,9 +21,11 @@ from typing import Any
 from aioquic import tls
 from aioquic.buffer import Buffer  # type: ignore[attr-defined]
 from aioquic.quic.configuration import QuicConfiguration
-from aioquic.quic.connection import QuicConnection
+from aioquic.quic.connection import QuicConnection, QuicConnectionId
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding
+
+from zgate_datapath.connection_ids import ConnectionIds
 
 
 def load_own_certificate(
@@ -61,19 +63,41 @@ class PeerRefused(tls.Alert):
 class ServerQuicConnection(QuicConnection):
     """A server connection with mandatory client authentication.
 
+    `connection_ids` gives its connection IDs and their reset tokens.
+
     Attributes:
         peer_identity: what `verify_peer` returned; None until the certificate was accepted.
         refusal: why the peer was refused, if it was.
     """
 
-    def __init__(self, *, verify_peer: VerifyPeer, **arguments: Any) -> None:
+    def __init__(
+        self,
+        *,
+        verify_peer: VerifyPeer,
+        connection_ids: ConnectionIds | None = None,
+        **arguments: Any,
+    ) -> None:
         for forbidden in ("session_ticket_fetcher", "session_ticket_handler"):
             if arguments.get(forbidden) is not None:
                 raise ValueError(f"{forbidden}: a resumed session would skip the certificate")
         super().__init__(**arguments)
+        self._connection_ids = connection_ids or ConnectionIds()
+        self._name(self._host_cids[0])
+        self.host_cid = self._local_initial_source_connection_id = self._host_cids[0].cid
         self._verify_peer = verify_peer
         self.peer_identity: Any = None
         self.refusal: PeerRefused | None = None
+
+    def _name(self, made: QuicConnectionId) -> None:
+        """Put an ID of ours in the place of one that aioquic has made, before anybody sees it."""
+        made.cid = self._connection_ids.issue()
+        made.stateless_reset_token = self._connection_ids.reset_token(made.cid)
+
+    def _replenish_connection_ids(self) -> None:
+        known = len(self._host_cids)
+        super()._replenish_connection_ids()
+        for made in self._host_cids[known:]:
+            self._name(made)
 
     def _initialize(self, peer_cid: bytes) -> None:
         super()._initialize(peer_cid)

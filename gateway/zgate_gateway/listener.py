@@ -18,7 +18,8 @@ from aioquic.tls import AlertDescription
 from zgate_datapath.client import CIPHER_SUITES, CONTROL_PACKET_BYTES, MAX_DATAGRAM_FRAME_BYTES
 from zgate_datapath.congestion import algorithm_name
 from zgate_datapath.connection import Connection, ConnectionHandler
-from zgate_datapath.endpoint import CONNECTION_ID_BYTES, ServerEndpoint
+from zgate_datapath.connection_ids import CONNECTION_ID_BYTES, ConnectionIds
+from zgate_datapath.endpoint import ServerEndpoint
 from zgate_datapath.peer_authentication import (
     PeerRefused,
     ServerQuicConnection,
@@ -52,6 +53,7 @@ class Listener:
 
     `make_handler` is called for each new connection, before anything is known of its peer;
     `on_refused` with the reason and the text for each certificate that is refused.
+    `connection_ids` and `retry_key`: see `ServerEndpoint`.
     """
 
     def __init__(
@@ -61,11 +63,15 @@ class Listener:
         *,
         make_handler: Callable[[Listener, Connection, ServerQuicConnection], ConnectionHandler],
         on_refused: Callable[[Connection, str, str], None],
+        connection_ids: ConnectionIds | None = None,
+        retry_key: bytes | None = None,
     ) -> None:
         self._settings = settings
         self._verifier = verifier
         self._make_handler = make_handler
         self._on_refused = on_refused
+        self._connection_ids = connection_ids
+        self._retry_key = retry_key
         self._quic_configuration = self._load_configuration()
         self.endpoint: ServerEndpoint | None = None
 
@@ -96,6 +102,8 @@ class Listener:
             loop,
             configuration=self._quic_configuration,
             make_connection=self._make_connection,
+            connection_ids=self._connection_ids,
+            retry_key=self._retry_key,
         )
         self.endpoint.start()
 
@@ -138,6 +146,7 @@ class Listener:
 
         quic = ServerQuicConnection(
             verify_peer=verify,
+            connection_ids=self.endpoint.connection_ids,
             configuration=self._quic_configuration,
             original_destination_connection_id=original_cid,
             retry_source_connection_id=retry_cid,

@@ -13,7 +13,8 @@ from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import QuicConnection
 from aioquic.quic.packet import QuicPacketType, pull_quic_header
 from zgate_datapath.connection import Ending
-from zgate_datapath.endpoint import CONNECTION_ID_BYTES, _long_header_destination
+from zgate_datapath.connection_ids import CONNECTION_ID_BYTES
+from zgate_datapath.endpoint import _long_header_destination
 from zgate_datapath.udp import PathError, UdpSocket
 from zgate_protocol.icmp import TokenBucket
 
@@ -84,8 +85,8 @@ def pressed(gateway: Gateway, **limits: int) -> None:
         b"\xc0",
         b"\xc0\0\0\0\1",
         b"\xc0\0\0\0\1\xff",
-        b"\x40" + bytes(40),
-        os.urandom(1200),
+        b"\x40" + bytes(20),
+        bytes([0x3F]) + os.urandom(1199),
         b"\xc0" + bytes(1199),
         initial_header(b"12345678", size=1199),
         initial_header(b""),
@@ -102,7 +103,7 @@ def pressed(gateway: Gateway, **limits: int) -> None:
         "one byte of a long header",
         "no ID length",
         "an ID longer than the packet",
-        "an unknown ID",
+        "an unknown ID in too few bytes",
         "noise",
         "zeros",
         "one byte too few",
