@@ -99,6 +99,8 @@ def news_line(news: schemas.FlowNews) -> Text:
 
 def _cause(news: schemas.FlowNews) -> str:
     rule = "" if news.rule_id is None else f"rule {news.rule_id}"
+    if news.rule_line is not None:
+        rule += f" (line {news.rule_line})"
     if news.kind is schemas.FlowNewsKind.ALLOWED:
         rule = rule or "default action"
     said = " ".join(filter(None, (news.reason, rule)))

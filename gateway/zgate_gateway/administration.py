@@ -333,11 +333,11 @@ class Administration:
             rule_id=rule.id if rule else None,
             rule_file=str(source_file) if rule and source_file else None,
             rule_line=rule.line if rule else None,
-            revision=verdict.revision,
+            revision=gateway.kernel.revision_of(verdict.revision),
         )
         note = None
         if rule is None and verdict.rule != NO_RULE:
-            note = f"rule {verdict.rule} of revision {verdict.revision} has no name any more"
+            note = f"rule {verdict.rule} of generation {verdict.revision} has no name any more"
         return answer, note, str(source)
 
     # Changing.

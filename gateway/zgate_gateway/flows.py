@@ -159,7 +159,8 @@ def news_of(named: FlowEvent) -> schemas.FlowNews:
         icmp_code=flow.icmp_code,
         reason=DropReason(event.reason).name if is_denial else None,
         rule_id=named.rule_id,
-        revision=event.revision,
+        rule_line=named.rule.line if named.rule is not None else None,
+        revision=named.revision,
         suppressed=event.suppressed,
     )
 
@@ -197,8 +198,11 @@ class FlowTable(Protocol):
 class FlowRules(Protocol):
     """Names of rules (`zgate_gateway.kernel.Kernel`)."""
 
-    def rule(self, client_name: str, revision: int, global_rule: int) -> Rule | None:
+    def rule(self, client_name: str, generation: int, global_rule: int) -> Rule | None:
         """Return the rule behind a number of the kernel's."""
+
+    def revision_of(self, generation: int) -> int:
+        """Return the policy revision behind a number of the kernel's."""
 
 
 async def open_flows(
@@ -279,5 +283,5 @@ def _view(flow: KernelFlow, client: str | None, rules: FlowRules, now_ns: int) -
         idle_s=max(0.0, (now_ns - flow.seen_ns) / _NS),
         rule_id=rule.id if rule is not None else None,
         rule_line=rule.line if rule is not None else None,
-        revision=flow.revision,
+        revision=rules.revision_of(flow.revision),
     )

@@ -83,7 +83,7 @@ class Journal:
                 client=named.client or "-",
                 flow=flow_of(event),
                 rule=named.rule_id,
-                revision=event.revision,
+                revision=named.revision,
             )
         else:
             self._audit.flow_denied(
@@ -91,7 +91,7 @@ class Journal:
                 flow=flow_of(event),
                 reason=DropReason(event.reason).name,
                 rule=named.rule_id,
-                revision=event.revision,
+                revision=named.revision,
             )
         if event.suppressed:
             self._audit.rate_limited(client=named.client, suppressed=event.suppressed)

@@ -2,24 +2,33 @@
 
 The kernel knows clients by a small number and policies by another. This module gives the
 numbers, keeps equal policies shared, and turns the kernel's events back into names.
+
+A revision may be built more than once: time goes on, or is set, and the kernel must be given anew
+what lies ahead (docs/adr/0009-rules-that-hold-for-a-time.md). So the kernel numbers *generations*,
+and which revision one belongs to is known here.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import time
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from ipaddress import IPv4Address, IPv6Address
 
+from zgate_bpf.encoding import FOREVER_NS, Period
 from zgate_bpf.kernel_policy import ClientCounters, Generation, KernelEvent, KernelPolicy
 from zgate_bpf.tables import NO_RULE, CompiledPolicy
 
 from zgate_gateway.policy.compiler import PolicyTooLarge
+from zgate_gateway.policy.periods import Step
 from zgate_gateway.policy.policy_set import PolicySet
 from zgate_gateway.policy.rules import Rule
+from zgate_gateway.wall_clock import WallClock
 
 logger = logging.getLogger(__name__)
 
@@ -45,20 +54,44 @@ class _Revision:
     number: int
     policy_set: PolicySet
     generation: Generation
+    clock: WallClock
     # By identity: equal policies are one object, and hashing ten thousand rules takes long.
     policies: dict[int, CompiledPolicy] = field(default_factory=dict)
-    policy_ids: dict[int, int] = field(default_factory=dict)
+    policy_ids: dict[tuple[int, Period], int] = field(default_factory=dict)
+    refill_at_ns: int = FOREVER_NS
     built_for: tuple[_Client, ...] = ()
 
     def policy_of(self, name: str, groups: Sequence[str]) -> int:
-        """The kernel's number of this client's policy; compiled and loaded when it is new."""
-        compiled = self.policy_set.compiled_for(name, groups)
-        policy_id = self.policy_ids.get(id(compiled))
+        """The kernel's number of this client's policy; compiled and loaded when it is new.
+
+        What holds later is loaded first: each policy names the one that follows it.
+        """
+        schedule = self.policy_set.schedule_for(name, groups, self.clock.now())
+        following = 0
+        for step in reversed(schedule.steps):
+            following = self._load(step, following)
+        if schedule.refill_at is not None:
+            refill_at_ns = self.clock.monotonic_ns(schedule.refill_at)
+            self.refill_at_ns = min(self.refill_at_ns, refill_at_ns)
+        return following
+
+    def _load(self, step: Step, following: int) -> int:
+        until_ns = FOREVER_NS if step.until is None else self.clock.monotonic_ns(step.until)
+        key = id(step.policy), Period(until_ns, following)
+        policy_id = self.policy_ids.get(key)
         if policy_id is None:
-            policy_id = self.generation.add_policy(compiled)
-            self.policies[policy_id] = compiled  # keeps its identity taken
-            self.policy_ids[id(compiled)] = policy_id
+            policy_id = self.generation.add_policy(step.policy, key[1])
+            self.policies[policy_id] = step.policy  # keeps its identity taken
+            self.policy_ids[key] = policy_id
         return policy_id
+
+    def is_behind(self) -> str | None:
+        """Why what lies ahead has to be worked out anew; None: it need not."""
+        if time.monotonic_ns() >= self.refill_at_ns:
+            return "the kernel was given as many periods as it takes, and some have passed"
+        if self.policy_set.is_temporary and self.clock.has_stepped():
+            return "the wall clock was set"
+        return None
 
 
 def _policy_for(revision: _Revision, client: _Client) -> int:
@@ -71,11 +104,21 @@ def _policy_for(revision: _Revision, client: _Client) -> int:
 
 @dataclass(frozen=True, slots=True)
 class FlowEvent:
-    """What the kernel said of a new flow or a denial, with names."""
+    """What the kernel said of a new flow or a denial, with names.
+
+    :ivar rule: None: no rule decided, or it has no name any more.
+    :ivar revision: of the policy; ``event.revision`` is the kernel's number of the generation.
+    """
 
     event: KernelEvent
     client: str | None
-    rule_id: str | None
+    rule: Rule | None
+    revision: int
+
+    @property
+    def rule_id(self) -> str | None:
+        """The rule's name."""
+        return self.rule.id if self.rule is not None else None
 
 
 class Kernel:
@@ -89,6 +132,9 @@ class Kernel:
         self._free: deque[int] = deque(range(max_clients))
         self._current: _Revision | None = None
         self._previous: _Revision | None = None
+        self._generation = 0
+        # From which generation on which revision was in force.
+        self._since: list[tuple[int, int]] = []
 
     # Policy.
 
@@ -125,15 +171,18 @@ class Kernel:
     ) -> _Revision:
         """Compile, write beside the policy in force, and read back. May run in a thread.
 
+        The same revision may be built again, for the time that has come.
+
         Large policies take seconds. Nothing here touches what packets are judged by, nor what the
         event loop changes meanwhile; one build at a time.
 
         Raises:
             KernelError: it does not fit or cannot be read back.
         """
+        self._generation += 1
         try:
-            generation = self.programs.begin(revision)
-            fresh = _Revision(revision, policy_set, generation, built_for=clients)
+            generation = self.programs.begin(self._generation)
+            fresh = _Revision(revision, policy_set, generation, WallClock.read(), built_for=clients)
             for client in clients:
                 generation.assign(client.index, _policy_for(fresh, client))
             generation.verify()
@@ -153,6 +202,17 @@ class Kernel:
         except (OSError, RuntimeError, ValueError) as error:
             raise KernelError(f"policy revision {fresh.number}: {error}") from error
         self._previous, self._current = self._current, fresh
+        if not self._since or self._since[-1][1] != fresh.number:
+            self._since.append((fresh.generation.revision, fresh.number))
+
+    def is_behind(self) -> str | None:
+        """Why the revision in force has to be built again; None: it need not."""
+        return self._current.is_behind() if self._current is not None else None
+
+    def revision_of(self, generation: int) -> int:
+        """The policy revision behind the kernel's number; 0: none yet."""
+        at = bisect_right(self._since, generation, key=lambda since: since[0])
+        return self._since[at - 1][1] if at else 0
 
     def _catch_up(self, fresh: _Revision) -> None:
         """Bring in the clients that came, and leave out those that went, during the build."""
@@ -239,10 +299,10 @@ class Kernel:
     def _named(self, event: KernelEvent) -> FlowEvent:
         name = self._names.get(event.client_index)
         rule = self.rule(name, event.revision, event.rule) if name is not None else None
-        return FlowEvent(event, name, rule.id if rule is not None else None)
+        return FlowEvent(event, name, rule, self.revision_of(event.revision))
 
-    def rule(self, client_name: str, revision: int, global_rule: int) -> Rule | None:
-        """The rule that a verdict names; None: no rule, or of a revision long gone.
+    def rule(self, client_name: str, generation: int, global_rule: int) -> Rule | None:
+        """The rule that a verdict names; None: no rule, or of a generation long gone.
 
         Clients whose rules mean the same share one policy in the kernel, whatever the rules are
         called: so the name comes from the client's own rules.
@@ -251,7 +311,7 @@ class Kernel:
         if global_rule == NO_RULE or client is None:
             return None
         for known in (self._current, self._previous):
-            if known is not None and known.number == revision:
+            if known is not None and known.generation.revision == generation:
                 try:
                     _, index = known.generation.rule_of(global_rule)
                 except KeyError:

@@ -5,6 +5,10 @@
     apply      a text from an administrator; it becomes the file's content
     rollback   the text of an earlier revision, under a new number
 
+Rules that hold for a time begin and end in the kernel by themselves, under the revision in force.
+Only when the wall clock is set, or more times lie ahead than the kernel holds, is the revision
+built anew (:meth:`PolicyKeeper.refresh`).
+
 A change is read, tested, compiled and built beside what is in force in a thread; the event loop
 only swaps it in. Whatever fails on the way leaves everything as it was: kernel, file and history.
 
@@ -39,6 +43,10 @@ from zgate_gateway.policy_file import PolicyFileError, StagedFile, keep_aside
 logger = logging.getLogger(__name__)
 
 _Answer = TypeVar("_Answer")
+
+#: How often the clocks are compared: what the policy says of times is to be true within a second.
+_CLOCK_INTERVAL_S = 0.25
+_RETRY_S = 5.0
 
 APPLIED_FILE_NAME = "policy.yaml"
 NOT_CHANGED = (ConfigError, KernelError, StoreError, PolicyFileError)
@@ -114,12 +122,45 @@ class PolicyKeeper:
             logger.info("policy revision %d is in force", self._kernel.revision)
 
     async def watch(self) -> None:
-        """Reload whenever the file changes; forever."""
-        await watch_file(self.path, self._file_changed, seen=self._read_as)
+        """Reload whenever the file changes, and keep to the time; forever."""
+        timekeeping = asyncio.create_task(self._keep_time())
+        try:
+            await watch_file(self.path, self._file_changed, seen=self._read_as)
+        finally:
+            timekeeping.cancel()
 
     async def _file_changed(self) -> None:
         if signature_of(self.path) != self._read_as:  # else somebody has reloaded already
             await self.reload_and_log()
+
+    async def _keep_time(self) -> None:
+        while True:
+            try:
+                await self.refresh()
+            except KernelError as error:
+                # What the kernel has goes on, and errs on the safe side where it ends.
+                logger.error("the times in the policy are not kept to: %s", error)
+                await asyncio.sleep(_RETRY_S)
+            await asyncio.sleep(_CLOCK_INTERVAL_S)
+
+    async def refresh(self) -> bool:
+        """Build the revision in force anew if time asks for it; whether it did.
+
+        Raises KernelError.
+        """
+        if self._kernel.is_behind() is None:
+            return False
+        async with self._lock:
+            kernel = self._kernel
+            because = kernel.is_behind()  # a change may have come first
+            if because is None:
+                return False
+            built = await self._in_thread(
+                kernel.build, self.policy_set, kernel.revision, kernel.snapshot()
+            )
+            kernel.put_in_force(built)
+        logger.info("policy revision %d built anew: %s", kernel.revision, because)
+        return True
 
     async def apply(self, text: bytes, *, expected: int | None = None) -> bool:
         """Put a text in force and into the file; whether that changed anything.

@@ -260,6 +260,7 @@ class FlowNews(Answer):
     icmp_code: int | None = None
     reason: str | None = Field(None, description="of a denial: the drop reason's name")
     rule_id: str | None = Field(None, description="null: no rule decided")
+    rule_line: int | None = Field(None, description="where the policy file has it")
     revision: int | None = None
     suppressed: int = Field(0, ge=0, description="events of this client left out before this one")
     lost: int = Field(0, ge=0)

@@ -84,6 +84,7 @@ class PolicySet:
     :ivar default_limits: those of whoever has no other.
     :ivar default_action_line: where ``default_action`` is written, or would be.
     :ivar expectations: the file's own tests; of a set that was loaded, they all passed.
+    :ivar is_temporary: whether any of its rules holds only for a time.
     """
 
     default_action: Action = Action.DENY
@@ -97,6 +98,12 @@ class PolicySet:
     name: str = ""
     default_action_line: int = 1
     expectations: tuple[Expectation, ...] = ()
+    is_temporary: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        lists = (*self.clients.values(), *self.groups.values())
+        is_temporary = any(rule.is_temporary for rules in lists for rule in rules)
+        object.__setattr__(self, "is_temporary", is_temporary)
 
     @classmethod
     def empty(cls) -> PolicySet:
@@ -199,12 +206,6 @@ class PolicySet:
         for group in dict.fromkeys(groups):
             rules += self.groups.get(group, ())
         return rules
-
-    @property
-    def is_temporary(self) -> bool:
-        """Whether any of its rules holds only for a time."""
-        lists = (*self.clients.values(), *self.groups.values())
-        return any(rule.is_temporary for rules in lists for rule in rules)
 
     def limits_for(self, client: str, groups: Iterable[str] = ()) -> Limits:
         """Return a client's limits: each from its own, its groups', or the default ones."""

@@ -29,10 +29,15 @@ from zgate_gateway.flows import (
     open_flows,
 )
 from zgate_gateway.kernel import FlowEvent
+from zgate_gateway.policy.policy_set import PolicySet
 from zgate_protocol.drop_reason import DropReason
 
 ROOT = Path(__file__).parents[3]
 EVERYTHING = FlowEventQuery()
+RULE = PolicySet.parse(
+    'version: "1.0"\nclients:\n  alice:\n    rules:\n'
+    "      - {id: allow-web, type: default, action: allow}\n"
+).rules_for("alice")[0]
 
 
 def event(number: int = 0, *, denied: bool = True, **changes: Any) -> FlowEvent:
@@ -53,7 +58,8 @@ def event(number: int = 0, *, denied: bool = True, **changes: Any) -> FlowEvent:
         "suppressed": 0,
     }
     client = changes.pop("client", "alice")
-    return FlowEvent(KernelEvent(**{**values, **changes}), client, None if denied else "allow-web")
+    rule = None if denied else RULE
+    return FlowEvent(KernelEvent(**{**values, **changes}), client, rule, revision=4)
 
 
 async def take(
@@ -79,10 +85,11 @@ def test_an_event_in_the_words_of_the_api() -> None:
     assert (denied.kind, denied.client, denied.reason) == ("denied", "alice", "POLICY_DEFAULT")
     assert (denied.source, denied.source_port) == ("10.100.0.2", 40000)
     assert (denied.destination, denied.destination_port) == ("10.20.0.5", 443)
-    assert (denied.direction, denied.revision, denied.suppressed) == ("up", 7, 12)
+    assert (denied.direction, denied.revision, denied.suppressed) == ("up", 4, 12)
     assert abs((datetime.now(UTC) - denied.ts).total_seconds()) < 5
     allowed = news_of(event(denied=False, protocol=58, destination_port=128 << 8))
     assert (allowed.kind, allowed.rule_id, allowed.reason) == ("allowed", "allow-web", None)
+    assert (allowed.rule_line, denied.rule_line) == (5, None)
     assert (allowed.icmp_type, allowed.icmp_code, allowed.destination_port) == (128, 0, None)
     old = news_of(event(time_ns=time.monotonic_ns() - 3600 * 10**9))
     assert 3590 < (datetime.now(UTC) - old.ts).total_seconds() < 3610
@@ -297,8 +304,11 @@ HOLDERS = {ip_address("10.100.0.2"): "alice", ip_address("10.100.0.3"): "bob"}
 class Rules:
     """Knows one rule."""
 
-    def rule(self, client_name: str, revision: int, global_rule: int) -> Any:
-        known = (client_name, revision, global_rule) == ("alice", 7, 11)
+    def revision_of(self, generation: int) -> int:
+        return generation - 3
+
+    def rule(self, client_name: str, generation: int, global_rule: int) -> Any:
+        known = (client_name, generation, global_rule) == ("alice", 7, 11)
         return type("Rule", (), {"id": "allow-web", "line": 9}) if known else None
 
 
@@ -329,7 +339,7 @@ async def test_a_flow_has_names() -> None:
         "alice",
         "allow-web",
         9,
-        7,
+        4,
     )
     assert (view.client_address, view.client_port) == ("10.100.0.2", 40000)
     assert (view.remote_address, view.remote_port, view.protocol) == ("10.20.0.5", 443, 6)

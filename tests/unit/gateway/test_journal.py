@@ -12,7 +12,12 @@ from zgate_gateway.api.schemas import FlowEventQuery
 from zgate_gateway.audit import AuditLog
 from zgate_gateway.journal import Journal
 from zgate_gateway.kernel import FlowEvent
+from zgate_gateway.policy.policy_set import PolicySet
 from zgate_protocol.drop_reason import DropReason
+
+RULE = PolicySet.parse(
+    'version: "1.0"\nclients: {alice: {rules: [{id: web, type: default, action: allow}]}}'
+).rules_for("alice")[0]
 
 
 @pytest.fixture
@@ -45,7 +50,7 @@ def named(kind: EventKind, **changes: Any) -> FlowEvent:
         "length_bytes": 60,
         "suppressed": 0,
     }
-    return FlowEvent(KernelEvent(**{**values, **changes}), "alice", "web")
+    return FlowEvent(KernelEvent(**{**values, **changes}), "alice", RULE, revision=4)
 
 
 def records(audit: AuditLog) -> list[dict[str, Any]]:
@@ -64,6 +69,7 @@ async def test_events_are_recorded_and_told(journal: Journal, audit: AuditLog) -
         "alice",
         "web",
     )
+    assert (allowed["revision"], denied["revision"]) == (4, 4)  # not the kernel's number
     assert (allowed["source_port"], allowed["destination_port"]) == (40000, 443)
     assert (denied["reason"], denied["icmp_type"], denied["icmp_code"]) == ("POLICY_RULE", 8, 0)
     assert "destination_port" not in denied

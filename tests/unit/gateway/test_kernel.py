@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from ipaddress import IPv4Address, IPv6Address, ip_address
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from zgate_bpf.encoding import ALWAYS, FOREVER_NS, Period
 from zgate_bpf.kernel_policy import (
     NO_CLIENT,
     ClientCounters,
@@ -15,9 +19,11 @@ from zgate_bpf.kernel_policy import (
     GenerationError,
     KernelEvent,
 )
+from zgate_bpf.layouts import MAX_PERIODS
 from zgate_bpf.tables import NO_RULE, CompiledPolicy
 from zgate_gateway.kernel import FlowEvent, Kernel, KernelError
 from zgate_gateway.policy.policy_set import PolicySet
+from zgate_gateway.wall_clock import STEP_NS, WallClock, read_offset_ns
 from zgate_protocol.drop_reason import DropReason
 
 POLICY = """\
@@ -50,6 +56,7 @@ class FakeGeneration:
         self.revision = revision
         self.log = log
         self.policies: list[CompiledPolicy] = []
+        self.periods: list[Period] = []
         self.assigned: dict[int, int] = {}
         self.fails: dict[str, Exception] = {}
 
@@ -58,9 +65,10 @@ class FakeGeneration:
             raise self.fails[name]
         self.log.append(f"{name} r{self.revision}")
 
-    def add_policy(self, policy: CompiledPolicy) -> int:
+    def add_policy(self, policy: CompiledPolicy, period: Period = ALWAYS) -> int:
         self._step("add_policy")
         self.policies.append(policy)
+        self.periods.append(period)
         return len(self.policies)
 
     def assign(self, client_index: int, policy_id: int) -> None:
@@ -378,3 +386,122 @@ def test_what_has_no_name_stays_without(kernel: Kernel, programs: FakePrograms) 
     kernel.remove_client("alice")
     late: Any = named(kernel, programs, event_of(0, RULES_PER_POLICY, 1))
     assert (late.client, late.rule_id) == ("alice", None)
+
+
+# Time.
+
+
+@pytest.fixture
+def wall(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """The wall clock, as far ahead of CLOCK_MONOTONIC as ``offset_ns`` says."""
+    made = SimpleNamespace(offset_ns=read_offset_ns())
+    monkeypatch.setattr("zgate_gateway.wall_clock.read_offset_ns", lambda: made.offset_ns)
+    return made
+
+
+def in_hours(wall: SimpleNamespace, hours: float) -> datetime:
+    wall_s = (time.monotonic_ns() + wall.offset_ns) // 10**9 + int(hours * 3600)
+    return datetime.fromtimestamp(wall_s, UTC)
+
+
+def temporary(**ends: datetime) -> PolicySet:
+    clients = "".join(
+        f"  {name}: {{rules: [{{id: {name}-visit, type: default, action: allow,"
+        f" expires_at: {end.isoformat()}}}]}}\n"
+        for name, end in ends.items()
+    )
+    return PolicySet.parse(f'version: "1.0"\nclients:\n{clients}')
+
+
+def hours_until(period: Period) -> float:
+    return (period.until_ns - time.monotonic_ns()) / 3600 / 10**9
+
+
+def test_a_rule_that_ends_is_followed_by_what_holds_then(
+    kernel: Kernel, programs: FakePrograms, wall: SimpleNamespace
+) -> None:
+    end = in_hours(wall, 2)
+    kernel.load_policy(temporary(alice=end, bob=end, carol=in_hours(wall, 3)), 2)
+    for name, address in (("alice", A4), ("bob", B4), ("carol", A6)):
+        kernel.add_client(name, [], [address])
+    generation = programs.generations[-1]
+    last, first, carols = generation.periods
+    assert last == ALWAYS
+    assert first.next_policy == carols.next_policy == 1  # one end for all, loaded first
+    assert hours_until(first) == pytest.approx(2, abs=0.01)
+    assert hours_until(carols) == pytest.approx(3, abs=0.01)
+    assert generation.assigned == {0: 2, 1: 2, 2: 3}
+    # In each period a rule has its own number, so that it has its name.
+    event = event_of(1, RULES_PER_POLICY * 2, 2)
+    assert named(kernel, programs, event).rule_id == "bob-visit"
+
+
+def test_a_clock_that_is_set_moves_what_lies_ahead(
+    kernel: Kernel, programs: FakePrograms, wall: SimpleNamespace
+) -> None:
+    kernel.load_policy(temporary(alice=in_hours(wall, 2)), 7)
+    kernel.add_client("alice", [], [A4])
+    policy_set = kernel.policy_set
+    assert kernel.is_behind() is None
+    for step_hours, left in ((1, 1), (-5, 6)):
+        wall.offset_ns += step_hours * 3600 * 10**9
+        assert kernel.is_behind() == "the wall clock was set"
+        kernel.load_policy(policy_set, 7)
+        assert kernel.is_behind() is None
+        assert hours_until(programs.generations[-1].periods[1]) == pytest.approx(left, abs=0.01)
+    wall.offset_ns += 7 * 3600 * 10**9
+    kernel.load_policy(policy_set, 7)
+    assert programs.generations[-1].periods == [ALWAYS]  # it is over
+
+
+def test_a_clock_that_is_corrected_a_little_changes_nothing(
+    kernel: Kernel, wall: SimpleNamespace
+) -> None:
+    kernel.load_policy(temporary(alice=in_hours(wall, 2)), 2)
+    wall.offset_ns += STEP_NS // 2
+    assert kernel.is_behind() is None
+    wall.offset_ns += STEP_NS
+    assert kernel.is_behind() is not None
+
+
+def test_without_times_nobody_looks_at_the_clock(kernel: Kernel, wall: SimpleNamespace) -> None:
+    wall.offset_ns += 3600 * 10**9
+    assert kernel.is_behind() is None
+
+
+def test_more_times_than_the_kernel_holds_are_given_in_time(
+    kernel: Kernel, programs: FakePrograms, wall: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends = {f"g{number}": in_hours(wall, number) for number in range(1, 12)}
+    groups = temporary(**ends)
+    many = PolicySet(groups=groups.clients)
+    kernel.load_policy(many, 2)
+    kernel.add_client("alice", list(ends), [A4])
+    assert len(programs.generations[-1].periods) == MAX_PERIODS
+    assert kernel.is_behind() is None
+    began_ns = time.monotonic_ns()
+    monkeypatch.setattr(time, "monotonic_ns", lambda: began_ns + 4 * 3600 * 10**9)
+    assert "as many periods as it takes" in str(kernel.is_behind())
+    kernel.load_policy(many, 2)
+    assert len(programs.generations[-1].periods) == MAX_PERIODS
+    assert kernel.is_behind() is None
+
+
+def test_generations_are_numbered_by_themselves(kernel: Kernel, programs: FakePrograms) -> None:
+    """A revision that is built again stays what it is; the kernel sees another number."""
+    kernel.add_client("alice", [], [A4])
+    policy_set = PolicySet.parse(POLICY)
+    for revision in (1, 8, 8, 8, 30):
+        kernel.load_policy(policy_set, revision)
+    assert [generation.revision for generation in programs.generations] == [1, 2, 3, 4, 5, 6]
+    assert [kernel.revision_of(number) for number in range(8)] == [0, 1, 1, 8, 8, 8, 30, 30]
+    found = named(kernel, programs, event_of(0, RULES_PER_POLICY, 5))
+    assert (found.revision, found.rule_id) == (8, "alice-web")
+
+
+def test_a_time_beyond_what_the_kernel_can_count_is_its_end() -> None:
+    clock = WallClock.read()
+    assert clock.monotonic_ns(datetime(9999, 1, 1, tzinfo=UTC)) == FOREVER_NS
+    assert clock.monotonic_ns(datetime(1, 1, 1, tzinfo=UTC)) == 0
+    assert abs((clock.now() - datetime.now(UTC)).total_seconds()) < 1
+    assert not clock.has_stepped()

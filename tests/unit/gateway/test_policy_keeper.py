@@ -43,12 +43,18 @@ class FakeKernel:
         self.policy_set = PolicySet.empty()
         self.fails: str | None = None
         self.build_fails: str | None = None
+        self.behind: str | None = None
+        self.builds = 0
+
+    def is_behind(self) -> str | None:
+        return self.behind
 
     def snapshot(self) -> tuple[()]:
         return ()
 
     def build(self, policy_set: PolicySet, revision: int, _: object) -> tuple[PolicySet, int]:
         assert threading.current_thread() is not threading.main_thread()
+        self.builds += 1
         if self.build_fails is not None:
             raise KernelError(self.build_fails)
         return policy_set, revision
@@ -57,6 +63,7 @@ class FakeKernel:
         if self.fails is not None:
             raise KernelError(self.fails)
         self.policy_set, self.revision = built
+        self.behind = None
 
     def load_policy(self, policy_set: PolicySet, revision: int) -> None:
         self.put_in_force((policy_set, revision))
@@ -308,6 +315,48 @@ async def test_what_somebody_reloaded_already_is_not_reloaded_again(world: World
     world.file.write_text("{{")
     await world.keeper._file_changed()
     assert world.keeper.failures == 2
+
+
+# Time.
+
+
+async def test_time_builds_the_revision_in_force_anew(world: World) -> None:
+    assert not await world.keeper.refresh()
+    world.kernel.behind = "the wall clock was set"
+    assert await world.keeper.refresh()
+    assert (world.kernel.builds, world.kernel.revision) == (1, 1)
+    assert world.history() == [(1, "start")]
+    assert len(world.audited("policy_loaded")) == 1
+    assert world.in_force() == policy(1)
+
+
+async def test_a_change_that_comes_first_keeps_to_the_time_as_well(world: World) -> None:
+    world.kernel.behind = "the wall clock was set"
+    changing = asyncio.create_task(world.keeper.apply(policy(2).encode()))
+    await asyncio.sleep(0)  # it has the lock
+    assert not await world.keeper.refresh()
+    assert await changing
+    assert (world.kernel.builds, world.kernel.revision) == (1, 2)
+
+
+async def test_a_refresh_that_fails_is_tried_again(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("zgate_gateway.policy_keeper._RETRY_S", 0.01)
+    monkeypatch.setattr("zgate_gateway.policy_keeper._CLOCK_INTERVAL_S", 0.01)
+    world.kernel.behind, world.kernel.build_fails = "the wall clock was set", "no memory"
+    watching = asyncio.create_task(world.keeper.watch())
+    try:
+        async with asyncio.timeout(20):
+            while world.kernel.builds < 2:
+                await asyncio.sleep(0.01)
+            world.kernel.build_fails = None
+            while world.kernel.behind is not None:
+                await asyncio.sleep(0.01)
+    finally:
+        watching.cancel()
+    assert "the times in the policy are not kept to: no memory" in caplog.text
+    assert world.in_force() == policy(1)
 
 
 steps = st.lists(
