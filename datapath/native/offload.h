@@ -24,13 +24,16 @@ struct zdp_vnet_header {
 } __attribute__((packed));
 
 #define ZDP_VNET_BYTES 10
+/* What a coalesced write holds at most, without the vnet header. */
 #define ZDP_MAX_SUPER_BYTES 65535
+/* Room for any read of the TUN: IPv6's payload length does not count its own header. */
+#define ZDP_MAX_READ_BYTES (ZDP_VNET_BYTES + 40 + 65535)
 
 /* Segmentation. */
 
 enum zdp_segment_error {
 	ZDP_SEGMENT_OK = 0,
-	ZDP_SEGMENT_BAD,     /* header and packet do not fit each other: drop */
+	ZDP_SEGMENT_BAD,     /* vnet header and packet do not fit each other, or not IP: drop */
 	ZDP_SEGMENT_TOO_BIG, /* a segment would exceed max_segment_bytes: Packet Too Big */
 };
 
@@ -40,12 +43,13 @@ struct zdp_segmenter {
 	size_t packet_bytes;
 	struct zdp_vnet_header vnet;
 	/* The rest is filled in by zdp_segment_begin. */
-	size_t header_bytes, payload_offset, segment_payload_bytes;
+	size_t header_bytes, segment_payload_bytes; /* the last segment's payload may be shorter */
 	uint32_t index, count; /* segments: done, of */
 	/* private to offload_segment.c */
-	uint32_t partial_sum, tcp_sequence;
-	uint16_t ip_id;
-	uint8_t upper_offset, protocol, family, kind;
+	uint64_t ip_sum, upper_sum; /* what is the same in every segment */
+	uint32_t tcp_sequence;
+	uint16_t ip_id, upper_offset;
+	uint8_t ip_version, kind;
 };
 
 /* `read` is what the TUN gave: vnet header, then the packet. A plain packet is one segment (its
@@ -65,21 +69,29 @@ bool zdp_mark_ce(uint8_t *packet, size_t bytes);
 
 /* Coalescing. */
 
-/* Writes one packet: iov[0] is the vnet header. The bytes written, or -1 with errno, as writev. */
+/* Writes one packet; iov[0] begins with the vnet header (of a super-packet it holds the packet's
+ * headers, too). The bytes written, or -1 with errno, as writev. */
 typedef long (*zdp_write_fn)(void *context, const struct iovec *iov, int count);
 
 struct zdp_coalescer; /* a few flows under way at a time */
 
 struct zdp_coalesce_stats {
-	uint64_t packets, writes, merged_packets, failed_writes, failed_packets;
+	uint64_t packets;        /* added */
+	uint64_t writes;         /* that the TUN took */
+	uint64_t merged_packets; /* that went as part of a super-packet */
+	/* A super-packet that the kernel refuses counts as one failed write and is written again,
+	 * packet by packet. Packets that did not go at all are failed packets. */
+	uint64_t failed_writes, failed_packets;
 };
 
 /* `tcp`, `udp`: whether the TUN takes super-packets of that kind. NULL: no memory. */
 struct zdp_coalescer *zdp_coalescer_new(zdp_write_fn write, void *context, bool tcp, bool udp);
 void zdp_coalescer_free(struct zdp_coalescer *coalescer);
-/* Adds a checked IP packet. Its bytes stay where they are, unchanged, until zdp_coalesce_flush. Order
- * within a flow is kept, whatever merges; packets of different flows may change places. */
-void zdp_coalesce_add(struct zdp_coalescer *coalescer, uint8_t *packet, size_t bytes);
+/* Adds an IP packet: its bytes stay where they are, unchanged, until zdp_coalesce_flush. Order within a
+ * flow is kept, whatever merges; packets of different flows may change places. What cannot be
+ * parsed is written as it is. May write (when too many flows are under way). */
+void zdp_coalesce_add(struct zdp_coalescer *coalescer, const uint8_t *packet, size_t bytes);
+/* Writes everything that was added. */
 void zdp_coalesce_flush(struct zdp_coalescer *coalescer);
 void zdp_coalesce_stats(const struct zdp_coalescer *coalescer, struct zdp_coalesce_stats *stats);
 
