@@ -27,9 +27,17 @@ _LOG_LINES_SHOWN = 12
 
 
 def compile_program(
-    name: str, functions: tuple[str, ...], defines: Mapping[str, int], *, extra_text: str = ""
+    name: str,
+    functions: tuple[str, ...],
+    defines: Mapping[str, int],
+    *,
+    extra_text: str = "",
+    assertions: str | None = None,
 ) -> dict[str, bytes]:
     """Compile ``programs/NAME/NAME.c``; gives the instructions of each function.
+
+    ``assertions`` are those of the structs that the program shares with Python; absent: those of
+    the policy program.
 
     Raises:
         BpfLoadError: bcc is missing, or the text does not compile.
@@ -41,7 +49,8 @@ def compile_program(
             "bcc is not installed: install Debian's python3-bpfcc, and make the virtual "
             "environment with --system-site-packages (PyPI's 'bcc' is something else)"
         ) from error
-    text = (PROGRAMS / name / f"{name}.c").read_text() + layouts.assertions() + extra_text
+    shared = layouts.assertions() if assertions is None else assertions
+    text = (PROGRAMS / name / f"{name}.c").read_text() + shared + extra_text
     with _stub_tree(), _captured_stderr() as said:
         try:
             module = BPF(text=text.encode(), cflags=_flags(name, defines))
@@ -53,15 +62,21 @@ def compile_program(
             raise BpfLoadError(_explain_compile(name, said())) from error
 
 
-def load_program(instructions: bytes, *, name: str) -> int:
-    """Give a compiled SCHED_CLS program to the kernel; its descriptor.
+def load_program(
+    instructions: bytes,
+    *,
+    name: str,
+    kind: ProgramType = ProgramType.SCHED_CLS,
+    flags: int = 0,
+) -> int:
+    """Give a compiled program to the kernel; its descriptor.
 
     Raises:
         BpfLoadError: the kernel refused it.
     """
     try:
         return syscalls.program_load(
-            ProgramType.SCHED_CLS, instructions, name=name, license_name=_LICENSE
+            kind, instructions, name=name, license_name=_LICENSE, flags=flags
         )
     except PermissionError as error:
         if error.errno == errno.EPERM:
@@ -70,11 +85,12 @@ def load_program(instructions: bytes, *, name: str) -> int:
         pass  # asked again below, with the verifier's log
     try:
         return syscalls.program_load(
-            ProgramType.SCHED_CLS,
+            kind,
             instructions,
             name=name,
             license_name=_LICENSE,
             log_bytes=_LOG_BYTES,
+            flags=flags,
         )
     except ProgramRefused as error:
         tail = "\n".join(error.log.strip().splitlines()[-_LOG_LINES_SHOWN:])

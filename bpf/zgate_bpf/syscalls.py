@@ -30,9 +30,14 @@ class Command(IntEnum):
     MAP_GET_NEXT_KEY = 4
     PROG_LOAD = 5
     PROG_TEST_RUN = 10
+    PROG_GET_FD_BY_ID = 13
     OBJ_GET_INFO_BY_FD = 15
     MAP_LOOKUP_BATCH = 24
     MAP_UPDATE_BATCH = 26
+    LINK_CREATE = 28
+    LINK_GET_FD_BY_ID = 30
+    LINK_GET_NEXT_ID = 31
+    LINK_DETACH = 34
 
 
 class MapType(IntEnum):
@@ -42,6 +47,7 @@ class MapType(IntEnum):
     ARRAY = 2
     PERCPU_ARRAY = 6
     LRU_HASH = 9
+    LPM_TRIE = 11
     ARRAY_OF_MAPS = 12
     RINGBUF = 27
 
@@ -50,6 +56,7 @@ class ProgramType(IntEnum):
     """``enum bpf_prog_type``."""
 
     SCHED_CLS = 3
+    XDP = 6
 
 
 NO_PREALLOC = 1
@@ -207,7 +214,13 @@ def map_lookup_batch(
 
 
 def program_load(
-    kind: ProgramType, instructions: bytes, *, name: str, license_name: str, log_bytes: int = 0
+    kind: ProgramType,
+    instructions: bytes,
+    *,
+    name: str,
+    license_name: str,
+    log_bytes: int = 0,
+    flags: int = 0,
 ) -> int:
     """Have the kernel verify and take a program; gives its descriptor.
 
@@ -228,7 +241,7 @@ def program_load(
         log_bytes,
         ctypes.addressof(log) if log_bytes else 0,
         0,
-        0,
+        flags,
         _name(name),
     )
     try:
@@ -268,6 +281,8 @@ def program_test_run(fd: int, data: bytes, context: bytes, *, repeat: int = 1) -
 
     Raises:
         OSError: EINVAL if the kernel does not take such a packet (too short, too long).
+
+    XDP programs may go without a ``context``.
     """
     data_in = ctypes.create_string_buffer(data, len(data))
     context_in = ctypes.create_string_buffer(context, len(context))
@@ -284,8 +299,8 @@ def program_test_run(fd: int, data: bytes, context: bytes, *, repeat: int = 1) -
         0,
         len(context),
         len(context),
-        ctypes.addressof(context_in),
-        ctypes.addressof(context_out),
+        ctypes.addressof(context_in) if context else 0,
+        ctypes.addressof(context_out) if context else 0,
     )
     _, answer = _bpf(Command.PROG_TEST_RUN, attributes)
     fields = struct.unpack_from("=IIIIQQII", answer)
@@ -303,3 +318,68 @@ def verified_instructions(fd: int) -> int:
     _bpf(Command.OBJ_GET_INFO_BY_FD, attributes)
     (count,) = struct.unpack_from("=I", info.raw, _VERIFIED_INSTRUCTIONS_OFFSET)
     return int(count)
+
+
+_ATTACH_TYPE_XDP = 37
+_LINK_TYPE_XDP = 6
+_LINK_INFO_BYTES = 32
+_PROGRAM_NAME_OFFSET, _PROGRAM_NAME_BYTES = 64, 16
+
+
+def link_create_xdp(program_fd: int, interface_index: int, flags: int) -> int:
+    """Attach an XDP program for as long as the returned descriptor is open anywhere.
+
+    Raises:
+        OSError: EBUSY or EEXIST if there is one already, EOPNOTSUPP if the driver cannot.
+    """
+    attributes = struct.pack("=iIII", program_fd, interface_index, _ATTACH_TYPE_XDP, flags)
+    return _bpf(Command.LINK_CREATE, attributes)[0]
+
+
+def link_detach(fd: int) -> None:
+    """Detach a link, whoever else holds it."""
+    _bpf(Command.LINK_DETACH, struct.pack("=i", fd))
+
+
+def program_name(program_id: int) -> str | None:
+    """The name of a loaded program; None if it is gone."""
+    try:
+        fd, _ = _bpf(Command.PROG_GET_FD_BY_ID, struct.pack("=III", program_id, 0, 0))
+    except FileNotFoundError:
+        return None
+    try:
+        info = _object_info(fd, _PROGRAM_INFO_BYTES)
+    finally:
+        os.close(fd)
+    name = info[_PROGRAM_NAME_OFFSET : _PROGRAM_NAME_OFFSET + _PROGRAM_NAME_BYTES]
+    return name.rstrip(b"\0").decode(errors="replace")
+
+
+def xdp_link(interface_index: int) -> tuple[int, int] | None:
+    """A descriptor of the link that holds an interface's XDP program, and the program's id.
+
+    None if no link does (what netlink attached has none). The caller closes the descriptor.
+    """
+    link_id = 0
+    while True:
+        try:
+            _, answer = _bpf(Command.LINK_GET_NEXT_ID, struct.pack("=III", link_id, 0, 0))
+        except FileNotFoundError:
+            return None
+        (link_id,) = struct.unpack_from("=I", answer, 4)
+        try:
+            fd, _ = _bpf(Command.LINK_GET_FD_BY_ID, struct.pack("=III", link_id, 0, 0))
+        except FileNotFoundError:
+            continue  # it has just gone
+        kind, _, program_id, _, index = struct.unpack_from(
+            "=5I", _object_info(fd, _LINK_INFO_BYTES)
+        )
+        if (kind, index) == (_LINK_TYPE_XDP, interface_index):
+            return fd, program_id
+        os.close(fd)
+
+
+def _object_info(fd: int, size: int) -> bytes:
+    info = ctypes.create_string_buffer(size)
+    _bpf(Command.OBJ_GET_INFO_BY_FD, struct.pack("=iIQ", fd, size, ctypes.addressof(info)))
+    return info.raw
