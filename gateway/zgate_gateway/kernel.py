@@ -94,9 +94,17 @@ class _Revision:
         return None
 
 
-def _policy_for(revision: _Revision, client: _Client) -> int:
+def _assign(revision: _Revision, client: _Client) -> None:
+    """Give a client its policy and its limits in a generation."""
+    policy_id = revision.policy_of(client.name, client.groups)
+    limits = revision.policy_set.limits_for(client.name, client.groups)
+    revision.generation.assign(client.index, policy_id, limits)
+
+
+def _assign_or_name(revision: _Revision, client: _Client) -> None:
+    """As :func:`_assign`, where it is one of many that may have too many rules."""
     try:
-        return revision.policy_of(client.name, client.groups)
+        _assign(revision, client)
     except PolicyTooLarge as error:
         groups = ", ".join(client.groups) or "none"
         raise ValueError(f"client {client.name} (groups: {groups}): {error}") from error
@@ -184,7 +192,7 @@ class Kernel:
             generation = self.programs.begin(self._generation)
             fresh = _Revision(revision, policy_set, generation, WallClock.read(), built_for=clients)
             for client in clients:
-                generation.assign(client.index, _policy_for(fresh, client))
+                _assign_or_name(fresh, client)
             generation.verify()
         except (OSError, RuntimeError, ValueError) as error:
             raise KernelError(f"policy revision {revision}: {error}") from error
@@ -222,7 +230,7 @@ class Kernel:
         known = {id(client) for client in fresh.built_for}
         came = [client for client in self._clients.values() if id(client) not in known]
         for client in came:  # after those that went: a number may be used again
-            fresh.generation.assign(client.index, _policy_for(fresh, client))
+            _assign_or_name(fresh, client)
         if came:
             fresh.generation.verify()
         fresh.built_for = ()
@@ -240,9 +248,8 @@ class Kernel:
             raise KernelError("no policy is loaded" if self._free else "the client table is full")
         client = _Client(self._free.popleft(), name, tuple(groups), tuple(addresses))
         try:
-            policy_id = self._current.policy_of(name, groups)
             self.programs.reset_counters(client.index)
-            self._current.generation.assign(client.index, policy_id)
+            _assign(self._current, client)
             # The address last: until then the client is nobody, and nobody passes.
             for address in addresses:
                 self.programs.set_client(address, client.index)

@@ -100,6 +100,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PlainValidator, model_validator
 from pydantic.functional_validators import AfterValidator
+from zgate_bpf.limits import MAX_BANDWIDTH_MBIT, MAX_NEW_FLOWS_PER_S
 from zgate_config import StrictModel, expected, misfit
 from zgate_config.types import IpAddress, IpNetwork, Port, Text
 from zgate_identity.names import name_problem
@@ -196,10 +197,6 @@ def _name(value: str) -> str:
 
 Name = Annotated[str, AfterValidator(_name)]
 Timestamp = Annotated[datetime, PlainValidator(_timestamp)]
-
-#: What a bucket of bits can count, with a margin that no link of today comes near.
-MAX_BANDWIDTH_MBIT = 100_000
-MAX_NEW_FLOWS_PER_S = 1_000_000
 
 
 class RuleModel(StrictModel):

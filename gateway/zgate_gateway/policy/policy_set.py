@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+from zgate_bpf.limits import UNLIMITED, ClientLimits
 from zgate_bpf.tables import Action, CompiledPolicy
 from zgate_config import (
     ConfigError,
@@ -22,7 +23,7 @@ from zgate_config import (
 from zgate_gateway.policy.capacity import MAX_POLICIES, MAX_RULES, count_policies
 from zgate_gateway.policy.compiler import PolicyTooLarge, compile_policy
 from zgate_gateway.policy.expectations import Expectation, Outcome, run_expectations
-from zgate_gateway.policy.limits import UNLIMITED, Limits, first_of
+from zgate_gateway.policy.limits import first_said, limits_of
 from zgate_gateway.policy.model import ActionName, PolicyModel, SubjectModel
 from zgate_gateway.policy.periods import Schedule, boundaries, rules_at, schedule
 from zgate_gateway.policy.rules import Rule
@@ -90,9 +91,9 @@ class PolicySet:
     default_action: Action = Action.DENY
     clients: Mapping[str, tuple[Rule, ...]] = field(default_factory=dict)
     groups: Mapping[str, tuple[Rule, ...]] = field(default_factory=dict)
-    client_limits: Mapping[str, Limits] = field(default_factory=dict)
-    group_limits: Mapping[str, Limits] = field(default_factory=dict)
-    default_limits: Limits = UNLIMITED
+    client_limits: Mapping[str, ClientLimits] = field(default_factory=dict)
+    group_limits: Mapping[str, ClientLimits] = field(default_factory=dict)
+    default_limits: ClientLimits = UNLIMITED
     source: Path | None = None
     sha256: str | None = None
     name: str = ""
@@ -149,7 +150,7 @@ class PolicySet:
             groups=_rules(document, "groups", model.groups),
             client_limits=_limits(model.clients),
             group_limits=_limits(model.groups),
-            default_limits=Limits.from_model(model.default_limits),
+            default_limits=limits_of(model.default_limits),
             source=source,
             sha256=document.sha256,
             name=model.metadata.name,
@@ -207,11 +208,11 @@ class PolicySet:
             rules += self.groups.get(group, ())
         return rules
 
-    def limits_for(self, client: str, groups: Iterable[str] = ()) -> Limits:
+    def limits_for(self, client: str, groups: Iterable[str] = ()) -> ClientLimits:
         """Return a client's limits: each from its own, its groups', or the default ones."""
         said = [self.client_limits.get(client, UNLIMITED)]
         said += [self.group_limits.get(group, UNLIMITED) for group in groups]
-        return first_of([*said, self.default_limits])
+        return first_said([*said, self.default_limits])
 
     def compiled_for(
         self, client: str, groups: Iterable[str] = (), at: datetime | None = None
@@ -295,9 +296,9 @@ def _next_change(matching: _Matching, default_action: Action, at: datetime) -> N
     return None
 
 
-def _limits(subjects: Mapping[str, SubjectModel]) -> dict[str, Limits]:
+def _limits(subjects: Mapping[str, SubjectModel]) -> dict[str, ClientLimits]:
     return {
-        name: Limits.from_model(subject.limits)
+        name: limits_of(subject.limits)
         for name, subject in subjects.items()
         if subject.limits is not None
     }

@@ -20,6 +20,7 @@ from zgate_bpf.kernel_policy import (
     KernelEvent,
 )
 from zgate_bpf.layouts import MAX_PERIODS
+from zgate_bpf.limits import UNLIMITED, ClientLimits
 from zgate_bpf.tables import NO_RULE, CompiledPolicy
 from zgate_gateway.kernel import FlowEvent, Kernel, KernelError
 from zgate_gateway.policy.policy_set import PolicySet
@@ -58,6 +59,7 @@ class FakeGeneration:
         self.policies: list[CompiledPolicy] = []
         self.periods: list[Period] = []
         self.assigned: dict[int, int] = {}
+        self.limits: dict[int, ClientLimits] = {}
         self.fails: dict[str, Exception] = {}
 
     def _step(self, name: str) -> None:
@@ -71,9 +73,10 @@ class FakeGeneration:
         self.periods.append(period)
         return len(self.policies)
 
-    def assign(self, client_index: int, policy_id: int) -> None:
+    def assign(self, client_index: int, policy_id: int, limits: ClientLimits = UNLIMITED) -> None:
         self._step("assign")
         self.assigned[client_index] = policy_id
+        self.limits[client_index] = limits
 
     def unassign(self, client_index: int) -> None:
         self._step("unassign")
@@ -180,8 +183,8 @@ def test_a_client_is_known_by_its_addresses_last(kernel: Kernel, programs: FakeP
     programs.log.clear()
     kernel.add_client("alice", ["staff"], [A4, A6])
     assert programs.log == [
-        "add_policy r1",
         "reset_counters",
+        "add_policy r1",
         "assign r1",
         f"set_client {A4}",
         f"set_client {A6}",
@@ -343,6 +346,17 @@ def test_a_client_with_too_many_rules_is_named(
     with pytest.raises(KernelError, match=r"client alice \(groups: staff\): 2 rules in one policy"):
         kernel.load_policy(PolicySet.parse(POLICY.replace("tcp", "udp")), 2)
     assert kernel.revision == 1
+
+
+def test_limits_come_with_the_policy(kernel: Kernel, programs: FakePrograms) -> None:
+    limited = POLICY + "default_limits: {new_flows_per_s: 9}\n"
+    limited = limited.replace("  staff:\n", "  staff:\n    limits: {bandwidth_mbit: 50}\n")
+    kernel.add_client("alice", ["staff"], [A4])
+    assert programs.generations[-1].limits == {0: UNLIMITED}
+    kernel.load_policy(PolicySet.parse(limited), 2)
+    kernel.add_client("bob", [], [B4])
+    assert programs.generations[-1].limits == {0: ClientLimits(50, 9), 1: ClientLimits(None, 9)}
+    assert kernel.distinct_policies == 2  # that of staff, and the one without
 
 
 # Events.

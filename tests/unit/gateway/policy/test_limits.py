@@ -1,8 +1,8 @@
 """Whose limits hold for whom."""
 
 import pytest
+from zgate_bpf.limits import UNLIMITED, ClientLimits
 from zgate_gateway.policy import PolicySet
-from zgate_gateway.policy.limits import UNLIMITED, Limits
 
 POLICY = """\
 version: "1.0"
@@ -21,13 +21,13 @@ DEFAULT = POLICY + "default_limits: {new_flows_per_s: 500}\n"
 @pytest.mark.parametrize(
     ("client", "groups", "expected"),
     [
-        ("both", ["slow"], Limits(10, 20)),
-        ("one", [], Limits(11, 500)),
-        ("one", ["other", "fast", "slow"], Limits(11, 2)),
-        ("none", ["fast", "slow"], Limits(900, 2)),
-        ("none", ["slow", "fast"], Limits(1, 2)),
-        ("stranger", ["fast"], Limits(900, 500)),
-        ("stranger", [], Limits(None, 500)),
+        ("both", ["slow"], ClientLimits(10, 20)),
+        ("one", [], ClientLimits(11, 500)),
+        ("one", ["other", "fast", "slow"], ClientLimits(11, 2)),
+        ("none", ["fast", "slow"], ClientLimits(900, 2)),
+        ("none", ["slow", "fast"], ClientLimits(1, 2)),
+        ("stranger", ["fast"], ClientLimits(900, 500)),
+        ("stranger", [], ClientLimits(None, 500)),
     ],
 )
 def test_each_limit_comes_from_the_first_that_says_it(client, groups, expected):
@@ -37,10 +37,3 @@ def test_each_limit_comes_from_the_first_that_says_it(client, groups, expected):
 def test_said_nowhere_is_unlimited():
     found = PolicySet.parse(POLICY).limits_for("none", ["other"])
     assert found == UNLIMITED == PolicySet.empty().limits_for("anyone", ["fast"])
-    assert not found
-
-
-def test_limits_in_words():
-    assert Limits(50, 200).text == "50 Mbit/s, 200 new flows/s"
-    assert Limits(new_flows_per_s=3).text == "3 new flows/s"
-    assert UNLIMITED.text == "unlimited"
