@@ -1,0 +1,85 @@
+"""Rules that begin and end by themselves, with packets, and no reload."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from e2e_support.world import ECHO_PORT, POLICY, World
+from zgate_lab.echo import UdpClient, UdpEcho
+
+WITHIN = timedelta(seconds=1)
+#: By so much the kernel's coarse clock may be off, and a question may be under way.
+TICK = timedelta(seconds=0.05)
+SOON = timedelta(seconds=3)
+ALICE_UDP = "      - id: allow-office-udp\n"
+
+
+@pytest.fixture
+def restored(world: World) -> Iterator[World]:
+    """The world, with its own policy in force again afterwards."""
+    yield world
+    world.zgate.policy_file.write_text(POLICY)
+    world.zgate.ask("policy", "reload")
+
+
+def load(world: World, key: str, at: datetime) -> int:
+    """Give alice's UDP rule a time; the revision in force then."""
+    rule = f"{ALICE_UDP}        {key}: {at.isoformat()}\n"
+    world.zgate.policy_file.write_text(POLICY.replace(ALICE_UDP, rule))
+    revision: int = world.zgate.ask("policy", "reload")["summary"]["revision"]
+    return revision
+
+
+def ask_until(client: UdpClient, end: datetime) -> tuple[list[datetime], list[datetime]]:
+    """Ask again and again; when the questions were sent that were answered, and the others."""
+    answered, unanswered = [], []
+    for number in range(10_000):
+        sent = datetime.now(UTC)
+        if sent > end:
+            break
+        payload = b"%d" % number
+        known = answered if client.ask(payload, timeout_s=0.2) == payload else unanswered
+        known.append(sent)
+        time.sleep(0.02)
+    return answered, unanswered
+
+
+def why(world: World) -> dict[str, Any]:
+    office = str(world.internet.office.ipv4)
+    answer: dict[str, Any] = world.zgate.ask("why", "alice", office, f"udp/{ECHO_PORT}")
+    assert answer["agree"] is True
+    return answer
+
+
+def test_access_ends_for_an_open_flow(restored: World) -> None:
+    office = restored.internet.office
+    with UdpEcho(office, ECHO_PORT), UdpClient(restored.alice, office.ipv4, ECHO_PORT) as client:
+        ends = datetime.now(UTC) + SOON
+        revision = load(restored, "expires_at", ends)
+        assert why(restored)["kernel"]["action"] == "allow"
+        answered, _ = ask_until(client, ends + WITHIN + WITHIN)
+        assert len(answered) > 1  # the flow was open
+        assert max(answered) < ends + WITHIN
+        after = why(restored)
+        port = client.socket.getsockname()[1]
+    assert (after["kernel"]["action"], after["kernel"]["revision"]) == ("deny", revision)
+    told = restored.zgate.ask("flows", "--denied", "--client", "alice")["denials"]
+    denied = next(one for one in told if one["source_port"] == port)
+    assert (denied["reason"], denied["revision"]) == ("POLICY_DEFAULT", revision)
+
+
+def test_access_begins(restored: World) -> None:
+    office = restored.internet.office
+    with UdpEcho(office, ECHO_PORT), UdpClient(restored.alice, office.ipv4, ECHO_PORT) as client:
+        begins = datetime.now(UTC) + SOON
+        revision = load(restored, "not_before", begins)
+        assert why(restored)["kernel"]["action"] == "deny"
+        answered, unanswered = ask_until(client, begins + WITHIN)
+        assert min(unanswered) < begins - TICK < min(answered)
+        after = why(restored)["kernel"]
+    assert (after["action"], after["rule_id"]) == ("allow", "allow-office-udp")
+    assert after["revision"] == revision
