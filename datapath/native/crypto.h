@@ -35,6 +35,10 @@ struct zdp_key *zdp_key_new(enum zdp_cipher cipher, const uint8_t *key,
 /* Wipes and frees; NULL is fine. */
 void zdp_key_free(struct zdp_key *key);
 size_t zdp_cipher_key_bytes(enum zdp_cipher cipher);
+/* RFC 9001 section 6.6: packets that may be sealed with a key, and packets that may fail to open
+ * over all keys of a connection, before it must end. */
+uint64_t zdp_key_seal_limit(const struct zdp_key *key);
+uint64_t zdp_key_forged_limit(const struct zdp_key *key);
 
 /* One packet of a batch. `out` does not overlap `text`; it has room for text_bytes + tag when
  * sealing, text_bytes - tag when opening. */
@@ -45,7 +49,9 @@ struct zdp_aead_job {
 	const uint8_t *text;
 	size_t text_bytes;
 	uint8_t *out;
-	bool ok; /* opening: whether the tag was right; out is undefined when not */
+	/* Opening: whether the tag was right. Sealing: false only when libcrypto failed. What is in
+	 * `out` when not must not be used, and not be sent. */
+	bool ok;
 };
 
 /* Both go over the whole batch, whichever packets fail. */
@@ -53,10 +59,11 @@ void zdp_seal_batch(struct zdp_key *key, struct zdp_aead_job *jobs, size_t count
 void zdp_open_batch(struct zdp_key *key, struct zdp_aead_job *jobs, size_t count);
 
 /* Header protection masks of `count` samples, which lie ZDP_SAMPLE_BYTES apart; each mask is
- * ZDP_MASK_BYTES long and lies ZDP_SAMPLE_BYTES apart as well. One call for a batch. */
-void zdp_masks(struct zdp_key *key, const uint8_t *samples, size_t count, uint8_t *masks);
+ * ZDP_MASK_BYTES long and lies ZDP_SAMPLE_BYTES apart as well. `masks` may be `samples`. One call
+ * for a batch. False: libcrypto failed; nothing of the batch can be used. */
+bool zdp_masks(struct zdp_key *key, const uint8_t *samples, size_t count, uint8_t *masks);
 
-/* "ipsec-mb 1.3" or "OpenSSL 3.0.x": what seals and opens, for status pages. */
+/* "ipsec-mb 1.3.0" or "OpenSSL 3.0.x": what seals and opens AES-GCM, for status pages. */
 const char *zdp_crypto_backend(void);
 /* Chooses: "auto" (the default), "openssl", "ipsec-mb". False when that is not there. Affects
  * keys that are made later. */
