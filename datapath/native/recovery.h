@@ -4,7 +4,11 @@
  * Sans-IO: the caller tells what it sent, what was acknowledged and what time it is (CLOCK_MONOTONIC
  * nanoseconds), and asks how much it may send and when to come back. aioquic's own packets share
  * the packet number space: they are not in here, and an ACK of them is no business of ours.
- * A lost datagram is lost: nothing is ever sent again (RFC 9221 section 5.2). */
+ * A lost datagram is lost: nothing is ever sent again (RFC 9221 section 5.2).
+ *
+ * An optimistic ACK (RFC 9000 section 21.4) names what did not arrive yet. Only what was never sent
+ * is noticed here: numbers are aioquic's counter, and none is skipped as bait. A peer that lies so
+ * makes its own session's packets come faster than its path carries, up to the model's window. */
 #ifndef ZDP_RECOVERY_H
 #define ZDP_RECOVERY_H
 
@@ -36,6 +40,11 @@ void zdp_recovery_set_packet_bytes(struct zdp_recovery *recovery, uint32_t max_p
 /* Another path: RTT and the congestion state begin anew (RFC 9000 section 9.4). */
 void zdp_recovery_path_changed(struct zdp_recovery *recovery);
 
+/* Whether packets that are sent now should be marked ECT(0) (RFC 9000 section 13.4.2). Ask before each
+ * batch: the packets told by zdp_recovery_sent are taken to be marked as this said. aioquic's own
+ * packets must not be marked, or validation fails and marking ends. */
+bool zdp_recovery_marks_ect0(const struct zdp_recovery *recovery);
+
 /* `count` packets of `bytes` each, ack-eliciting, with consecutive numbers from `first`. `app_limited`:
  * nothing more waits to be sent. False when there is no memory: they count as lost. */
 bool zdp_recovery_sent(struct zdp_recovery *recovery, uint64_t first, uint32_t count,
@@ -50,6 +59,10 @@ struct zdp_ack_outcome {
 /* `next_number`: one above the largest that this connection has sent, aioquic's included. */
 void zdp_recovery_ack(struct zdp_recovery *recovery, const struct zdp_ack *ack,
 		      uint64_t next_number, uint64_t now_ns, struct zdp_ack_outcome *outcome);
+
+/* Any packet of the peer arrived. Where probes are unanswered, the path may be back: the next probe
+ * does not wait for the end of a backed-off PTO. */
+void zdp_recovery_heard(struct zdp_recovery *recovery, uint64_t now_ns);
 
 /* Bytes that may be sent at `now_ns`, both by window and by pacing. When 0 and something waits,
  * zdp_recovery_send_at says when pacing has room again (UINT64_MAX: an ACK must come first). Pacing
@@ -68,6 +81,10 @@ struct zdp_recovery_stats {
 	uint64_t window_bytes, in_flight_bytes, pacing_bytes_per_s, delivery_bytes_per_s;
 	uint64_t lost_packets, acked_packets, sent_packets, spurious_packets, probe_timeouts;
 	uint64_t largest_acked; /* UINT64_MAX: none yet */
+	uint64_t persistent_congestion, ce_packets;
+	uint32_t packet_threshold; /* 3, more on a path that reorders */
+	bool ecn_capable; /* the path and the peer were seen to carry ECN */
+	const char *phase; /* the controller's: "startup", "avoidance", ...; static */
 	size_t memory_bytes;
 };
 void zdp_recovery_stats(const struct zdp_recovery *recovery, struct zdp_recovery_stats *stats);
