@@ -85,9 +85,12 @@ static __always_inline int zg_edge_judge_long(struct xdp_md *ctx,
 		return ZG_EDGE_PACKET_TYPE;
 	if (destination_id_bytes > ZG_EDGE_MAX_CONNECTION_ID_BYTES)
 		return ZG_EDGE_CONNECTION_ID;
+	/* Behind it, the length of the source's. */
+	if (ZG_EDGE_LONG_FIXED_BYTES + destination_id_bytes >= p->payload_bytes)
+		return ZG_EDGE_TOO_SHORT;
 	if (!zg_edge_load(ctx, p->payload + ZG_EDGE_LONG_FIXED_BYTES + destination_id_bytes,
 			  &source_id_bytes, 1))
-		return ZG_EDGE_TOO_SHORT;
+		return ZG_EDGE_MALFORMED;
 	if (source_id_bytes > ZG_EDGE_MAX_CONNECTION_ID_BYTES)
 		return ZG_EDGE_CONNECTION_ID;
 	if (type == ZG_EDGE_TYPE_INITIAL)
