@@ -5,12 +5,16 @@ takes several earlier rules together to hide it. Each client's and each group's 
 by themselves; which groups a client has is not known before it connects. So a client's own rule for
 everything, which hides whatever groups it has, is told as well; and, as a note, rules with contrary
 actions that overlap (:mod:`zgate_gateway.policy.overlaps`).
+
+Rules that hold for a time are looked at from now on: one that is over is told, and one is reported
+as never reached if it decides nothing in any period that lies ahead.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cached_property
 
 from zgate_bpf.tables import NO_RULE, Action
@@ -18,8 +22,9 @@ from zgate_bpf.tables import NO_RULE, Action
 from zgate_gateway.policy.destinations import Node, build_tree, own_entries
 from zgate_gateway.policy.model import RuleType
 from zgate_gateway.policy.overlaps import contains, find_overlaps
+from zgate_gateway.policy.periods import boundaries, rules_at
 from zgate_gateway.policy.policy_set import PolicySet
-from zgate_gateway.policy.rules import Rule
+from zgate_gateway.policy.rules import Rule, time_text
 from zgate_gateway.policy.services import (
     ANY_PROTOCOL,
     ANYTHING,
@@ -32,6 +37,8 @@ from zgate_gateway.policy.services import (
 
 #: Lookups for one list of rules, some seconds' worth. Only deep nests of large lists come near it.
 _MAX_WORK = 10_000_000
+#: Periods between the times in one list of rules that are looked at.
+_MAX_PERIODS = 64
 _PROTOCOLS = 256
 
 
@@ -52,40 +59,53 @@ class Finding:
     is_note: bool = False
 
 
-def check_policy(policy_set: PolicySet) -> list[Finding]:
+def check_policy(policy_set: PolicySet, now: datetime | None = None) -> list[Finding]:
     """Return what is odd in a policy, in the order of the file."""
+    now = now or datetime.now(UTC)
     findings: list[Finding] = []
     if policy_set.default_action is Action.ALLOW:
         text = "default_action is allow: whatever no rule denies passes, for every certificate"
         findings.append(Finding(text, "default_action", policy_set.default_action_line))
     for subjects in (policy_set.clients, policy_set.groups):
         for rules in subjects.values():
-            findings.extend(check_rules(rules))
-            findings.extend(_overlapping(rules))
+            findings.extend(check_rules(rules, now))
+            findings.extend(_overlapping(rules, now))
     if any(policy_set.groups.values()):
         for name, rules in policy_set.clients.items():
             findings.extend(_hides_groups(name, rules))
     return sorted(findings, key=lambda finding: finding.line)
 
 
-def check_rules(rules: Sequence[Rule]) -> list[Finding]:
+def check_rules(rules: Sequence[Rule], now: datetime | None = None) -> list[Finding]:
     """Return what is odd in one list of rules."""
-    reach = _Reach(rules)
-    complete = reach.walk()
-    findings = list(_meaningless(rules))
-    if complete:
+    now = now or datetime.now(UTC)
+    findings = [*_meaningless(rules), *_expired(rules, now)]
+    reach = _reach(rules, now)
+    if reach.complete:
         for index in sorted(reach.named - reach.decides):
             findings.append(_hidden(rules, index, reach.hidden_by.get(index)))
     elif rules:
-        text = "not checked for rules that are never reached: too many rules inside one another"
+        text = (
+            "not checked for rules that are never reached: "
+            "too many rules inside one another, or too many times at which they begin and end"
+        )
         findings.append(Finding(text, rules[0].path.rpartition("[")[0], rules[0].line))
     return findings
 
 
-def _overlapping(rules: Sequence[Rule]) -> Iterator[Finding]:
+def _expired(rules: Sequence[Rule], now: datetime) -> Iterator[Finding]:
+    for rule in rules:
+        if rule.expires_at is not None and rule.is_expired(now):
+            text = f'rule "{rule.id}" ended at {time_text(rule.expires_at)}: it can be removed'
+            yield Finding(text, rule.path, rule.line, rule.id)
+
+
+def _overlapping(rules: Sequence[Rule], now: datetime) -> Iterator[Finding]:
     overlaps = find_overlaps(rules)
     for overlap in overlaps.found:
         first, second = rules[overlap.first], rules[overlap.second]
+        if not _ever_hold_together(first, second, now):
+            continue
         text = (
             f'rule "{second.id}" ({second.action.name.lower()}) overlaps with rule "{first.id}" '
             f"(line {first.line}, {first.action.name.lower()}), which comes first and decides "
@@ -97,9 +117,16 @@ def _overlapping(rules: Sequence[Rule]) -> Iterator[Finding]:
         yield Finding(text, rules[0].path.rpartition("[")[0], rules[0].line, is_note=True)
 
 
+def _ever_hold_together(one: Rule, other: Rule, now: datetime) -> bool:
+    """Whether there is a time from now on at which both hold: then it begins with one of these."""
+    begins = (now, *(rule.not_before for rule in (one, other) if rule.not_before is not None))
+    at = max(begins)
+    return one.holds(at) and other.holds(at)
+
+
 def _hides_groups(client: str, rules: Sequence[Rule]) -> Iterator[Finding]:
     for rule in rules:
-        if rule.type is RuleType.DEFAULT:
+        if rule.type is RuleType.DEFAULT and not rule.is_temporary:
             text = (
                 f'rule "{rule.id}" matches everything: whatever groups {client} has, '
                 "their rules are never reached"
@@ -154,6 +181,30 @@ class _Named:
         return {prefix.protocol for prefix in self.entries} - {ANY_PROTOCOL}
 
 
+@dataclass(slots=True)
+class _Reached:
+    """What was found out about a list of rules, for all periods that lie ahead together."""
+
+    named: set[int]
+    decides: set[int]
+    hidden_by: dict[int, int]
+    complete: bool
+
+
+def _reach(rules: Sequence[Rule], now: datetime) -> _Reached:
+    starts = [now, *boundaries(rules, now)]
+    found = _Reached(set(), set(), {}, complete=len(starts) <= _MAX_PERIODS)
+    work = 0
+    for start in starts if found.complete else ():
+        one = _Reach(rules_at(rules, start), work)
+        found.complete = one.walk() and found.complete
+        work = one.work
+        found.named |= one.named
+        found.decides |= one.decides
+        found.hidden_by.update(one.hidden_by)
+    return found
+
+
 class _Reach:
     """Finds out which rules decide at least one packet.
 
@@ -164,13 +215,14 @@ class _Reach:
     :ivar named: rules that match anything at all by themselves.
     :ivar decides: rules that at least one packet reaches.
     :ivar hidden_by: for a rule that lost, a rule that comes before it where it could have matched.
+    :ivar work: lookups so far, those counted that were made before.
     """
 
-    def __init__(self, rules: Sequence[Rule]) -> None:
+    def __init__(self, rules: Sequence[Rule], work: int) -> None:
         self._rules = rules
         self._tree = build_tree(rules)
         self._lists = _named_by_all(rules, self._tree)
-        self._work = 0
+        self.work = work
         self.named = {index for node in self._tree for index in node.rules}
         self.decides: set[int] = set()
         self.hidden_by: dict[int, int] = {}
@@ -181,7 +233,7 @@ class _Reach:
             for index in node.rules:
                 if index not in self.decides and self._decides_in(position, index):
                     self.decides.add(index)
-            if self._work > _MAX_WORK:
+            if self.work > _MAX_WORK:
                 return False
         return True
 
@@ -205,7 +257,7 @@ class _Reach:
         """Where packets to a prefix that others cover completely are looked up, while it pays."""
         for place in range(position + 1, len(self._tree)):
             below = self._tree[place]
-            if below.depth <= self._tree[position].depth or self._work > _MAX_WORK:
+            if below.depth <= self._tree[position].depth or self.work > _MAX_WORK:
                 return
             if not below.is_hidden:
                 yield place
@@ -221,7 +273,7 @@ class _Reach:
 
     def _is_covered(self, chain: Sequence[_Named], prefix: Prefix, index: int) -> bool:
         """Whether rules before ``index`` take every packet of ``prefix``."""
-        self._work += len(chain)
+        self.work += len(chain)
         if any(self._comes_before(named, ANYTHING, index) for named in chain):
             return True
         if prefix == ANYTHING:
@@ -237,7 +289,7 @@ class _Reach:
 
     def _is_filled(self, chain: Sequence[_Named], prefix: Prefix, index: int) -> bool:
         """Whether longer prefixes of rules before ``index`` fill ``prefix`` together."""
-        self._work += len(chain)
+        self.work += len(chain)
         inside = [named for named in chain if prefix in named.inner]
         if not inside:
             return False

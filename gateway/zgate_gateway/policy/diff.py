@@ -7,14 +7,19 @@ together again as the fewest prefixes and port ranges.
 
 A client's groups are known when it has connected before (``known``). Otherwise a client is compared
 by its own rules, and each group as a client that has only this group.
+
+Where rules hold for a time, both policies are compared in every period from now on, and a change
+says from when until when it is one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from itertools import pairwise
 
+from zgate_bpf.limits import ClientLimits
 from zgate_bpf.tables import Action, CompiledPolicy
 
 from zgate_gateway.policy.compiler import compile_policy
@@ -25,12 +30,16 @@ from zgate_gateway.policy.flow_sets import (
     networks_of,
     to_spans,
 )
+from zgate_gateway.policy.periods import boundaries, rules_at
 from zgate_gateway.policy.policy_set import PolicySet
 from zgate_gateway.policy.rules import Rule
 from zgate_gateway.policy.services import IpAddress, IpNetwork
 
 #: Pieces times services above which no better grouping than by piece is looked for.
 _MAX_REGROUPED = 20_000
+#: Periods in which two lists of rules are compared; what comes later is not looked at, and that is
+#: told.
+_MAX_PERIODS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +49,15 @@ class FlowChange:
     :ivar action: the new verdict.
     :ivar networks: of one family, sorted, the fewest that hold these destinations.
     :ivar services: sorted.
+    :ivar since: when it becomes one; None: with the policy.
+    :ivar until: until just before when it is one; None: for good.
     """
 
     action: Action
     networks: tuple[IpNetwork, ...]
     services: tuple[Span, ...]
+    since: datetime | None = None
+    until: datetime | None = None
 
     @property
     def family(self) -> int:
@@ -73,34 +86,90 @@ class Subject:
 
 @dataclass(frozen=True, slots=True)
 class SubjectChange:
-    """What changes, equally, for all of these."""
+    """What changes, equally, for all of these.
+
+    :ivar limits: the old and the new ones; None: they stay.
+    :ivar compared_until: what changes later is not among ``changes``; None: all is.
+    """
 
     subjects: tuple[Subject, ...]
     changes: tuple[FlowChange, ...]
+    limits: tuple[ClientLimits, ClientLimits] | None = None
+    compared_until: datetime | None = None
 
 
 def diff_sets(
-    before: PolicySet, after: PolicySet, known: Mapping[str, Sequence[str]] | None = None
+    before: PolicySet,
+    after: PolicySet,
+    known: Mapping[str, Sequence[str]] | None = None,
+    now: datetime | None = None,
 ) -> tuple[SubjectChange, ...]:
     """Return who gains and who loses what; empty: every packet is judged as before.
 
     ``known`` are the groups of clients that have connected. Raises
     :class:`zgate_gateway.policy.PolicyTooLarge`.
     """
-    found: dict[tuple[FlowChange, ...], list[Subject]] = {}
-    # By identity: clients of equal rules share a compiled policy. The pair keeps it alive.
-    done: dict[tuple[int, int], tuple[object, tuple[FlowChange, ...]]] = {}
+    comparison = _Comparison(before, after, now or datetime.now(UTC))
+    found: dict[SubjectChange, list[Subject]] = {}
     for subject in _subjects(before, after, known or {}):
-        if _meaning(before, subject) == _meaning(after, subject):
-            continue
-        pair = _compiled(before, subject), _compiled(after, subject)
+        change = comparison.of(subject)
+        if change.changes or change.limits or change.compared_until:
+            found.setdefault(change, []).append(subject)
+    return tuple(replace(change, subjects=tuple(who)) for change, who in found.items())
+
+
+class _Comparison:
+    """Two policy sets, subject by subject."""
+
+    def __init__(self, before: PolicySet, after: PolicySet, now: datetime) -> None:
+        self._before, self._after, self._now = before, after, now
+        # By identity: clients of equal rules share a compiled policy. The pair keeps it alive.
+        self._done: dict[tuple[int, int], tuple[object, tuple[FlowChange, ...]]] = {}
+
+    def of(self, subject: Subject) -> SubjectChange:
+        """What changes for one; ``subjects`` is left empty."""
+        limits = _limits(self._before, subject), _limits(self._after, subject)
+        changed_limits = limits if limits[0] != limits[1] else None
+        if _meaning(self._before, subject) == _meaning(self._after, subject):
+            return SubjectChange((), (), changed_limits)
+        old, new = _rules(self._before, subject), _rules(self._after, subject)
+        starts = [self._now, *boundaries((*old, *new), self._now)]
+        compared_until = starts[_MAX_PERIODS] if len(starts) > _MAX_PERIODS else None
+        periods = [
+            self._between(rules_at(old, start), rules_at(new, start))
+            for start in starts[:_MAX_PERIODS]
+        ]
+        changes = _over_time(starts, periods)
+        return SubjectChange((), changes, changed_limits, compared_until)
+
+    def _between(self, old: Sequence[Rule], new: Sequence[Rule]) -> tuple[FlowChange, ...]:
+        pair = (
+            compile_policy(old, self._before.default_action),
+            compile_policy(new, self._after.default_action),
+        )
         key = id(pair[0]), id(pair[1])
-        if key not in done:
-            done[key] = pair, diff_policies(*pair)
-        changes = done[key][1]
-        if changes:
-            found.setdefault(changes, []).append(subject)
-    return tuple(SubjectChange(tuple(who), changes) for changes, who in found.items())
+        if key not in self._done:
+            self._done[key] = pair, diff_policies(*pair)
+        return self._done[key][1]
+
+
+def _over_time(
+    starts: Sequence[datetime], periods: Sequence[tuple[FlowChange, ...]]
+) -> tuple[FlowChange, ...]:
+    """Join changes that are the same in one period after the other."""
+    lasting: dict[FlowChange, datetime | None] = {}
+    ended: list[FlowChange] = []
+    for index, changes in enumerate(periods):
+        over = lasting.keys() - set(changes)
+        ended += [
+            replace(change, since=lasting.pop(change), until=starts[index])
+            for change in tuple(lasting)
+            if change in over
+        ]
+        for change in changes:
+            lasting.setdefault(change, starts[index] if index else None)
+    ended += [replace(change, since=since) for change, since in lasting.items()]
+    return tuple(sorted(ended, key=lambda change: (change.since or starts[0], _order(change))))
 
 
 def _subjects(
@@ -118,8 +187,14 @@ def _meaning(policy_set: PolicySet, subject: Subject) -> tuple[Action, list[byte
     return policy_set.default_action, [rule.meaning for rule in rules]
 
 
-def _compiled(policy_set: PolicySet, subject: Subject) -> CompiledPolicy:
-    return compile_policy(_rules(policy_set, subject), policy_set.default_action)
+def _limits(policy_set: PolicySet, subject: Subject) -> ClientLimits:
+    match subject.kind:
+        case "client":
+            return policy_set.limits_for(subject.name, subject.groups)
+        case "group":
+            return policy_set.limits_for("", (subject.name,))
+        case _:
+            return policy_set.default_limits
 
 
 def _rules(policy_set: PolicySet, subject: Subject) -> tuple[Rule, ...]:

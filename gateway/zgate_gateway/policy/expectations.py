@@ -19,7 +19,7 @@ from zgate_gateway.policy.compiler import compile_policy
 from zgate_gateway.policy.lookup import Tables
 from zgate_gateway.policy.model import ActionName, PolicyTestModel
 from zgate_gateway.policy.periods import boundaries, rules_at
-from zgate_gateway.policy.rules import Rule
+from zgate_gateway.policy.rules import Rule, time_text
 from zgate_gateway.policy.services import PROTOCOL_NUMBERS, IpAddress, echo_request
 
 _BEFORE_ALL_TIMES = datetime.min.replace(tzinfo=UTC)
@@ -117,11 +117,6 @@ class Outcome:
         if self.since is None:
             return f"{action} by {by}"
         return f"{action} by {by} from {time_text(self.since)} on: say with `at` when it is asked"
-
-
-def time_text(time: datetime) -> str:
-    """``2026-12-05T17:00:00Z``."""
-    return time.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
 def run_expectations(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from ipaddress import IPv4Network, IPv6Network
 from typing import Any
 
@@ -130,6 +130,11 @@ def first_match(
         if (at is None or rule.holds(at)) and rule.matches(destination, protocol, port):
             return index
     return None
+
+
+def time_text(time: datetime) -> str:
+    """``2026-12-05T17:00:00Z``."""
+    return time.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
 def _network_order(network: IpNetwork) -> tuple[int, int, int]:

@@ -1,8 +1,11 @@
 """The reachability check against trying every packet that could make a difference."""
 
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address, IPv6Address, ip_network
 from itertools import product
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from zgate_bpf.tables import Action
@@ -164,3 +167,76 @@ def test_ports_one_by_one_hide_a_range():
     assert [finding.rule_id for finding in check_rules([*rules, covered])] == ["r8"]
     assert check_rules([*rules[1:], covered]) == []
     assert check_rules([*rules, make(8, Action.DENY, ["10.0.0.0/8"], [Service(6, 80, 88)])]) == []
+
+
+# Time.
+
+NOW = datetime(2030, 1, 1, tzinfo=UTC)
+
+
+def timed(index, action, network, begins=None, ends=None):
+    times = [None if hour is None else NOW + timedelta(hours=hour) for hour in (begins, ends)]
+    made = make(index, action, [network], [Service(6, 0, 65535)])
+    return replace(made, not_before=times[0], expires_at=times[1])
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(rule_lists, st.lists(st.tuples(st.integers(-2, 4), st.integers(1, 4)), max_size=4))
+def test_a_rule_is_never_reached_if_it_decides_at_no_time(rules, windows):
+    """Tried at every time at which anything changes."""
+    for index, (begins, lasts) in enumerate(windows[: len(rules)]):
+        rules[-index - 1] = replace(
+            rules[-index - 1],
+            not_before=NOW + timedelta(hours=begins),
+            expires_at=NOW + timedelta(hours=begins + lasts),
+        )
+    lists = [
+        [rule if rule.holds(NOW + timedelta(hours=hour)) else rule.dormant() for rule in rules]
+        for hour in range(10)
+    ]
+    named = {i for held in lists for i, rule in enumerate(held) if rule.services_ipv4}
+    decide = set().union(*map(deciding, lists))
+    found = {int(one.rule_id[1:]) for one in check_rules(rules, NOW) if "reached" in one.text}
+    assert found == named - decide
+
+
+def test_a_rule_that_is_over_is_told():
+    over = timed(0, Action.DENY, "10.0.0.0/8", None, 0)
+    (finding,) = check_rules([over, timed(1, Action.ALLOW, "10.0.0.0/8")], NOW)
+    assert finding.text == 'rule "r0" ended at 2030-01-01T00:00:00Z: it can be removed'
+    assert not finding.is_note
+
+
+@pytest.mark.parametrize(
+    ("windows", "notes"),
+    [
+        (((None, 2), (1, 3)), 1),
+        (((None, 2), (2, 3)), 0),
+        (((None, 2), (None, None)), 1),
+        (((None, -1), (None, -1)), 0),
+    ],
+)
+def test_rules_overlap_only_if_there_is_a_time_for_both(windows, notes):
+    rules = (
+        timed(0, Action.ALLOW, "10.0.0.0/8", *windows[0]),
+        replace(timed(1, Action.DENY, "0.0.0.0/0", *windows[1]), services_ipv4=(Service(6, 1, 2),)),
+    )
+    found = check_policy(PolicySet(clients={"a": rules}), NOW)
+    assert sum(finding.is_note for finding in found) == notes
+
+
+def test_too_many_times_are_told(monkeypatch):
+    monkeypatch.setattr(check, "_MAX_PERIODS", 2)
+    rules = [timed(i, Action.ALLOW, "10.0.0.0/8", None, i + 1) for i in range(2)]
+    (finding,) = check_rules(rules, NOW)
+    assert "too many times" in finding.text
+
+
+def test_a_temporary_rule_for_everything_hides_no_group():
+    text = (
+        'version: "1.0"\nclients: {a: {rules: [{id: r, type: default, action: allow'
+        "%s}]}}\ngroups: {g: {rules: [{id: x, type: default, action: deny}]}}"
+    )
+    (hides,) = check_policy(PolicySet.parse(text % ""), NOW)
+    assert "whatever groups" in hides.text
+    assert check_policy(PolicySet.parse(text % ", not_before: 2031-01-01T00:00:00Z"), NOW) == []

@@ -1,11 +1,13 @@
 """The diff of two policies, against asking both about every packet that could differ."""
 
+from datetime import UTC, datetime
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from itertools import product
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from zgate_bpf.limits import UNLIMITED, ClientLimits
 from zgate_bpf.tables import Action
 from zgate_gateway.policy import PolicySet, compile_policy, diff, first_match
 from zgate_gateway.policy.diff import Subject, diff_policies, diff_sets
@@ -224,3 +226,78 @@ def test_ten_thousand_rules_differ_in_one():
     assert gained.contains(ip_address("10.200.255.255"), 6, 81)
     assert lost.contains(ip_address("10.200.0.0"), 6, 80)
     assert len(gained.networks) == len(lost.services) == 1
+
+
+# Time and limits.
+
+NOW = datetime(2030, 1, 1, tzinfo=UTC)
+VISIT = """\
+version: "1.0"
+clients:
+  a:
+    rules:
+      - {{id: x, type: ip_cidr, action: allow, destinations: [10.0.0.1], {}}}
+"""
+
+
+def times_of(before, after, now=NOW):
+    changed = diff_sets(PolicySet.parse(before), PolicySet.parse(after), now=now)
+    return [
+        (c.action.name.lower(), *(t and t.strftime("%H:%M") for t in (c.since, c.until)))
+        for one in changed
+        for c in one.changes
+    ]
+
+
+def until(hour):
+    return VISIT.format(f"expires_at: 2030-01-01T{hour:02}:00:00Z")
+
+
+def test_a_change_says_from_when_until_when():
+    always = VISIT.format("ports: [0-65535], protocols: [any]").replace(
+        ", ports: [0-65535], protocols: [any]", ""
+    )
+    nothing = 'version: "1.0"'
+    assert times_of(nothing, until(5)) == [("allow", None, "05:00")]
+    assert times_of(until(5), nothing) == [("deny", None, "05:00")]
+    assert times_of(until(5), until(7)) == [("allow", "05:00", "07:00")]
+    assert times_of(until(7), until(5)) == [("deny", "05:00", "07:00")]
+    assert times_of(until(5), always) == [("allow", "05:00", None)]
+    later = VISIT.format("not_before: 2030-01-01T03:00:00Z, expires_at: 2030-01-01T06:00:00Z")
+    assert times_of(until(5), later) == [("deny", None, "03:00"), ("allow", "05:00", "06:00")]
+    # What is over on both sides is no change, and what lasts over a period is told once.
+    assert times_of(until(5), until(7), now=NOW.replace(hour=8)) == []
+    split = (
+        until(7)
+        + "      - {id: y, type: ip_cidr, action: allow, destinations: [10.0.0.9],"
+        + (" expires_at: 2030-01-01T05:00:00Z}\n")
+    )
+    assert times_of(split, split.replace("10.0.0.1]", "10.0.0.2]")) == [
+        ("allow", None, "07:00"),
+        ("deny", None, "07:00"),
+    ]
+
+
+def test_more_times_than_are_compared_are_told(monkeypatch):
+    monkeypatch.setattr(diff, "_MAX_PERIODS", 2)
+    before, after = PolicySet.parse(until(5)), PolicySet.parse(until(7))
+    (found,) = diff_sets(before, after, now=NOW)
+    assert found.compared_until == NOW.replace(hour=7)
+    assert [c.since for c in found.changes] == [NOW.replace(hour=5)]
+
+
+def test_limits_that_change_are_told_of_whom():
+    before = PolicySet.parse(BEFORE)
+    limited = BEFORE.replace("a: {", "a: {limits: {bandwidth_mbit: 5}, ").replace(
+        "g: {", "g: {limits: {bandwidth_mbit: 9, new_flows_per_s: 3}, "
+    )
+    found = diff_sets(before, PolicySet.parse(limited), {"a": ["g"], "c": ["g"]})
+    assert {tuple(s.name for s in one.subjects): one.limits[1] for one in found} == {
+        ("a",): ClientLimits(5, 3),
+        ("c", "g"): ClientLimits(9, 3),
+    }
+    assert all(one.limits[0] == UNLIMITED and not one.changes for one in found)
+    (everybody,) = diff_sets(
+        before, PolicySet.parse(BEFORE + "default_limits: {bandwidth_mbit: 1}")
+    )
+    assert Subject("others") in everybody.subjects
