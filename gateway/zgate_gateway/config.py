@@ -135,6 +135,29 @@ class AuditConfig(StrictModel):
     max_bytes: Annotated[int, Field(ge=_MIN_AUDIT_BYTES)] | None = None
 
 
+class EdgeConfig(StrictModel):
+    """The XDP program before the UDP port.
+
+    :ivar enabled: ``auto``: where it can be attached; ``on``: not without it.
+    :ivar interface: absent: ``uplink.interface``, or that of the listened address, or that of the
+        default route.
+    :ivar initials_per_source_per_s: first packets of one IPv4 address or IPv6 /64. A handshake
+        takes two or three.
+    :ivar initials_burst: so many at once.
+    :ivar initials_per_s: of all sources together.
+    :ivar blocklist: sources that get nothing through to the port.
+    :ivar blocklist_file: more of them, one on each line; read again when it changes.
+    """
+
+    enabled: Literal["auto", "on", "off"] = "auto"
+    interface: InterfaceName | None = None
+    initials_per_source_per_s: Annotated[float, Field(ge=0.1, le=1e6)] = 50.0
+    initials_burst: Annotated[int, Field(ge=1, le=1_000_000)] = 500
+    initials_per_s: Annotated[int, Field(ge=1, le=10_000_000)] = 2000
+    blocklist: tuple[IpNetwork, ...] = ()
+    blocklist_file: ReadableFile | None = None
+
+
 class LogConfig(StrictModel):
     """The daemon's own log, on standard error."""
 
@@ -184,6 +207,7 @@ class GatewayConfig(StrictModel):
     sessions: SessionsConfig = SessionsConfig()
     engine: Literal["auto", "native", "python"] = "auto"
     quic: QuicConfig = QuicConfig()
+    edge: EdgeConfig = EdgeConfig()
     audit: AuditConfig = AuditConfig()
     log: LogConfig = LogConfig()
     metrics: MetricsConfig = MetricsConfig()
@@ -193,6 +217,8 @@ class GatewayConfig(StrictModel):
     def _parts_fit(self) -> GatewayConfig:
         if self.uplink.interface == self.tun.name:
             raise misfit("uplink.interface", "another interface than the TUN itself")
+        if self.edge.interface == self.tun.name:
+            raise misfit("edge.interface", "another interface than the TUN itself")
         if self.sessions.max > self.limits.max_clients:
             bound = f"at most limits.max_clients ({self.limits.max_clients})"
             raise misfit("sessions.max", bound, str(self.sessions.max))

@@ -1,0 +1,238 @@
+"""The edge: an XDP program before the UDP port, its life and what is known of it.
+
+It makes junk cheap and decides nothing that matters: where it cannot run, the gateway does without
+it and says so. It looks every few seconds whether interface and addresses are still the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import zlib
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from zgate_bpf.edge import EdgeProgram, EdgeSettings, Owners, Rate
+from zgate_bpf.edge_attach import Attachment, attach
+from zgate_bpf.edge_layouts import EdgeReason
+from zgate_bpf.errors import BpfError, CapacityError
+from zgate_config import ConfigError
+
+from zgate_gateway.config import EdgeConfig
+from zgate_gateway.edge_blocklist import Network, merge, read_blocklist
+from zgate_gateway.edge_uplink import IpAddress, find_uplink
+from zgate_gateway.file_watch import signature_of, watch_file
+from zgate_gateway.net.errors import NetError
+
+logger = logging.getLogger(__name__)
+
+_LOOK_INTERVAL_S = 5.0
+#: Enough for every client that asks which versions there are, and nothing beside a handshake.
+_VERSION_RATE = Rate(100, 100)
+
+
+class EdgeError(RuntimeError):
+    """The edge is asked for (``enabled: on``) and cannot be attached."""
+
+
+@dataclass(frozen=True, slots=True)
+class EdgeState:
+    """What is shown of it.
+
+    :ivar mode: ``native``, ``generic`` or ``off``.
+    :ivar interface: where it is attached.
+    :ivar note: why it is off, or generic.
+    :ivar packets: to our port, by what became of them.
+    :ivar blocked: networks in the blocklist.
+    :ivar blocklist_problem: why the file as it is now is not in force.
+    """
+
+    mode: str = "off"
+    interface: str | None = None
+    note: str | None = None
+    packets: Mapping[EdgeReason, int] = field(default_factory=dict)
+    blocked: int = 0
+    blocklist_problem: str | None = None
+
+    @property
+    def dropped(self) -> int:
+        """Packets that userspace never saw."""
+        return sum(count for reason, count in self.packets.items() if not reason.passed)
+
+    @property
+    def passed(self) -> int:
+        """Packets that userspace got."""
+        return sum(count for reason, count in self.packets.items() if reason.passed)
+
+
+class Edge:
+    """The edge of one gateway. :meth:`open` once, :meth:`keep` meanwhile, :meth:`close`."""
+
+    def __init__(
+        self,
+        config: EdgeConfig,
+        *,
+        listen: IpAddress,
+        port: int,
+        uplink: str | None = None,
+        owners: Owners | None = None,
+    ) -> None:
+        self._config = config
+        self._listen = listen
+        self._settings = EdgeSettings(
+            port,
+            source_rate=Rate(config.initials_per_source_per_s, config.initials_burst),
+            total_rate=Rate(config.initials_per_s, config.initials_per_s),
+            version_rate=_VERSION_RATE,
+            owners=owners,
+        )
+        self._interface = config.interface or uplink
+        # No two living gateways share address and port: this name is ours, or a dead one's.
+        self._name = f"zgedge_{zlib.crc32(f'{listen} {port}'.encode()):08x}"
+        self._undo = ExitStack()
+        self._program: EdgeProgram | None = None
+        self._attachment: Attachment | None = None
+        self._attached_index = 0
+        self._addresses: frozenset[IpAddress] = frozenset()
+        self._note: str | None = None
+        self._blocklist: list[Network] = []
+        self._blocklist_problem: str | None = None
+
+    # Life.
+
+    def open(self) -> None:
+        """Load and attach it, as the configuration says.
+
+        Raises:
+            ConfigError: the blocklist cannot be used.
+            EdgeError: ``enabled: on``, and it cannot be attached.
+        """
+        if self._config.enabled == "off":
+            self._note = "switched off"
+            return
+        blocklist = self._read_blocklist()
+        try:
+            self._program = self._undo.enter_context(EdgeProgram(name=self._name))
+            self._program.configure(self._settings)
+            self._program.set_blocklist(blocklist)
+            self._blocklist = blocklist
+            self._follow_uplink()
+        except (BpfError, NetError, OSError) as error:
+            self._do_without(str(error))
+        if self._attachment is None and self._config.enabled == "on":
+            raise EdgeError(f"edge: {self._note} (edge.enabled: auto starts without it)")
+
+    def close(self) -> None:
+        """Detach it, and give everything back."""
+        self._detach()
+        self._undo.close()
+        self._program = None
+
+    async def keep(self) -> None:
+        """Follow interface, addresses and the blocklist's file, for ever."""
+        if self._program is None:
+            return
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._keep_uplink())
+            if self._config.blocklist_file is not None:
+                tasks.create_task(self._watch(self._config.blocklist_file))
+
+    async def _watch(self, path: Path) -> None:
+        async def reload() -> None:
+            self.reload()
+
+        await watch_file(path, reload, seen=signature_of(path))
+
+    async def _keep_uplink(self) -> None:
+        while True:
+            await asyncio.sleep(_LOOK_INTERVAL_S)
+            try:
+                self._follow_uplink()
+            except (BpfError, NetError, OSError) as error:
+                self._do_without(str(error))
+
+    # Where it stands.
+
+    def _follow_uplink(self) -> None:
+        assert self._program is not None
+        found = find_uplink(self._listen, self._interface)
+        if found.addresses != self._addresses:
+            self._addresses = found.addresses
+            self._tell_addresses(self._program)
+        index = found.interface[1] if found.interface else 0
+        if self._attachment is not None and index == self._attached_index:
+            return
+        self._detach()
+        if found.interface is None:
+            self._do_without(found.problem)
+        else:
+            self._attach(self._program, found.interface)
+
+    def _tell_addresses(self, program: EdgeProgram) -> None:
+        try:
+            program.set_addresses(self._addresses)
+        except CapacityError as error:
+            logger.warning("edge: not before every address of this host: %s", error)
+
+    def _attach(self, program: EdgeProgram, interface: tuple[str, int]) -> None:
+        name, index = interface
+        self._attachment = attach(program.fd, name, index, name=self._name)
+        self._attached_index = index
+        refused = self._attachment.native_refused
+        self._note = f"not in the driver: {refused}" if refused else None
+        logger.info(
+            "edge: XDP on %s, %s%s", name, self._mode(), f" ({self._note})" if self._note else ""
+        )
+
+    def _detach(self) -> None:
+        if self._attachment is not None:
+            self._attachment.close()
+            self._attachment = None
+            self._attached_index = 0
+
+    def _do_without(self, why: str) -> None:
+        """Say it once, however often it is tried."""
+        if why != self._note:
+            logger.warning("edge: %s: %s", self._mode(), why)
+        self._note = why
+
+    # The blocklist.
+
+    def reload(self) -> None:
+        """Read the blocklist's file again. A bad one changes nothing, and is told."""
+        if self._program is None:
+            return
+        try:
+            fresh = self._read_blocklist()
+            if fresh != self._blocklist:
+                self._program.set_blocklist(fresh)
+                logger.info("edge: %d networks blocked", len(fresh))
+            self._blocklist = fresh
+            self._blocklist_problem = None
+        except (BpfError, ConfigError, OSError) as error:
+            self._blocklist_problem = str(error)
+            logger.error("edge: blocklist not loaded, the old one stays: %s", error)
+
+    def _read_blocklist(self) -> list[Network]:
+        path = self._config.blocklist_file
+        return merge(self._config.blocklist, read_blocklist(path) if path is not None else ())
+
+    # What is known of it.
+
+    def _mode(self) -> str:
+        if self._attachment is None:
+            return "off"
+        return (self._attachment.mode.name or "").lower()
+
+    def state(self) -> EdgeState:
+        """A snapshot."""
+        return EdgeState(
+            mode=self._mode(),
+            interface=self._attachment.interface if self._attachment is not None else None,
+            note=self._note,
+            packets=self._program.counts() if self._program is not None else {},
+            blocked=len(self._blocklist),
+            blocklist_problem=self._blocklist_problem,
+        )
