@@ -33,7 +33,7 @@ from zgate_bpf.layouts import (
     unpack_address,
 )
 from zgate_bpf.limits import UNLIMITED, ClientLimits
-from zgate_bpf.maps import Map, PerCpuArray, index_key
+from zgate_bpf.maps import Map, PerCpuArray, RingBuffer, index_key
 from zgate_bpf.syscalls import NO_PREALLOC, MapType
 from zgate_bpf.verdict import Verdict
 
@@ -92,7 +92,7 @@ class ClientCounters:
 
 @dataclass(frozen=True, slots=True)
 class MapUsage:
-    """How full a map is."""
+    """How full a map is: entries, or for the event buffer bytes."""
 
     used: int
     capacity: int
@@ -214,7 +214,7 @@ class KernelPolicy:
         self._gates = self._keep(Map(MapType.ARRAY, "zg_gates", 4, gate, fit.max_clients + 1))
         limiter = size.LIMITER.size_bytes
         self._limiters = self._keep(Map(MapType.ARRAY, "zg_limiters", 4, limiter, fit.max_clients))
-        self._ring = self._keep(Map(MapType.RINGBUF, "zg_events", 0, 0, fit.event_buffer_bytes))
+        self._ring = self._keep(RingBuffer("zg_events", fit.event_buffer_bytes))
 
     def _keep(self, table: AnyMap) -> AnyMap:
         self._undo.callback(table.close)
@@ -370,13 +370,20 @@ class KernelPolicy:
     def map_usage(self) -> dict[str, MapUsage]:
         """How full every map is that can be full. Reads the flow table through: not per packet.
 
-        The flow table keeps flows that have ended until it needs their place.
+        The flow table keeps flows that have ended until it needs their place. ``events`` are
+        bytes. What has a place for each client is used by those that have an address. Left out
+        are ``active``, ``drops``, ``statistics`` and ``masks``: nothing is ever added to them.
         """
         fit = self.capacity
+        present = MapUsage(len(set(self._holders.values())), fit.max_clients)
         usage = {
             "clients": MapUsage(len(self._holders), fit.max_clients * _ADDRESSES_PER_CLIENT),
             "flows": MapUsage(self._flows.count(), fit.max_flows),
             "fragments": MapUsage(self._fragments.count(), fit.max_fragments),
+            "counters": present,
+            "gates": present,
+            "limiters": present,
+            "events": MapUsage(self._ring.used_bytes(), fit.event_buffer_bytes),
         }
         used = self.active.used if self.active is not None else {}
         for spec in self._slots.specs:

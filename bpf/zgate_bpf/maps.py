@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 import struct
 from collections.abc import Iterator
@@ -154,3 +155,25 @@ class PerCpuArray(Map):
     def clear(self, index: int) -> None:
         """Set an entry to zero on every CPU."""
         self.update_cpus(index, b"")
+
+
+class RingBuffer(Map):
+    """What the program writes and one reader takes out; its size is in bytes."""
+
+    def __init__(self, name: str, size_bytes: int) -> None:
+        super().__init__(MapType.RINGBUF, name, 0, 0, size_bytes)
+
+    def used_bytes(self) -> int:
+        """How much waits for the reader."""
+        # The reader's position is the first word of the first page, the program's that of the
+        # second. The reader's first: what it then takes cannot make the difference negative.
+        taken, written = (self._position(page * mmap.PAGESIZE) for page in range(2))
+        return written - taken
+
+    def _position(self, offset: int) -> int:
+        page = mmap.mmap(
+            self.fd, mmap.PAGESIZE, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ, offset=offset
+        )
+        with page:
+            (position,) = struct.unpack_from("=Q", page)
+        return int(position)
