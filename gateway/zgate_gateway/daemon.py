@@ -4,7 +4,7 @@
             BPF programs loaded, policy in them      empty maps deny
             leftovers of a killed predecessor away
             TUN; programs attached, addresses, nftables, link up   (`zgate_gateway.net`)
-            sessions, Unix socket, UDP port, ready
+            sessions, Unix socket, UDP port, XDP before it (`zgate_gateway.edge`), ready
     stop    not ready, no new sessions; sessions told and closed; UDP port; kernel objects;
             audit and store flushed
 
@@ -45,6 +45,7 @@ from zgate_gateway.api.server import ApiServer, ApiSocketError
 from zgate_gateway.audit import AuditError, AuditLog
 from zgate_gateway.audit_head import HeadKeeper
 from zgate_gateway.config import GatewayConfig
+from zgate_gateway.edge import Edge, EdgeError
 from zgate_gateway.forwarder import Forwarder
 from zgate_gateway.journal import Journal
 from zgate_gateway.kernel import Kernel, KernelError
@@ -117,6 +118,7 @@ class Gateway:
                 AuditError,
                 BpfLoadError,
                 ConfigError,
+                EdgeError,
                 IdentityError,
                 KernelError,
                 NetError,
@@ -150,6 +152,7 @@ class Gateway:
         self._open_sessions(loop)
         await self._open_api()
         self._open_port(loop)
+        self._open_edge()
         self.state = "ready"
         self.audit.gateway_started(
             version=self.version, pid=os.getpid(), listen=[self.listener.local_address]
@@ -286,6 +289,19 @@ class Gateway:
         self.forwarder.start()
         self._undo.callback(self.forwarder.stop)
 
+    def _open_edge(self) -> None:
+        """Last: the port is bound, so no other living gateway has an edge before it."""
+        config = self.config
+        assert self.listener.endpoint is not None
+        self.edge = Edge(
+            config.edge,
+            listen=config.listen.address,
+            port=self.listener.endpoint.udp.local_address[1],
+            uplink=config.uplink.interface,
+        )
+        self._undo.callback(self.edge.close)
+        self.edge.open()
+
     def _tun_lost(self) -> None:
         """Nothing can be carried any more: end, so that whoever watches starts us anew."""
         self._exit_status = 1
@@ -318,6 +334,7 @@ class Gateway:
             asyncio.create_task(self._keep_leases()),
             asyncio.create_task(self.audit.run()),
             asyncio.create_task(self.policy.watch()),
+            asyncio.create_task(self.edge.keep()),
         ]
         try:
             await self._stop_requested.wait()
@@ -384,9 +401,10 @@ class Gateway:
             self.sessions.touch_leases()
 
     def _reload_soon(self) -> None:
-        """SIGHUP: policy, certificates, audit file."""
+        """SIGHUP: policy, certificates, audit file, the edge's blocklist."""
         self.audit.reopen()
         self.check_certificates()
+        self.edge.reload()
         task = asyncio.get_running_loop().create_task(self.policy.reload_and_log())
         self._reloads.add(task)
         task.add_done_callback(self._reloads.discard)

@@ -28,6 +28,7 @@ def main(config_path: Path | None, check: bool) -> None:
     """Run the zgate gateway in the foreground."""
     from zgate_config import ConfigError
 
+    from zgate_gateway.edge_blocklist import read_blocklist
     from zgate_gateway.policy.policy_set import PolicySet
     from zgate_gateway.policy_keeper import APPLIED_FILE_NAME
 
@@ -36,6 +37,8 @@ def main(config_path: Path | None, check: bool) -> None:
         policy_file = config.policy_file or config.state_dir / APPLIED_FILE_NAME
         if check and (config.policy_file is not None or policy_file.exists()):
             PolicySet.load(policy_file)
+        if check and config.edge.blocklist_file is not None:
+            read_blocklist(config.edge.blocklist_file)
     except ConfigError as error:
         _stop(EXIT_BAD_INPUT, str(error))
     if check:
