@@ -8,7 +8,7 @@ from zgate_gateway.api import schemas
 
 from .client import GatewayClient
 from .options import Invocation, gateway_command
-from .output import cell, console, print_json, table, time_text
+from .output import cell, console, limits_text, print_json, table, time_text
 
 
 @click.command()
@@ -23,15 +23,19 @@ def clients(invocation: Invocation) -> None:
     if not answer.clients:
         click.echo("No client is known.")
         return
+    is_limited = any(limits_text(one.limits) for one in answer.clients)
+    limits = ["limits"] if is_limited else []
     shown = table(
-        "client", "groups", "addresses", "rules", "dropped", "last seen", right=["rules", "dropped"]
-    )
+        "client", "groups", "addresses", "rules", *limits, "dropped", "last seen",
+        right=["rules", "dropped"],
+    )  # fmt: skip
     for one in answer.clients:
         shown.add_row(
             cell(one.name),
             cell("\n".join(one.groups)),
             cell("\n".join(one.addresses)),
             cell(one.rules),
+            *([cell(limits_text(one.limits).replace(", ", "\n"))] if is_limited else []),
             cell(one.counters.dropped_packets if one.counters is not None else None),
             _last_seen(one),
         )

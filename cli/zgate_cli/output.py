@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+from zgate_gateway.api import schemas
 
 #: A pipe has no width; addresses should not be folded for grep.
 _WIDTH_WITHOUT_TERMINAL = 160
@@ -84,3 +85,13 @@ def duration_text(seconds: float) -> str:
 def time_text(moment: datetime | None) -> str:
     """Return a time in UTC, to the second."""
     return "-" if moment is None else f"{moment:%F %T}Z"
+
+
+def limits_text(limits: schemas.Limits) -> str:
+    """Return ``50 Mbit/s, 200 new flows/s``; empty: unlimited."""
+    parts = []
+    if limits.bandwidth_mbit is not None:
+        parts.append(f"{limits.bandwidth_mbit} Mbit/s")
+    if limits.new_flows_per_s is not None:
+        parts.append(f"{limits.new_flows_per_s} new flows/s")
+    return ", ".join(parts)

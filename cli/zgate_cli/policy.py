@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 
 import click
 from rich.console import Console
+from rich.text import Text
 from zgate_gateway.api import schemas
 
 from .client import GatewayClient
 from .errors import BAD_INPUT, FAILED, BadInput
 from .options import Invocation, gateway_command
-from .output import cell, console, print_json, table, time_text
+from .output import cell, console, limits_text, print_json, table, time_text
 
 _ACTION_STYLE = {schemas.VerdictAction.ALLOW: "green", schemas.VerdictAction.DENY: "red"}
 
@@ -32,10 +34,17 @@ def show(invocation: Invocation) -> None:
         return
     out = console()
     out.print(cell(_summary(answer.summary)))
-    for kind, entries in (("client", answer.clients), ("group", answer.groups)):
+    if limits_text(answer.default_limits):
+        out.print(cell(f"default limits: {limits_text(answer.default_limits)}"))
+    for kind, entries, limits in (
+        ("client", answer.clients, answer.client_limits),
+        ("group", answer.groups, answer.group_limits),
+    ):
         for name, rules in entries.items():
             out.print()
             out.print(cell(f"{kind} {name}", "bold"))
+            if name in limits:
+                out.print(cell(f"limits: {limits_text(limits[name])}"))
             _print_rules(out, rules)
     _print_findings(out, answer.warnings)
 
@@ -242,17 +251,41 @@ def _print_diff(answer: schemas.PolicyDiff) -> None:
     out = console()
     for difference in answer.differences:
         out.print(cell(", ".join(map(_subject, difference.subjects)), "bold"))
-        shown = table("", "destinations", "services")
+        if difference.limits is not None:
+            out.print(cell(_limits_change(difference.limits), "yellow"))
+        is_timed = any(change.since or change.until for change in difference.changes)
+        shown = table("", "destinations", "services", *(["when"] if is_timed else []))
         for change in difference.changes:
             allowed = change.action is schemas.VerdictAction.ALLOW
             shown.add_row(
                 cell("+ allowed" if allowed else "- denied", _ACTION_STYLE[change.action]),
                 cell("\n".join(change.destinations)),
                 cell(", ".join(change.services)),
+                *([cell(_when(change.since, change.until))] if is_timed else []),
             )
-        out.print(shown)
+        if difference.changes:
+            out.print(shown)
+        if difference.compared_until is not None:
+            until = time_text(difference.compared_until)
+            out.print(
+                cell(f"What changes after {until} was not looked at: too many times.", "yellow")
+            )
     if not answer.changed:
         click.echo("No flow changes: every packet would be judged as before.")
+
+
+def _limits_change(change: schemas.LimitsChange) -> str:
+    before, after = (limits_text(one) or "none" for one in (change.before, change.after))
+    return f"limits: {after} (were: {before})"
+
+
+def _when(since: datetime | None, until: datetime | None) -> str:
+    parts = []
+    if since is not None:
+        parts.append(f"from {time_text(since)}")
+    if until is not None:
+        parts.append(f"until {time_text(until)}")
+    return "\n".join(parts) or "from now on"
 
 
 def _subject(subject: schemas.PolicySubject) -> str:
@@ -272,17 +305,29 @@ def _summary(summary: schemas.PolicySummary) -> str:
 
 
 def _print_rules(out: Console, rules: list[schemas.RuleView]) -> None:
-    shown = table("line", "rule", "action", "destinations", "protocols", "ports", right=["line"])
+    is_timed = any(rule.not_before or rule.expires_at for rule in rules)
+    shown = table(
+        "line", "rule", "action", "destinations", "protocols", "ports",
+        *(["when"] if is_timed else []), right=["line"],
+    )  # fmt: skip
     for rule in rules:
         shown.add_row(
             cell(rule.line),
             cell(rule.rule_id),
-            cell(rule.action.value, _ACTION_STYLE[rule.action]),
+            cell(rule.action.value, _ACTION_STYLE[rule.action] if rule.holds else "dim"),
             cell("\n".join(rule.destinations) or "any"),
             cell(", ".join(rule.protocols) or "any"),
             cell(", ".join(rule.ports) or "any"),
+            *([_rule_times(rule)] if is_timed else []),
         )
     out.print(shown)
+
+
+def _rule_times(rule: schemas.RuleView) -> Text:
+    if rule.not_before is None and rule.expires_at is None:
+        return cell("always")
+    text = cell(_when(rule.not_before, rule.expires_at))
+    return text if rule.holds else text.append_text(cell("\nnot now", "yellow"))
 
 
 def _print_check(file: Path, answer: schemas.PolicyCheck) -> None:

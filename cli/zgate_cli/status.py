@@ -38,6 +38,10 @@ def _rows(answer: schemas.Status) -> list[tuple[str, Text | str]]:
     rows: list[tuple[str, Text | str]] = [("state", state)]
     rows += [("", cell(reason, "yellow")) for reason in answer.not_ready_because]
     rows += [
+        ("ALERT", cell(f"{alert.text} (since {time_text(alert.since)})", "bold red"))
+        for alert in answer.alerts
+    ]
+    rows += [
         ("version", f"{answer.version}, {answer.engine} engine, pid {answer.pid}"),
         ("up", f"{duration_text(answer.uptime_s)} since {time_text(answer.started_at)}"),
         ("listens on", ", ".join(f"{address}/udp" for address in answer.listen)),

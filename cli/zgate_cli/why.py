@@ -14,7 +14,7 @@ from .client import GatewayClient
 from .completion import complete_client
 from .errors import BadInput, VerdictsDiffer
 from .options import Invocation, gateway_command
-from .output import cell, console, facts, print_json
+from .output import cell, console, facts, limits_text, print_json, time_text
 from .protocols import ICMP, ICMPV6, NUMBERS, WITH_PORTS, protocol_name
 
 _ACTION_STYLE = {schemas.VerdictAction.ALLOW: "green", schemas.VerdictAction.DENY: "red"}
@@ -121,11 +121,30 @@ def _rows(answer: schemas.Why) -> list[tuple[str, Text | str]]:
     ]
     if answer.kernel is not None:
         rows.append(("kernel says", _verdict(answer.kernel)))
+    rows += [("", cell(_out_of_time(rule), "yellow")) for rule in answer.out_of_time]
+    if answer.next_change is not None:
+        rows.append(("changes", _next_change(answer.next_change)))
+    if limits_text(answer.limits):
+        rows.append(("limits", f"{limits_text(answer.limits)}, whatever the rules allow"))
     if not answer.agree:
         rows.append(("", cell("the kernel does not do what the policy says", "bold red")))
     if answer.kernel_note is not None:
         rows.append(("kernel" if answer.kernel is None else "", cell(answer.kernel_note, "yellow")))
     return rows
+
+
+def _out_of_time(rule: schemas.RuleOutOfTime) -> str:
+    what = f"rule {rule.rule_id} (line {rule.rule_line}) would {rule.action.value} it, but "
+    if rule.expired_at is not None:
+        return f"{what}expired at {time_text(rule.expired_at)}"
+    return f"{what}does not hold before {time_text(rule.not_before)}"
+
+
+def _next_change(change: schemas.NextChange) -> Text:
+    text = cell(f"at {time_text(change.at)}: ")
+    text.append_text(cell(change.action.value, _ACTION_STYLE[change.action]))
+    by = "the default action" if change.rule_id is None else f"rule {change.rule_id}"
+    return text.append_text(cell(f", {by}"))
 
 
 def _packet(answer: schemas.Why) -> str:
@@ -146,6 +165,8 @@ def _verdict(verdict: schemas.Verdict) -> Text:
         text.append_text(cell(f", {verdict.reason}"))
     if verdict.rule_file is not None and verdict.rule_line is not None:
         text.append_text(cell(f", {verdict.rule_file}:{verdict.rule_line}"))
+    if verdict.expires_at is not None:
+        text.append_text(cell(f", until {time_text(verdict.expires_at)}"))
     return text.append_text(cell(f", revision {verdict.revision}"))
 
 

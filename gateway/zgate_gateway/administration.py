@@ -10,7 +10,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from zgate_bpf.kernel_policy import ClientCounters, Direction
@@ -27,10 +27,11 @@ from zgate_gateway.api.facade import (
     UnknownClient,
     UnknownPolicy,
 )
-from zgate_gateway.api.policy_report import check_text, diff_text, warnings_among
+from zgate_gateway.api.policy_report import check_text, diff_text, limits_in, warnings_among
 from zgate_gateway.flows import open_flows
 from zgate_gateway.kernel import KernelError
 from zgate_gateway.metrics import ClientTraffic, MetricsSnapshot, PoolLevel
+from zgate_gateway.policy.policy_set import Explanation, NextChange
 from zgate_gateway.policy.rules import Rule
 from zgate_gateway.policy_file import PolicyFileError
 from zgate_gateway.policy_keeper import PolicyMoved, PolicyNotWritten, UnknownRevision
@@ -40,6 +41,8 @@ from zgate_gateway.sessions import Session
 if TYPE_CHECKING:
     from zgate_gateway.daemon import Gateway
 
+#: The kernel's coarse clock is behind by a tick at most: 10 ms where HZ is 100.
+_KERNEL_TICK = timedelta(milliseconds=10)
 _HISTORY = "zgatectl policy history lists those that there are"
 
 
@@ -180,6 +183,7 @@ class Administration:
                     addresses=addresses.get(name, []),
                     in_policy=name in policy_set.clients,
                     rules=len(policy_set.rules_for(name, groups)),
+                    limits=limits_in(policy_set.limits_for(name, groups)),
                     created_at=record.created_at if record else None,
                     last_seen_at=record.last_seen_at if record else None,
                     counters=_counters(gateway.kernel.counters(name)),
@@ -190,10 +194,14 @@ class Administration:
     def policy(self) -> schemas.PolicyView:
         """See `GatewayFacade.policy`."""
         policy_set = self._gateway.kernel.policy_set
+        now = datetime.now(UTC)
         return schemas.PolicyView(
             summary=self._policy_summary(),
-            clients={name: _rules(rules) for name, rules in policy_set.clients.items()},
-            groups={name: _rules(rules) for name, rules in policy_set.groups.items()},
+            clients={name: _rules(rules, now) for name, rules in policy_set.clients.items()},
+            groups={name: _rules(rules, now) for name, rules in policy_set.groups.items()},
+            client_limits={n: limits_in(said) for n, said in policy_set.client_limits.items()},
+            group_limits={n: limits_in(said) for n, said in policy_set.group_limits.items()},
+            default_limits=limits_in(policy_set.default_limits),
             warnings=self._warnings(),
         )
 
@@ -281,18 +289,17 @@ class Administration:
                 "zgatectl clients lists those that the gateway knows",
             )
         groups = session.identity.groups if session else record.groups if record else ()
-        explained = policy_set.explain(
-            query.client, groups, query.destination, query.protocol, query.port
-        )
-        compiler = schemas.Verdict(
-            action=_action(explained.action),
-            reason=_reason(explained.action, by_rule=explained.rule is not None).name,
-            rule_id=explained.rule.id if explained.rule else None,
-            rule_file=str(policy_set.source) if policy_set.source else None,
-            rule_line=explained.rule.line if explained.rule else None,
-            revision=gateway.kernel.revision,
-        )
+        began = datetime.now(UTC) - _KERNEL_TICK
         kernel, note, source = self._ask_kernel(session, query)
+        # A rule may begin or end while the two are asked: then both answers are right.
+        for at in (datetime.now(UTC), began):
+            explained = policy_set.explain(
+                query.client, groups, query.destination, query.protocol, query.port, at=at
+            )
+            compiler = self._compilers_verdict(explained)
+            agree = kernel is None or _same(kernel, compiler)
+            if agree:
+                break
         return schemas.Why(
             client=query.client,
             groups=list(groups),
@@ -304,9 +311,23 @@ class Administration:
             compiler=compiler,
             kernel=kernel,
             kernel_note=note,
-            agree=kernel is None
-            or (kernel.action, kernel.rule_id, kernel.rule_line)
-            == (compiler.action, compiler.rule_id, compiler.rule_line),
+            agree=agree,
+            at=at,
+            out_of_time=[_out_of_time(rule, at) for rule in explained.out_of_time],
+            next_change=_next_change(explained.next_change),
+            limits=limits_in(policy_set.limits_for(query.client, groups)),
+        )
+
+    def _compilers_verdict(self, explained: Explanation) -> schemas.Verdict:
+        kernel = self._gateway.kernel
+        source = kernel.policy_set.source
+        by_rule = explained.rule is not None
+        return _verdict(
+            action=_action(explained.action),
+            reason=_reason(explained.action, by_rule=by_rule).name,
+            rule=explained.rule,
+            rule_file=str(source) if source else None,
+            revision=kernel.revision,
         )
 
     def _ask_kernel(
@@ -327,17 +348,19 @@ class Administration:
             return None, f"the kernel could not be asked: {error}", str(source)
         rule = gateway.kernel.rule(session.client, verdict.revision, verdict.rule)
         source_file = gateway.kernel.policy_set.source
-        answer = schemas.Verdict(
+        answer = _verdict(
             action=_action(Action.ALLOW if verdict.passed else Action.DENY),
             reason=DropReason(verdict.reason).name,
-            rule_id=rule.id if rule else None,
+            rule=rule,
             rule_file=str(source_file) if rule and source_file else None,
-            rule_line=rule.line if rule else None,
             revision=gateway.kernel.revision_of(verdict.revision),
         )
         note = None
         if rule is None and verdict.rule != NO_RULE:
             note = f"rule {verdict.rule} of generation {verdict.revision} has no name any more"
+        behind = gateway.kernel.is_behind()
+        if behind is not None:
+            note = f"{behind}: the times in the policy are being worked out anew"
         return answer, note, str(source)
 
     # Changing.
@@ -459,6 +482,56 @@ def _reason(action: Action, *, by_rule: bool) -> DropReason:
     return DropReason.POLICY_RULE if by_rule else DropReason.POLICY_DEFAULT
 
 
+def _verdict(
+    *,
+    action: schemas.VerdictAction,
+    reason: str,
+    rule: Rule | None,
+    rule_file: str | None,
+    revision: int,
+) -> schemas.Verdict:
+    return schemas.Verdict(
+        action=action,
+        reason=reason,
+        rule_id=rule.id if rule else None,
+        rule_file=rule_file,
+        rule_line=rule.line if rule else None,
+        not_before=rule.not_before if rule else None,
+        expires_at=rule.expires_at if rule else None,
+        revision=revision,
+    )
+
+
+def _same(one: schemas.Verdict, other: schemas.Verdict) -> bool:
+    return (one.action, one.rule_id, one.rule_line) == (
+        other.action,
+        other.rule_id,
+        other.rule_line,
+    )
+
+
+def _out_of_time(rule: Rule, at: datetime) -> schemas.RuleOutOfTime:
+    is_over = rule.is_expired(at)
+    return schemas.RuleOutOfTime(
+        rule_id=rule.id,
+        rule_line=rule.line,
+        action=_action(rule.action),
+        not_before=None if is_over else rule.not_before,
+        expired_at=rule.expires_at if is_over else None,
+    )
+
+
+def _next_change(change: NextChange | None) -> schemas.NextChange | None:
+    if change is None:
+        return None
+    return schemas.NextChange(
+        at=change.at,
+        action=_action(change.action),
+        rule_id=change.rule.id if change.rule else None,
+        rule_line=change.rule.line if change.rule else None,
+    )
+
+
 def _counters(counted: ClientCounters | None) -> schemas.Counters | None:
     if counted is None:
         return None
@@ -471,7 +544,7 @@ def _counters(counted: ClientCounters | None) -> schemas.Counters | None:
     )
 
 
-def _rules(rules: tuple[Rule, ...]) -> list[schemas.RuleView]:
+def _rules(rules: tuple[Rule, ...], now: datetime) -> list[schemas.RuleView]:
     return [
         schemas.RuleView(
             rule_id=rule.id,
@@ -480,6 +553,10 @@ def _rules(rules: tuple[Rule, ...]) -> list[schemas.RuleView]:
             destinations=[str(network) for network in rule.destinations],
             protocols=list(rule.protocols),
             ports=list(rule.ports),
+            icmp_types=list(rule.icmp_types),
+            not_before=rule.not_before,
+            expires_at=rule.expires_at,
+            holds=rule.holds(now),
             line=rule.line,
         )
         for rule in rules

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
+from zgate_bpf.limits import ClientLimits
 from zgate_bpf.tables import Action
 from zgate_config import ConfigError
 
@@ -20,6 +21,8 @@ from zgate_gateway.policy.policy_set import PolicySet
 
 from .schemas import (
     FlowChange,
+    Limits,
+    LimitsChange,
     PolicyCheck,
     PolicyDiff,
     PolicyFinding,
@@ -108,9 +111,17 @@ def differences_of(
                     action=action_of(change.action),
                     destinations=[str(network) for network in change.networks],
                     services=[span.text(change.family) for span in change.services],
+                    since=change.since,
+                    until=change.until,
                 )
                 for change in found.changes
             ],
+            limits=(
+                LimitsChange(before=limits_in(found.limits[0]), after=limits_in(found.limits[1]))
+                if found.limits is not None
+                else None
+            ),
+            compared_until=found.compared_until,
         )
         for found in diff_sets(before, after, known)
     ]
@@ -168,6 +179,11 @@ def _outcome(outcome: Outcome) -> PolicyTestOutcome:
         rule_line=outcome.rule.line if outcome.rule else None,
         passed=outcome.passed,
     )
+
+
+def limits_in(limits: ClientLimits) -> Limits:
+    """Return limits in the API's words."""
+    return Limits(bandwidth_mbit=limits.bandwidth_mbit, new_flows_per_s=limits.new_flows_per_s)
 
 
 def action_of(action: Action) -> VerdictAction:

@@ -85,6 +85,13 @@ class Counters(Answer):
     dropped_packets: int = Field(0, ge=0)
 
 
+class Limits(Answer):
+    """What a client may do per second; null: unlimited."""
+
+    bandwidth_mbit: int | None = Field(None, description="10**6 bits per second, up and down each")
+    new_flows_per_s: int | None = None
+
+
 class PoolUse(Answer):
     """One family's address pool."""
 
@@ -111,6 +118,14 @@ class PolicySummary(Answer):
     not_in_force_because: str | None = Field(
         None, description="why what the policy file says now was refused; null: it was not"
     )
+
+
+class Alert(Answer):
+    """Something that somebody should look at, as long as it lasts."""
+
+    name: str = Field(description="map_flows, ...; the label of zgate_alert")
+    text: str = Field(description="what it is, and what helps")
+    since: AwareDatetime
 
 
 class MapUse(Answer):
@@ -159,6 +174,7 @@ class Status(Answer):
     sessions_refused: dict[str, int] = Field(default_factory=dict, description="by reason")
     pools: list[PoolUse] = Field(default_factory=list)
     policy: PolicySummary
+    alerts: list[Alert] = Field(default_factory=list)
     kernel_maps: dict[str, MapUse] = Field(default_factory=dict)
     kernel_events: EventState = Field(default_factory=EventState)
     drops: dict[str, int] = Field(default_factory=dict, description="packets, by drop reason")
@@ -200,7 +216,10 @@ class Client(Answer):
     connected: bool
     addresses: list[str] = Field(default_factory=list, description="virtual IPs kept for it")
     in_policy: bool = Field(False, description="the policy has an entry under this very name")
-    rules: int = Field(0, ge=0, description="rules in force, those of its groups included")
+    rules: int = Field(0, ge=0, description="its rules, those of its groups included")
+    limits: Limits = Field(
+        default_factory=Limits, description="its own, its groups', or the default ones"
+    )
     created_at: AwareDatetime | None = None
     last_seen_at: AwareDatetime | None = None
     counters: Counters | None = Field(None, description="null: not known to the kernel now")
@@ -298,6 +317,10 @@ class RuleView(Answer):
     destinations: list[str] = Field(default_factory=list)
     protocols: list[str] = Field(default_factory=list, description="empty: any")
     ports: list[str] = Field(default_factory=list, description="empty: any")
+    icmp_types: list[str] = Field(default_factory=list, description="empty: any")
+    not_before: AwareDatetime | None = None
+    expires_at: AwareDatetime | None = None
+    holds: bool = Field(True, description="false: it has not begun, or has ended")
     line: int | None = None
 
 
@@ -307,6 +330,9 @@ class PolicyView(Answer):
     summary: PolicySummary
     clients: dict[str, list[RuleView]] = Field(default_factory=dict)
     groups: dict[str, list[RuleView]] = Field(default_factory=dict)
+    client_limits: dict[str, Limits] = Field(default_factory=dict, description="as written")
+    group_limits: dict[str, Limits] = Field(default_factory=dict, description="as written")
+    default_limits: Limits = Field(default_factory=Limits)
     warnings: list[PolicyFinding] = Field(default_factory=list)
 
 
@@ -373,6 +399,15 @@ class FlowChange(Answer):
     action: VerdictAction = Field(description="the new verdict")
     destinations: list[str] = Field(description="of one family; the fewest prefixes")
     services: list[str] = Field(description="tcp/443, udp/8000-8100, icmp type 8, any, ...")
+    since: AwareDatetime | None = Field(None, description="null: from the moment it is in force")
+    until: AwareDatetime | None = Field(None, description="null: for good")
+
+
+class LimitsChange(Answer):
+    """Other limits than before."""
+
+    before: Limits
+    after: Limits
 
 
 class SubjectChange(Answer):
@@ -380,6 +415,10 @@ class SubjectChange(Answer):
 
     subjects: list[PolicySubject]
     changes: list[FlowChange]
+    limits: LimitsChange | None = Field(None, description="null: they stay")
+    compared_until: AwareDatetime | None = Field(
+        None, description="so many times lie ahead that what changes later was not looked at"
+    )
 
 
 class PolicyDiff(Answer):
@@ -493,7 +532,28 @@ class Verdict(Answer):
     )
     rule_file: str | None = None
     rule_line: int | None = None
+    not_before: AwareDatetime | None = Field(None, description="when the rule began")
+    expires_at: AwareDatetime | None = Field(None, description="when the rule ends")
     revision: int
+
+
+class RuleOutOfTime(Answer):
+    """A rule that would decide, did it hold now."""
+
+    rule_id: str
+    rule_line: int
+    action: VerdictAction
+    not_before: AwareDatetime | None = Field(None, description="set if it has not begun yet")
+    expired_at: AwareDatetime | None = Field(None, description="set if it has ended")
+
+
+class NextChange(Answer):
+    """When time alone will give another answer, under the same revision."""
+
+    at: AwareDatetime
+    action: VerdictAction
+    rule_id: str | None = Field(None, description="null: the default action will decide")
+    rule_line: int | None = None
 
 
 class Why(Answer):
@@ -510,6 +570,12 @@ class Why(Answer):
     kernel: Verdict | None = Field(None, description="null: the kernel could not be asked")
     kernel_note: str | None = Field(None, description="why the kernel could not be asked")
     agree: bool = Field(description="false only if both answered and the answers differ")
+    at: AwareDatetime | None = Field(None, description="the time that the answer is for: now")
+    out_of_time: list[RuleOutOfTime] = Field(default_factory=list)
+    next_change: NextChange | None = Field(None, description="null: time changes nothing")
+    limits: Limits = Field(
+        default_factory=Limits, description="what bounds the client whatever its rules allow"
+    )
 
 
 class Probe(Answer):

@@ -1,7 +1,7 @@
 """Policy: the file's format, what it means, and the kernel's tables made of it.
 
 Imports nothing privileged. ``model`` documents the file format, ``compiler`` how a first match
-becomes two lookups.
+becomes tables, ``periods`` what becomes of rules that hold for a time.
 """
 
 from zgate_gateway.policy.check import Finding, check_policy, check_rules

@@ -1,19 +1,21 @@
-"""Rules to the kernel's tables: first match by two longest-prefix lookups.
+"""Rules to tables: first match by two lookups and a chain of parents.
 
-Every destination prefix that rules name becomes a list of services; the kernel finds the longest
-prefix around a packet's destination, and in its list the longest service prefix around its
-protocol and port. Two things make that the *first matching rule*:
+Every destination prefix that rules name becomes a list of services. What a decision means is the
+list of the longest prefix around a packet's destination, and in it the longest service prefix
+around its protocol and port. Two things make that the *first matching rule*:
 
 * Inside a list, a service prefix is kept only if its rule comes before those of all the shorter
   prefixes around it (:func:`zgate_gateway.policy.services.resolve`).
 * A rule for an enclosing destination prefix may come first too. So a list names the list of the
   next enclosing prefix as its parent; the kernel looks there as well, and the lowest rule wins.
 
-A decision costs two lookups plus one for each parent, so parents are merged into their children
-where that is cheap (:class:`_Builder`). Memory stays linear in the rules: a list takes in at most
-twice its own size, or 16 entries, plus 4,096 entries for the whole policy. Chains longer than the
-kernel walks (:data:`zgate_bpf.tables.MAX_LIST_DEPTH`) are cut by merging everything above into
-every eighth prefix of a deep nest.
+How the kernel searches is not said here: by binary searches over prefix lengths and over intervals
+of services (:mod:`zgate_bpf.encoding`, docs/adr/0004-classification.md). Its work grows with the
+lists in a chain, so parents are merged into their children where that is cheap (:class:`_Builder`).
+Memory stays linear in the rules: a list takes in at most twice its own size, or 16 entries, plus
+4,096 entries for the whole policy. Chains longer than a decision may visit
+(:data:`zgate_bpf.tables.MAX_LIST_DEPTH`) are cut by merging everything above into every eighth
+prefix of a deep nest.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Services: which (protocol, port) pairs a rule means, per address family.
 
 A service is a protocol and a range of a 16-bit number: the destination port, or for ICMP the type
-in the upper and the code in the lower byte. The kernel finds rules by longest prefix, so ranges
-are split into prefixes of that number; a range of ports needs 30 at most.
+in the upper and the code in the lower byte. Compiled tables speak of prefixes of that number
+(:class:`zgate_bpf.tables.ServicePrefix`), which either nest or do not touch, so that the longest
+one decides; a range of ports is split into 30 at most. The kernel gets intervals made of them.
 """
 
 from __future__ import annotations
