@@ -1,0 +1,846 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Python's view of the engine: `zgate_datapath._native`. Thin: it converts and checks arguments.
+ *
+ * The types and their methods are described in zgate_datapath/_native.pyi. */
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <structmember.h>
+
+#include <arpa/inet.h>
+#include <math.h>
+
+#include "bytes.h"
+#include "carrier.h"
+
+typedef struct {
+	PyObject_HEAD
+	struct zdp_carrier *carrier;
+} Carrier;
+
+typedef struct {
+	PyObject_HEAD
+	Carrier *carrier;
+	bool is_open;
+	struct zdp_session session;
+} Session;
+
+static PyTypeObject carrier_type, session_type;
+
+static double to_seconds(uint64_t ns)
+{
+	return ns == ZDP_NEVER ? Py_HUGE_VAL : (double)ns / 1e9;
+}
+
+/* Addresses: (host, port) or (host, port, flow, scope), as the socket module has them. */
+
+static PyObject *address_to_python(const struct sockaddr *address)
+{
+	char host[INET6_ADDRSTRLEN];
+
+	if (address->sa_family == AF_INET) {
+		const struct sockaddr_in *ipv4 = (const struct sockaddr_in *)address;
+
+		inet_ntop(AF_INET, &ipv4->sin_addr, host, sizeof(host));
+		return Py_BuildValue("(sH)", host, ntohs(ipv4->sin_port));
+	}
+	const struct sockaddr_in6 *ipv6 = (const struct sockaddr_in6 *)address;
+
+	inet_ntop(AF_INET6, &ipv6->sin6_addr, host, sizeof(host));
+	return Py_BuildValue("(sHII)", host, ntohs(ipv6->sin6_port), ntohl(ipv6->sin6_flowinfo),
+			     ipv6->sin6_scope_id);
+}
+
+static bool address_from_python(PyObject *tuple, union zdp_address *address, socklen_t *bytes)
+{
+	const char *host;
+	unsigned int port, flow = 0, scope = 0;
+
+	memset(address, 0, sizeof(*address));
+	if (!PyArg_ParseTuple(tuple, "sI|II", &host, &port, &flow, &scope))
+		return false;
+	if (PyTuple_GET_SIZE(tuple) == 2) {
+		*bytes = sizeof(address->ipv4);
+		address->ipv4.sin_family = AF_INET;
+		address->ipv4.sin_port = htons((uint16_t)port);
+		if (inet_pton(AF_INET, host, &address->ipv4.sin_addr) == 1)
+			return true;
+	} else {
+		*bytes = sizeof(address->ipv6);
+		address->ipv6.sin6_family = AF_INET6;
+		address->ipv6.sin6_port = htons((uint16_t)port);
+		address->ipv6.sin6_flowinfo = htonl(flow);
+		address->ipv6.sin6_scope_id = scope;
+		if (inet_pton(AF_INET6, host, &address->ipv6.sin6_addr) == 1)
+			return true;
+	}
+	PyErr_Format(PyExc_ValueError, "not an address: %s", host);
+	return false;
+}
+
+/* Carrier. */
+
+static int carrier_init(Carrier *self, PyObject *args, PyObject *named)
+{
+	static char *names[] = { "udp_fd", "cid_bytes", NULL };
+	int udp_fd;
+	Py_ssize_t cid_bytes;
+
+	if (!PyArg_ParseTupleAndKeywords(args, named, "in", names, &udp_fd, &cid_bytes))
+		return -1;
+	if (cid_bytes < 1 || cid_bytes > ZDP_MAX_CID_BYTES || self->carrier) {
+		PyErr_SetString(PyExc_ValueError, "cid_bytes: expected 1 to 20, once");
+		return -1;
+	}
+	self->carrier = zdp_carrier_new(udp_fd, (size_t)cid_bytes);
+	if (!self->carrier)
+		PyErr_NoMemory();
+	return self->carrier ? 0 : -1;
+}
+
+/* Sessions hold their carrier: none is left by now. */
+static void carrier_dealloc(Carrier *self)
+{
+	zdp_carrier_free(self->carrier);
+	Py_TYPE(self)->tp_free((PyObject *)self);
+}
+
+static PyObject *carrier_set_udp(Carrier *self, PyObject *args)
+{
+	int fd;
+
+	if (!PyArg_ParseTuple(args, "i", &fd))
+		return NULL;
+	zdp_carrier_set_udp(self->carrier, fd);
+	Py_RETURN_NONE;
+}
+
+static PyObject *carrier_set_tun(Carrier *self, PyObject *args)
+{
+	int fd, tcp, udp;
+
+	if (!PyArg_ParseTuple(args, "ipp", &fd, &tcp, &udp))
+		return NULL;
+	if (!zdp_carrier_set_tun(self->carrier, fd, tcp, udp))
+		return PyErr_NoMemory();
+	Py_RETURN_NONE;
+}
+
+static PyObject *carrier_read_tun(Carrier *self, PyObject *args)
+{
+	int wanted;
+
+	if (!PyArg_ParseTuple(args, "p", &wanted))
+		return NULL;
+	zdp_carrier_read_tun(self->carrier, wanted);
+	Py_RETURN_NONE;
+}
+
+static PyObject *carrier_set_only(Carrier *self, PyObject *args)
+{
+	PyObject *session;
+
+	if (!PyArg_ParseTuple(args, "O", &session))
+		return NULL;
+	if (session != Py_None && !PyObject_TypeCheck(session, &session_type)) {
+		PyErr_SetString(PyExc_TypeError, "expected a Session or None");
+		return NULL;
+	}
+	zdp_carrier_set_only(self->carrier,
+			     session == Py_None ? NULL : &((Session *)session)->session);
+	Py_RETURN_NONE;
+}
+
+static PyObject *report_to_python(const struct zdp_reports *reports, const struct zdp_report *item)
+{
+	PyObject *session = item->session ? (PyObject *)item->session->owner : Py_None;
+	PyObject *address = Py_None;
+	PyObject *tuple;
+
+	if (item->kind == ZDP_REPORT_PACKET) {
+		address = address_to_python((const struct sockaddr *)&item->address);
+		if (!address)
+			return NULL;
+	} else {
+		Py_INCREF(address);
+	}
+	tuple = Py_BuildValue("(iOy#IN)", (int)item->kind, session, reports->data + item->offset,
+			      (Py_ssize_t)item->bytes, item->number, address);
+	return tuple;
+}
+
+static PyObject *take_reports(Carrier *self)
+{
+	struct zdp_reports *reports = zdp_carrier_reports(self->carrier);
+	PyObject *list = PyList_New(reports->count);
+
+	for (uint32_t i = 0; list && i < reports->count; i++) {
+		PyObject *tuple = report_to_python(reports, &reports->items[i]);
+
+		if (tuple)
+			PyList_SET_ITEM(list, i, tuple);
+		else
+			Py_CLEAR(list);
+	}
+	reports->count = reports->bytes = 0;
+	return list;
+}
+
+static PyObject *carrier_run(Carrier *self, PyObject *args)
+{
+	unsigned long long limit_ns;
+	PyObject *reports;
+	bool more;
+
+	if (!PyArg_ParseTuple(args, "K", &limit_ns))
+		return NULL;
+	more = zdp_carrier_run(self->carrier, limit_ns);
+	reports = take_reports(self);
+	return reports ? Py_BuildValue("(NN)", PyBool_FromLong(more), reports) : NULL;
+}
+
+static PyObject *carrier_flush(Carrier *self, PyObject *unused)
+{
+	(void)unused;
+	zdp_carrier_flush(self->carrier);
+	return take_reports(self);
+}
+
+static PyObject *carrier_deadline(Carrier *self, PyObject *unused)
+{
+	(void)unused;
+	return PyFloat_FromDouble(
+		to_seconds(zdp_carrier_deadline(self->carrier, zdp_now_ns())));
+}
+
+static PyObject *carrier_take_error(Carrier *self, PyObject *unused)
+{
+	(void)unused;
+	return PyBool_FromLong(zdp_carrier_take_error(self->carrier));
+}
+
+static PyObject *carrier_tun_is_gone(Carrier *self, PyObject *unused)
+{
+	(void)unused;
+	return PyBool_FromLong(zdp_carrier_tun_is_gone(self->carrier));
+}
+
+static PyObject *carrier_counters(Carrier *self, PyObject *unused)
+{
+	const struct zdp_carrier_counters *c = zdp_carrier_counters(self->carrier);
+	struct zdp_coalesce_stats tun;
+
+	(void)unused;
+	zdp_carrier_tun_stats(self->carrier, &tun);
+	return Py_BuildValue(
+		"{sK sK sK sK sK sK sK sK sK sK sK sK sK sK sK}", "received_packets",
+		c->received_packets, "received_bytes", c->received_bytes, "receive_calls",
+		c->receive_calls, "sent_packets", c->sent_packets, "sent_bytes", c->sent_bytes,
+		"send_calls", c->send_calls, "send_dropped", c->send_dropped, "tun_reads",
+		c->tun_reads, "tun_read_bytes", c->tun_read_bytes, "no_session", c->no_session,
+		"tun_packets", tun.packets, "tun_writes", tun.writes, "tun_merged_packets",
+		tun.merged_packets, "tun_failed_packets", tun.failed_packets, "lost_reports",
+		zdp_carrier_reports(self->carrier)->lost);
+}
+
+static PyMethodDef carrier_methods[] = {
+	{ "set_udp", (PyCFunction)carrier_set_udp, METH_VARARGS, NULL },
+	{ "set_tun", (PyCFunction)carrier_set_tun, METH_VARARGS, NULL },
+	{ "read_tun", (PyCFunction)carrier_read_tun, METH_VARARGS, NULL },
+	{ "set_only", (PyCFunction)carrier_set_only, METH_VARARGS, NULL },
+	{ "run", (PyCFunction)carrier_run, METH_VARARGS, NULL },
+	{ "flush", (PyCFunction)carrier_flush, METH_NOARGS, NULL },
+	{ "deadline", (PyCFunction)carrier_deadline, METH_NOARGS, NULL },
+	{ "take_error", (PyCFunction)carrier_take_error, METH_NOARGS, NULL },
+	{ "tun_is_gone", (PyCFunction)carrier_tun_is_gone, METH_NOARGS, NULL },
+	{ "counters", (PyCFunction)carrier_counters, METH_NOARGS, NULL },
+	{ NULL, NULL, 0, NULL },
+};
+
+static PyTypeObject carrier_type = {
+	PyVarObject_HEAD_INIT(NULL, 0)
+	.tp_name = "zgate_datapath._native.Carrier",
+	.tp_basicsize = sizeof(Carrier),
+	.tp_flags = Py_TPFLAGS_DEFAULT,
+	.tp_new = PyType_GenericNew,
+	.tp_init = (initproc)carrier_init,
+	.tp_dealloc = (destructor)carrier_dealloc,
+	.tp_methods = carrier_methods,
+};
+
+/* Session. */
+
+static int session_init(Session *self, PyObject *args, PyObject *named)
+{
+	static char *names[] = { "carrier",		 "is_client",	     "congestion",
+				 "max_packet_bytes",	 "initial_rtt_ns",   "peer_max_ack_delay_ns",
+				 "peer_ack_delay_exponent", NULL };
+	struct zdp_recovery_config config = { 0 };
+	unsigned long long rtt_ns, ack_delay_ns;
+	unsigned int congestion, packet_bytes, exponent;
+	PyObject *carrier;
+	int is_client;
+
+	if (!PyArg_ParseTupleAndKeywords(args, named, "O!$pIIKKI", names, &carrier_type, &carrier,
+					 &is_client, &congestion, &packet_bytes, &rtt_ns,
+					 &ack_delay_ns, &exponent))
+		return -1;
+	if (self->carrier || congestion > ZDP_CONGESTION_CUBIC || exponent > 20) {
+		PyErr_SetString(PyExc_ValueError, "congestion or exponent out of range");
+		return -1;
+	}
+	config.congestion = (enum zdp_congestion)congestion;
+	config.max_packet_bytes = packet_bytes;
+	config.initial_rtt_ns = rtt_ns;
+	config.peer_max_ack_delay_ns = ack_delay_ns;
+	config.peer_ack_delay_exponent = (uint8_t)exponent;
+	if (!zdp_session_init(&self->session, &config)) {
+		PyErr_NoMemory();
+		return -1;
+	}
+	Py_INCREF(carrier);
+	self->carrier = (Carrier *)carrier;
+	self->is_open = true;
+	self->session.owner = self;
+	self->session.is_client = is_client;
+	return 0;
+}
+
+static void close_session(Session *self)
+{
+	if (self->is_open) {
+		self->is_open = false;
+		zdp_carrier_forget(self->carrier->carrier, &self->session);
+		zdp_session_free(&self->session);
+	}
+}
+
+static void session_dealloc(Session *self)
+{
+	close_session(self);
+	Py_XDECREF(self->carrier);
+	Py_TYPE(self)->tp_free((PyObject *)self);
+}
+
+static PyObject *session_close(Session *self, PyObject *unused)
+{
+	(void)unused;
+	close_session(self);
+	Py_RETURN_NONE;
+}
+
+/* Every method but close() needs an open session. */
+static bool check_open(const Session *self)
+{
+	if (!self->is_open)
+		PyErr_SetString(PyExc_ValueError, "the session is closed");
+	return self->is_open;
+}
+
+static struct zdp_key *parse_key(PyObject *args, unsigned int *phase)
+{
+	unsigned int cipher;
+	Py_buffer key, iv, header_key;
+	struct zdp_key *made = NULL;
+
+	if (!PyArg_ParseTuple(args, "Iy*y*y*I", &cipher, &key, &iv, &header_key, phase))
+		return NULL;
+	if (cipher > ZDP_CHACHA20_POLY1305 || iv.len != ZDP_IV_BYTES || *phase > 1 ||
+	    (size_t)key.len != zdp_cipher_key_bytes((enum zdp_cipher)cipher) ||
+	    header_key.len != key.len) {
+		PyErr_SetString(PyExc_ValueError, "key, IV or header key of a wrong length");
+	} else {
+		made = zdp_key_new((enum zdp_cipher)cipher, key.buf, iv.buf, header_key.buf);
+		if (!made)
+			PyErr_SetString(PyExc_RuntimeError, "libcrypto refused the key");
+	}
+	PyBuffer_Release(&key);
+	PyBuffer_Release(&iv);
+	PyBuffer_Release(&header_key);
+	return made;
+}
+
+static PyObject *session_set_receive_key(Session *self, PyObject *args)
+{
+	unsigned int phase;
+	struct zdp_key *key;
+
+	if (!check_open(self))
+		return NULL;
+	key = parse_key(args, &phase);
+	if (!key)
+		return NULL;
+	zdp_opener_set_key(&self->session.opener, key, (uint8_t)phase);
+	Py_RETURN_NONE;
+}
+
+static PyObject *session_set_send_key(Session *self, PyObject *args)
+{
+	unsigned int phase;
+	struct zdp_key *key;
+
+	if (!check_open(self))
+		return NULL;
+	key = parse_key(args, &phase);
+	if (!key)
+		return NULL;
+	zdp_sealer_set_key(&self->session.sealer, key, (uint8_t)phase);
+	self->session.phase_began_at = self->session.sealer.next_number;
+	self->session.key_told = false;
+	Py_RETURN_NONE;
+}
+
+static PyObject *session_drop_previous_key(Session *self, PyObject *unused)
+{
+	(void)unused;
+	if (!check_open(self))
+		return NULL;
+	zdp_opener_drop_previous(&self->session.opener);
+	Py_RETURN_NONE;
+}
+
+static PyObject *session_set_cid(Session *self, PyObject *args)
+{
+	struct zdp_session *session = &self->session;
+	struct zdp_table *table;
+	Py_buffer cid;
+
+	if (!check_open(self) || !PyArg_ParseTuple(args, "y*", &cid))
+		return NULL;
+	table = zdp_carrier_by_cid(self->carrier->carrier);
+	if (session->opener.cid_bytes)
+		zdp_table_remove(table, session->cid, session->opener.cid_bytes, session);
+	session->opener.cid_bytes = 0;
+	if (cid.len > ZDP_MAX_CID_BYTES ||
+	    (cid.len && !zdp_table_put(table, cid.buf, (size_t)cid.len, session))) {
+		PyBuffer_Release(&cid);
+		PyErr_SetString(PyExc_ValueError, "a connection ID has at most 20 bytes");
+		return NULL;
+	}
+	memcpy(session->cid, cid.buf, (size_t)cid.len);
+	session->opener.cid_bytes = (uint8_t)cid.len;
+	PyBuffer_Release(&cid);
+	Py_RETURN_NONE;
+}
+
+static PyObject *session_set_peer_cid(Session *self, PyObject *args)
+{
+	Py_buffer cid;
+
+	if (!check_open(self) || !PyArg_ParseTuple(args, "y*", &cid))
+		return NULL;
+	if (cid.len <= ZDP_MAX_CID_BYTES) {
+		memcpy(self->session.sealer.cid, cid.buf, (size_t)cid.len);
+		self->session.sealer.cid_bytes = (uint8_t)cid.len;
+	} else {
+		PyErr_SetString(PyExc_ValueError, "a connection ID has at most 20 bytes");
+	}
+	PyBuffer_Release(&cid);
+	if (PyErr_Occurred())
+		return NULL;
+	Py_RETURN_NONE;
+}
+
+static PyObject *session_set_path(Session *self, PyObject *args)
+{
+	PyObject *tuple;
+
+	if (!check_open(self) || !PyArg_ParseTuple(args, "O!", &PyTuple_Type, &tuple))
+		return NULL;
+	if (!address_from_python(tuple, &self->session.path, &self->session.path_bytes))
+		return NULL;
+	Py_RETURN_NONE;
+}
+
+static PyObject *session_path_changed(Session *self, PyObject *unused)
+{
+	(void)unused;
+	if (!check_open(self))
+		return NULL;
+	zdp_recovery_path_changed(self->session.recovery);
+	Py_RETURN_NONE;
+}
+
+static PyObject *session_set_limits(Session *self, PyObject *args)
+{
+	unsigned int packet_bytes, frame_payload_bytes;
+
+	if (!check_open(self) || !PyArg_ParseTuple(args, "II", &packet_bytes, &frame_payload_bytes))
+		return NULL;
+	if (frame_payload_bytes > UINT16_MAX)
+		frame_payload_bytes = UINT16_MAX;
+	self->session.max_frame_payload_bytes = frame_payload_bytes;
+	zdp_recovery_set_packet_bytes(self->session.recovery, packet_bytes);
+	Py_RETURN_NONE;
+}
+
+static PyObject *session_set_prefix(Session *self, PyObject *args)
+{
+	Py_buffer prefix;
+
+	if (!check_open(self) || !PyArg_ParseTuple(args, "y*", &prefix))
+		return NULL;
+	if (prefix.len && prefix.len <= ZDP_PREFIX_MAX_BYTES) {
+		memcpy(self->session.prefix, prefix.buf, (size_t)prefix.len);
+		self->session.prefix_bytes = (uint8_t)prefix.len;
+	} else {
+		PyErr_SetString(PyExc_ValueError, "a prefix has 1 to 16 bytes");
+	}
+	PyBuffer_Release(&prefix);
+	if (PyErr_Occurred())
+		return NULL;
+	Py_RETURN_NONE;
+}
+
+static PyObject *session_note_received(Session *self, PyObject *args)
+{
+	unsigned long long first, last;
+	int eliciting;
+
+	if (!check_open(self) || !PyArg_ParseTuple(args, "KKp", &first, &last, &eliciting))
+		return NULL;
+	if (last < first || last - first > ZDP_REPLAY_WINDOW_PACKETS) {
+		PyErr_SetString(PyExc_ValueError, "no such range of packet numbers");
+		return NULL;
+	}
+	if (!zdp_session_note_received(&self->session, first, last, eliciting, zdp_now_ns()))
+		return PyErr_NoMemory();
+	zdp_carrier_activate(self->carrier->carrier, &self->session);
+	Py_RETURN_NONE;
+}
+
+static PyObject *session_send_frame(Session *self, PyObject *args)
+{
+	enum zdp_send_result result;
+	Py_buffer payload;
+
+	if (!check_open(self) || !PyArg_ParseTuple(args, "y*", &payload))
+		return NULL;
+	result = zdp_session_send_frame(&self->session,
+					zdp_carrier_outbox(self->carrier->carrier), payload.buf,
+					(size_t)payload.len, zdp_now_ns());
+	PyBuffer_Release(&payload);
+	zdp_carrier_activate(self->carrier->carrier, &self->session);
+	return PyLong_FromLong(result);
+}
+
+static PyObject *session_send_read(Session *self, PyObject *args)
+{
+	enum zdp_send_result result;
+	Py_buffer read;
+
+	if (!check_open(self) || !PyArg_ParseTuple(args, "y*", &read))
+		return NULL;
+	result = zdp_session_send_read(&self->session, zdp_carrier_outbox(self->carrier->carrier),
+				       read.buf, (size_t)read.len, true, zdp_now_ns());
+	PyBuffer_Release(&read);
+	zdp_carrier_activate(self->carrier->carrier, &self->session);
+	return PyLong_FromLong(result);
+}
+
+static PyObject *session_seal_probe(Session *self, PyObject *args)
+{
+	unsigned int bytes;
+	PyObject *packet;
+	size_t sealed;
+
+	if (!check_open(self) || !PyArg_ParseTuple(args, "I", &bytes))
+		return NULL;
+	if (bytes > UINT16_MAX) {
+		PyErr_SetString(PyExc_ValueError, "no UDP payload has so many bytes");
+		return NULL;
+	}
+	packet = PyBytes_FromStringAndSize(NULL, bytes);
+	if (!packet)
+		return NULL;
+	sealed = zdp_session_seal_probe(&self->session, (uint8_t *)PyBytes_AS_STRING(packet), bytes,
+					zdp_now_ns());
+	zdp_carrier_activate(self->carrier->carrier, &self->session);
+	if (!sealed) {
+		Py_DECREF(packet);
+		return PyBytes_FromStringAndSize(NULL, 0);
+	}
+	return packet;
+}
+
+static PyObject *change_address(Session *self, PyObject *args, bool add)
+{
+	struct zdp_table *table;
+	Py_buffer address;
+	bool done = false;
+
+	if (!check_open(self) || !PyArg_ParseTuple(args, "y*", &address))
+		return NULL;
+	table = zdp_carrier_by_address(self->carrier->carrier);
+	if (address.len == 4 || address.len == 16) {
+		if (add) {
+			done = zdp_table_put(table, address.buf, (size_t)address.len,
+					     &self->session);
+		} else {
+			zdp_table_remove(table, address.buf, (size_t)address.len, &self->session);
+			done = true;
+		}
+	}
+	PyBuffer_Release(&address);
+	if (!done) {
+		PyErr_SetString(PyExc_ValueError, "an address has 4 or 16 bytes");
+		return NULL;
+	}
+	Py_RETURN_NONE;
+}
+
+static PyObject *session_add_address(Session *self, PyObject *args)
+{
+	return change_address(self, args, true);
+}
+
+static PyObject *session_remove_address(Session *self, PyObject *args)
+{
+	return change_address(self, args, false);
+}
+
+static PyObject *allow(Session *self, PyObject *args, struct zdp_pairs *pairs)
+{
+	Py_buffer addresses;
+	bool done = false;
+
+	if (!check_open(self) || !PyArg_ParseTuple(args, "y*", &addresses))
+		return NULL;
+	if (addresses.len == 8 || addresses.len == 32)
+		done = zdp_pairs_add(pairs, addresses.len == 8 ? 4 : 6, addresses.buf);
+	PyBuffer_Release(&addresses);
+	if (!done) {
+		PyErr_SetString(PyExc_ValueError, "a pair of addresses has 8 or 32 bytes");
+		return NULL;
+	}
+	Py_RETURN_NONE;
+}
+
+static PyObject *session_allow_inbound(Session *self, PyObject *args)
+{
+	return allow(self, args, &self->session.inbound);
+}
+
+static PyObject *session_allow_outbound(Session *self, PyObject *args)
+{
+	return allow(self, args, &self->session.outbound);
+}
+
+static PyObject *session_forget_pairs(Session *self, PyObject *unused)
+{
+	(void)unused;
+	if (!check_open(self))
+		return NULL;
+	zdp_pairs_clear(&self->session.inbound);
+	zdp_pairs_clear(&self->session.outbound);
+	Py_RETURN_NONE;
+}
+
+static PyObject *session_counters(Session *self, PyObject *unused)
+{
+	const struct zdp_session_counters *c = &self->session.counters;
+
+	(void)unused;
+	return Py_BuildValue("{sK sK sK sK sK sK sK sK sK sK sK sK sK}", "opened_packets",
+			     c->opened_packets, "sealed_packets", c->sealed_packets,
+			     "forged_packets", c->forged_packets, "duplicate_packets",
+			     c->duplicate_packets, "foreign_packets", c->foreign_packets,
+			     "received_packets", c->received_packets, "received_bytes",
+			     c->received_bytes, "sent_packets", c->sent_packets, "sent_bytes",
+			     c->sent_bytes, "queue_dropped", c->queue_dropped, "too_big",
+			     c->too_big, "unsendable", c->unsendable, "acks_sent", c->acks_sent);
+}
+
+static PyObject *session_statistics(Session *self, PyObject *unused)
+{
+	const struct zdp_session *session = &self->session;
+	struct zdp_recovery_stats s;
+
+	(void)unused;
+	if (!check_open(self))
+		return NULL;
+	zdp_recovery_stats(session->recovery, &s);
+	return Py_BuildValue(
+		"{sd sd sK sK sK sK sK sK sK sk sk}", "smoothed_rtt_s", to_seconds(s.smoothed_rtt_ns),
+		"least_rtt_s", to_seconds(s.least_rtt_ns), "congestion_window_bytes", s.window_bytes,
+		"bytes_in_flight", s.in_flight_bytes, "pacing_bytes_per_s", s.pacing_bytes_per_s,
+		"delivery_bytes_per_s", s.delivery_bytes_per_s, "lost_packets", s.lost_packets,
+		"acked_packets", s.acked_packets, "probe_timeouts", s.probe_timeouts,
+		"queued_packets",
+		(unsigned long)(session->queue ? zdp_queue_packets(session->queue) : 0),
+		"queued_bytes",
+		(unsigned long)(session->queue ? zdp_queue_bytes(session->queue) : 0));
+}
+
+static PyObject *get_next_number(Session *self, void *unused)
+{
+	(void)unused;
+	return PyLong_FromUnsignedLongLong(self->session.sealer.next_number);
+}
+
+static int set_next_number(Session *self, PyObject *value, void *unused)
+{
+	const unsigned long long number = PyLong_AsUnsignedLongLong(value);
+
+	(void)unused;
+	if (PyErr_Occurred())
+		return -1;
+	if (number < self->session.sealer.next_number || number > ZDP_VARINT_MAX) {
+		/* The same number twice under one key would give the key away. */
+		PyErr_SetString(PyExc_ValueError, "packet numbers only grow");
+		return -1;
+	}
+	self->session.sealer.next_number = number;
+	return 0;
+}
+
+static PyObject *get_expected_number(Session *self, void *unused)
+{
+	(void)unused;
+	return PyLong_FromUnsignedLongLong(self->session.opener.window.next);
+}
+
+static PyObject *get_window_bytes(Session *self, void *unused)
+{
+	const struct zdp_session *session = &self->session;
+
+	(void)unused;
+	if (!self->is_open || !session->may_send || !session->sealer.key)
+		return PyLong_FromLong(0);
+	return PyLong_FromUnsignedLongLong(
+		zdp_recovery_allowance(session->recovery, zdp_now_ns()));
+}
+
+static PyObject *get_last_received(Session *self, void *unused)
+{
+	(void)unused;
+	return PyFloat_FromDouble(to_seconds(self->session.last_received_ns));
+}
+
+static PyObject *get_first_sent(Session *self, void *unused)
+{
+	(void)unused;
+	return PyFloat_FromDouble(to_seconds(self->session.first_sent_ns));
+}
+
+static PyGetSetDef session_properties[] = {
+	{ "next_number", (getter)get_next_number, (setter)set_next_number, NULL, NULL },
+	{ "expected_number", (getter)get_expected_number, NULL, NULL, NULL },
+	{ "window_bytes", (getter)get_window_bytes, NULL, NULL, NULL },
+	{ "last_received_s", (getter)get_last_received, NULL, NULL, NULL },
+	{ "first_sent_s", (getter)get_first_sent, NULL, NULL, NULL },
+	{ NULL, NULL, NULL, NULL, NULL },
+};
+
+#define FIELD(name) offsetof(Session, session.name)
+static PyMemberDef session_members[] = {
+	{ "may_send", T_BOOL, FIELD(may_send), 0, NULL },
+	{ "is_direct", T_BOOL, FIELD(is_direct), 0, NULL },
+	{ "foreign_in_flight", T_BOOL, FIELD(foreign_in_flight), 0, NULL },
+	{ "spin", T_BOOL, FIELD(sealer.spin), 0, NULL },
+	{ "key_update_packets", T_ULONGLONG, FIELD(key_update_packets), 0, NULL },
+	{ "is_open", T_BOOL, offsetof(Session, is_open), READONLY, NULL },
+	{ NULL, 0, 0, 0, NULL },
+};
+
+static PyMethodDef session_methods[] = {
+	{ "close", (PyCFunction)session_close, METH_NOARGS, NULL },
+	{ "set_receive_key", (PyCFunction)session_set_receive_key, METH_VARARGS, NULL },
+	{ "set_send_key", (PyCFunction)session_set_send_key, METH_VARARGS, NULL },
+	{ "drop_previous_key", (PyCFunction)session_drop_previous_key, METH_NOARGS, NULL },
+	{ "set_cid", (PyCFunction)session_set_cid, METH_VARARGS, NULL },
+	{ "set_peer_cid", (PyCFunction)session_set_peer_cid, METH_VARARGS, NULL },
+	{ "set_path", (PyCFunction)session_set_path, METH_VARARGS, NULL },
+	{ "path_changed", (PyCFunction)session_path_changed, METH_NOARGS, NULL },
+	{ "set_limits", (PyCFunction)session_set_limits, METH_VARARGS, NULL },
+	{ "set_prefix", (PyCFunction)session_set_prefix, METH_VARARGS, NULL },
+	{ "note_received", (PyCFunction)session_note_received, METH_VARARGS, NULL },
+	{ "send_frame", (PyCFunction)session_send_frame, METH_VARARGS, NULL },
+	{ "send_read", (PyCFunction)session_send_read, METH_VARARGS, NULL },
+	{ "seal_probe", (PyCFunction)session_seal_probe, METH_VARARGS, NULL },
+	{ "add_address", (PyCFunction)session_add_address, METH_VARARGS, NULL },
+	{ "remove_address", (PyCFunction)session_remove_address, METH_VARARGS, NULL },
+	{ "allow_inbound", (PyCFunction)session_allow_inbound, METH_VARARGS, NULL },
+	{ "allow_outbound", (PyCFunction)session_allow_outbound, METH_VARARGS, NULL },
+	{ "forget_pairs", (PyCFunction)session_forget_pairs, METH_NOARGS, NULL },
+	{ "counters", (PyCFunction)session_counters, METH_NOARGS, NULL },
+	{ "statistics", (PyCFunction)session_statistics, METH_NOARGS, NULL },
+	{ NULL, NULL, 0, NULL },
+};
+
+static PyTypeObject session_type = {
+	PyVarObject_HEAD_INIT(NULL, 0)
+	.tp_name = "zgate_datapath._native.Session",
+	.tp_basicsize = sizeof(Session),
+	.tp_flags = Py_TPFLAGS_DEFAULT,
+	.tp_new = PyType_GenericNew,
+	.tp_init = (initproc)session_init,
+	.tp_dealloc = (destructor)session_dealloc,
+	.tp_methods = session_methods,
+	.tp_members = session_members,
+	.tp_getset = session_properties,
+};
+
+static PyObject *crypto_backend(PyObject *self, PyObject *unused)
+{
+	(void)self;
+	(void)unused;
+	return PyUnicode_FromString(zdp_crypto_backend());
+}
+
+static PyMethodDef module_methods[] = {
+	{ "crypto_backend", crypto_backend, METH_NOARGS, NULL },
+	{ NULL, NULL, 0, NULL },
+};
+
+static struct PyModuleDef module = {
+	PyModuleDef_HEAD_INIT, .m_name = "_native", .m_size = -1, .m_methods = module_methods,
+};
+
+static bool add_constants(PyObject *made)
+{
+	static const struct {
+		const char *name;
+		long value;
+	} constants[] = {
+		{ "REPORT_PACKET", ZDP_REPORT_PACKET },
+		{ "REPORT_DATAGRAM", ZDP_REPORT_DATAGRAM },
+		{ "REPORT_READ", ZDP_REPORT_READ },
+		{ "REPORT_PROBE_ACKED", ZDP_REPORT_PROBE_ACKED },
+		{ "REPORT_PROBE_LOST", ZDP_REPORT_PROBE_LOST },
+		{ "REPORT_BAD_ACK", ZDP_REPORT_BAD_ACK },
+		{ "REPORT_KEY_WORN", ZDP_REPORT_KEY_WORN },
+		{ "SEND_DONE", ZDP_SEND_DONE },
+		{ "SEND_DROPPED", ZDP_SEND_DROPPED },
+		{ "SEND_TOO_BIG", ZDP_SEND_TOO_BIG },
+		{ "CONGESTION_NONE", ZDP_CONGESTION_NONE },
+		{ "CONGESTION_MODEL", ZDP_CONGESTION_MODEL },
+		{ "CONGESTION_CUBIC", ZDP_CONGESTION_CUBIC },
+		{ "AES_128_GCM", ZDP_AES_128_GCM },
+		{ "AES_256_GCM", ZDP_AES_256_GCM },
+		{ "CHACHA20_POLY1305", ZDP_CHACHA20_POLY1305 },
+		{ "VNET_HEADER_BYTES", ZDP_VNET_BYTES },
+	};
+
+	for (size_t i = 0; i < sizeof(constants) / sizeof(*constants); i++)
+		if (PyModule_AddIntConstant(made, constants[i].name, constants[i].value))
+			return false;
+	return true;
+}
+
+PyMODINIT_FUNC PyInit__native(void)
+{
+	PyObject *made;
+
+	if (PyType_Ready(&carrier_type) || PyType_Ready(&session_type))
+		return NULL;
+	made = PyModule_Create(&module);
+	if (!made)
+		return NULL;
+	if (PyModule_AddObjectRef(made, "Carrier", (PyObject *)&carrier_type) ||
+	    PyModule_AddObjectRef(made, "Session", (PyObject *)&session_type) ||
+	    !add_constants(made)) {
+		Py_DECREF(made);
+		return NULL;
+	}
+	return made;
+}
