@@ -41,6 +41,7 @@ from zgate_protocol.icmp import TokenBucket
 from zgate_protocol.ip_range import IpRange, normalize_ranges
 from zgate_protocol.uri_template import default_template
 
+from zgate_gateway.alerts import MapAlerts
 from zgate_gateway.api.server import ApiServer, ApiSocketError
 from zgate_gateway.audit import AuditError, AuditLog
 from zgate_gateway.audit_head import HeadKeeper
@@ -203,6 +204,7 @@ class Gateway:
         programs = KernelPolicy(max_clients=limits.max_clients, max_flows=limits.max_flows)
         self._undo.callback(programs.close)
         self.kernel = Kernel(programs, max_clients=limits.max_clients)
+        self.alerts = MapAlerts(programs.map_usage)
         self.journal = Journal(self.audit, self.store, self.kernel, loop)
         self.policy.start(store=self.store, kernel=self.kernel, audit=self.audit)
 
@@ -334,6 +336,7 @@ class Gateway:
             asyncio.create_task(self._keep_leases()),
             asyncio.create_task(self.audit.run()),
             asyncio.create_task(self.policy.watch()),
+            asyncio.create_task(self.alerts.watch()),
             asyncio.create_task(self.edge.keep()),
         ]
         try:

@@ -1,0 +1,78 @@
+"""Kernel tables that fill up: told once, as long as it lasts, and once when it is over."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from itertools import chain, repeat
+
+import pytest
+from zgate_bpf.kernel_policy import MapUsage
+from zgate_gateway.alerts import MapAlerts
+
+
+def use(share: int, *, table: str = "flows") -> dict[str, MapUsage]:
+    return {table: MapUsage(share, 100), "clients": MapUsage(1, 100)}
+
+
+@pytest.fixture
+def alerts() -> MapAlerts:
+    return MapAlerts(dict)
+
+
+def test_nothing_is_said_of_tables_with_room(
+    alerts: MapAlerts, caplog: pytest.LogCaptureFixture
+) -> None:
+    alerts.update(use(89))
+    assert alerts.active == {} and caplog.text == ""
+
+
+def test_crossing_and_relief_are_one_line_each(
+    alerts: MapAlerts, caplog: pytest.LogCaptureFixture
+) -> None:
+    for share in (89, 90, 95, 88, 85, 91, 84, 89, 100):
+        alerts.update(use(share))
+    lines = [record.getMessage().partition(":")[0] for record in caplog.records]
+    assert lines == ["alert map_flows begins", "alert map_flows ends", "alert map_flows begins"]
+    assert {record.levelno for record in caplog.records} == {logging.WARNING}
+
+
+def test_an_alert_says_since_when_how_full_and_what_helps(alerts: MapAlerts) -> None:
+    alerts.update(use(90))
+    begun = alerts.active["map_flows"]
+    alerts.update(use(97))
+    (alert,) = alerts.active.values()
+    assert alert.since == begun.since
+    assert "flows: 97 of 100 entries" in alert.text and "limits.max_flows" in alert.text
+
+
+def test_tables_of_the_policy_have_their_own_cure(alerts: MapAlerts) -> None:
+    alerts.update(use(100, table="intervals"))
+    assert "fewer rules" in alerts.active["map_intervals"].text
+
+
+async def test_a_table_that_cannot_be_read_does_not_end_the_watch(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    answers = chain([OSError(12, "Cannot allocate memory")], repeat(use(100)))
+    looked = asyncio.Event()
+
+    def usage() -> dict[str, MapUsage]:
+        answer = next(answers)
+        if isinstance(answer, OSError):
+            raise answer
+        loop.call_soon_threadsafe(looked.set)
+        return answer
+
+    loop = asyncio.get_running_loop()
+    alerts = MapAlerts(usage)
+    watching = asyncio.create_task(alerts.watch(interval_s=0.01))
+    try:
+        async with asyncio.timeout(10):
+            await looked.wait()
+            while not alerts.active:
+                await asyncio.sleep(0.01)
+    finally:
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+    assert "is not known: Cannot allocate memory" in caplog.text
