@@ -6,8 +6,7 @@ import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from scapy.layers.inet import IP
-from scapy.layers.inet6 import IPv6
+from scapy.utils import checksum
 
 from .build import load
 
@@ -20,6 +19,8 @@ SOURCES = (
 NEEDS_CHECKSUM = 1
 GSO_NONE, GSO_TCPV4, GSO_UDP, GSO_TCPV6, GSO_UDP_L4, GSO_ECN = 0, 1, 3, 4, 5, 0x80
 OK, BAD, TOO_BIG = 0, 1, 2
+TCP, UDP = 6, 17
+CHECKSUM_OFFSETS = {TCP: 16, UDP: 6}
 VNET = struct.Struct("=BBHHHH")
 
 # A segmenter behind a pointer, and a writer that keeps what it is given (or fails).
@@ -281,57 +282,50 @@ class LiveCoalescer:
 # Packets.
 
 
-def parsed(packet: bytes) -> IP | IPv6:
-    """As scapy reads it."""
-    return IPv6(packet) if packet[0] >> 4 == 6 else IP(packet)
+def upper_at(packet: bytes) -> tuple[int, int]:
+    """Where the upper layer begins, and its protocol. Walks IPv6's extension headers."""
+    if packet[0] >> 4 == 4:
+        return (packet[0] & 15) * 4, packet[9]
+    at, following = 40, packet[6]
+    while following in (0, 43, 60):
+        following, at = packet[at], at + 8 * (packet[at + 1] + 1)
+    return at, following
 
 
-def upper_bytes_at(packet: bytes) -> int:
-    """Where TCP or UDP begins, as scapy has it."""
-    layers = parsed(packet)
-    upper = layers.getlayer("TCP") or layers.getlayer("UDP")
-    return len(packet) - len(bytes(upper))
+def _pseudo_header(packet: bytes) -> bytes:
+    at, protocol = upper_at(packet)
+    addresses = packet[12:20] if packet[0] >> 4 == 4 else packet[8:40]
+    return addresses + struct.pack("!IBBBB", len(packet) - at, 0, 0, 0, protocol)
+
+
+def _set16(packet: bytes, at: int, value: int) -> bytes:
+    return packet[:at] + value.to_bytes(2, "big") + packet[at + 2 :]
 
 
 def with_right_checksums(packet: bytes) -> bytes:
-    """What scapy makes of the packet when it must fill in every checksum itself."""
-    layers = parsed(packet)
-    for name in ("IP", "TCP", "UDP"):
-        if layers.haslayer(name):
-            del layers[name].chksum
-    return bytes(layers)
+    """The packet with the checksums that scapy computes."""
+    at, protocol = upper_at(packet)
+    if packet[0] >> 4 == 4:
+        packet = _set16(packet, 10, 0)
+        packet = _set16(packet, 10, checksum(packet[:at]))
+    place = at + CHECKSUM_OFFSETS[protocol]
+    packet = _set16(packet, place, 0)
+    value = checksum(_pseudo_header(packet) + packet[at:])
+    return _set16(packet, place, 0xFFFF if protocol == UDP and value == 0 else value)
 
 
 def with_partial_checksum(packet: bytes) -> bytes:
     """Put the pseudo-header's sum where the checksum goes, as the kernel does before an offload."""
-    at = upper_bytes_at(packet)
-    layers = parsed(packet)
-    tcp = layers.haslayer("TCP")
-    place = at + (16 if tcp else 6)
-    size = 4 if packet[0] >> 4 == 4 else 16
-    start = 12 if packet[0] >> 4 == 4 else 8
-    pseudo = packet[start : start + 2 * size] + struct.pack(
-        "!IBBBB", len(packet) - at, 0, 0, 0, 6 if tcp else 17
-    )
-    total = sum(struct.unpack(f"!{len(pseudo) // 2}H", pseudo))
-    while total >> 16:
-        total = (total & 0xFFFF) + (total >> 16)
-    return packet[:place] + total.to_bytes(2, "big") + packet[place + 2 :]
+    at, protocol = upper_at(packet)
+    sum_ = ~checksum(_pseudo_header(packet)) & 0xFFFF
+    return _set16(packet, at + CHECKSUM_OFFSETS[protocol], sum_)
 
 
 def super_read(packet: bytes, gso_bytes: int, *, ecn: bool = False) -> tuple[Vnet, bytes]:
     """The vnet header and packet that a TUN gives for a TCP or UDP packet with a right header."""
-    at = upper_bytes_at(packet)
-    tcp = parsed(packet).haslayer("TCP")
+    at, protocol = upper_at(packet)
     gso_type = GSO_UDP_L4
-    if tcp:
-        gso_type = GSO_TCPV6 if packet[0] >> 4 == 6 else GSO_TCPV4
-    vnet = Vnet(
-        NEEDS_CHECKSUM,
-        gso_type | (GSO_ECN if ecn else 0),
-        at,
-        gso_bytes,
-        at,
-        16 if tcp else 6,
-    )
+    if protocol == TCP:
+        gso_type = (GSO_TCPV6 if packet[0] >> 4 == 6 else GSO_TCPV4) | (GSO_ECN if ecn else 0)
+    vnet = Vnet(NEEDS_CHECKSUM, gso_type, at, gso_bytes, at, CHECKSUM_OFFSETS[protocol])
     return vnet, with_partial_checksum(packet)
