@@ -30,3 +30,16 @@ def test_a_client_that_left_is_shown_with_the_time(
     assert "2026-03-01 12:00:00Z" in zgatectl("clients").stdout
     monkeypatch.setattr(fake_gateway, "clients", list)
     assert zgatectl("clients").stdout == "No client is known.\n"
+
+
+def test_limits_are_shown_where_there_are_any(
+    zgatectl: Any, fake_gateway: Any, fits: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    never, known = fake_gateway.clients()
+    limited = known.model_copy(
+        update={"limits": schemas.Limits(bandwidth_mbit=50, new_flows_per_s=200)}
+    )
+    monkeypatch.setattr(fake_gateway, "clients", lambda: [never, limited])
+    text = fits(zgatectl("clients"))
+    assert "limits" in text.splitlines()[0]
+    assert "50 Mbit/s" in text and "200 new" in text

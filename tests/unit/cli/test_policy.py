@@ -1,6 +1,7 @@
 """zgatectl policy show, check and reload."""
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -305,3 +306,80 @@ def test_status_says_why_the_file_is_not_in_force(
     monkeypatch.setattr(fake_gateway, "status", lambda: refused)
     words = " ".join(zgatectl("status").stdout.split())
     assert "the file as it is now is not in force: policy.yaml:3: bad" in words
+
+
+# --- time and limits ------------------------------------------------------------------------------
+
+
+def at(hour: int) -> datetime:
+    return datetime(2026, 3, 1, hour, tzinfo=UTC)
+
+
+def test_show_says_when_rules_hold_and_what_is_limited(
+    zgatectl: Any, fake_gateway: Any, fits: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    view = fake_gateway.policy()
+    first, last = view.clients["client-1"]
+    over = first.model_copy(update={"not_before": at(8), "expires_at": at(18), "holds": False})
+    changed = view.model_copy(
+        update={
+            "clients": {"client-1": [over, last]},
+            "client_limits": {"client-1": schemas.Limits(bandwidth_mbit=50)},
+            "default_limits": schemas.Limits(new_flows_per_s=500),
+        }
+    )
+    monkeypatch.setattr(fake_gateway, "policy", lambda: changed)
+    text = " ".join(fits(zgatectl("policy", "show")).split())
+    assert "default limits: 500 new flows/s" in text
+    assert "client client-1 limits: 50 Mbit/s line" in text
+    assert "2026-03-01" in text and "not now" in text and "always" in text
+
+
+def test_diff_says_from_when_until_when(
+    zgatectl: Any, fake_gateway: Any, good: Path, fits: Any
+) -> None:
+    (difference,) = fake_gateway.diff.differences
+    first, *others = difference.changes
+    timed = first.model_copy(update={"since": at(8), "until": at(18)})
+    limits = schemas.LimitsChange(
+        before=schemas.Limits(), after=schemas.Limits(bandwidth_mbit=50, new_flows_per_s=3)
+    )
+    changes = {"changes": [timed, *others], "limits": limits, "compared_until": at(20)}
+    fake_gateway.diff = fake_gateway.diff.model_copy(
+        update={"differences": [difference.model_copy(update=changes)]}
+    )
+    text = " ".join(fits(zgatectl("policy", "diff", str(good), code=1)).split())
+    assert "limits: 50 Mbit/s, 3 new flows/s (were: none)" in text
+    assert "from" in text and "until" in text and "from now on" in text
+    assert "What changes after 2026-03-01 20:00:00Z was not looked at" in text
+
+
+def test_check_warns_about_a_rule_that_is_over(tmp_path: Path) -> None:
+    file = tmp_path / "policy.yaml"
+    file.write_text(
+        GOOD.replace(
+            "        action: allow\n",
+            "        action: allow\n        expires_at: 2020-01-01T00:00:00Z\n",
+            1,
+        )
+    )
+    result = check(str(file), code=0)
+    assert "ended at 2020-01-01T00:00:00Z" in result.stderr
+    assert result.stderr.startswith("warning: ")
+
+
+def test_tests_may_be_about_a_time(tmp_path: Path) -> None:
+    file = tmp_path / "policy.yaml"
+    file.write_text(
+        'version: "1.0"\nclients:\n  a:\n    rules:\n      - {id: visit, type: default,'
+        " action: allow, expires_at: 2030-01-01T00:00:00Z}\ntests:\n"
+        "  - {client: a, destination: 10.0.0.1, protocol: icmp, expect: allow,"
+        " at: 2029-12-31T23:59:59Z}\n"
+        "  - {client: a, destination: 10.0.0.1, protocol: icmp, expect: allow}\n"
+    )
+    result = CliRunner().invoke(cli, ["policy", "test", str(file)], env={"COLUMNS": "200"})
+    assert result.exit_code == 1
+    assert "1 passed, 1 failed" in result.stdout
+    assert "a -> 10.0.0.1 icmp at 2029-12-31T23:59:59Z" in result.stdout
+    failed = check(str(file), code=2).stderr
+    assert "from 2030-01-01T00:00:00Z on: say with `at` when it is asked" in failed

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pytest
 from zgate_gateway.api import schemas
 
 
@@ -22,10 +23,13 @@ def test_everything_fits_and_is_there(zgatectl: Any, fits: Any) -> None:
         "flows 17 of 262144",
         "20 received, 2 suppressed, 1 lost",
         "/var/log/zgate/audit.jsonl: 20 written, 0 lost",
+        "edge native XDP on eth0: 912 passed, 77 dropped, 3 networks blocked",
+        "70 FIXED_BIT, 7 TOO_SHORT",
         "POLICY_RULE 5",
     ):
         assert expected in text
-    assert "NO_CLIENT" not in text  # nothing was dropped for that reason
+    for reason in ("NO_CLIENT", "FRAGMENT", "Retry"):
+        assert reason not in text  # nothing was dropped for that reason
 
 
 def test_why_it_is_not_ready(zgatectl: Any, fake_gateway: Any) -> None:
@@ -33,3 +37,38 @@ def test_why_it_is_not_ready(zgatectl: Any, fake_gateway: Any) -> None:
     fake_gateway.not_ready_because = ["SIGTERM was received"]
     text = zgatectl("status").stdout
     assert "draining" in text and "SIGTERM was received" in text
+
+
+def test_why_there_is_no_edge(zgatectl: Any, fake_gateway: Any) -> None:
+    fake_gateway.edge = schemas.EdgeState(note="eth0 has an XDP program already (theirs)")
+    text = " ".join(zgatectl("status").stdout.split())
+    assert "edge off: eth0 has an XDP program already (theirs)" in text
+
+
+def test_what_else_is_to_be_said_of_the_edge(zgatectl: Any, fake_gateway: Any) -> None:
+    fake_gateway.edge = schemas.EdgeState(
+        mode="generic",
+        interface="eth0",
+        note="not in the driver: Operation not supported",
+        blocklist_problem="blocked.txt:3: expected a CIDR",
+        retry_active=True,
+    )
+    text = " ".join(zgatectl("status").stdout.split())
+    assert "generic XDP on eth0: 0 passed, 0 dropped" in text
+    assert "not in the driver: Operation not supported" in text
+    assert "blocklist not in force: blocked.txt:3" in text
+    assert "new clients have to prove their address (Retry)" in text
+
+
+def test_alerts_are_shown(
+    zgatectl: Any, fake_gateway: Any, fits: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alert = schemas.Alert(
+        name="map_flows",
+        text="kernel table flows: 95 of 100",
+        since=fake_gateway.status().started_at,
+    )
+    status = fake_gateway.status().model_copy(update={"alerts": [alert]})
+    monkeypatch.setattr(fake_gateway, "status", lambda: status)
+    words = " ".join(fits(zgatectl("status")).split())
+    assert "ALERT kernel table flows: 95 of 100 (since 2026-03-01 12:00:00Z)" in words

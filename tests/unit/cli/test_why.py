@@ -1,5 +1,6 @@
 """zgatectl why."""
 
+from datetime import UTC, datetime
 from typing import Any
 
 import click
@@ -131,3 +132,39 @@ def test_any_service_is_understood_or_a_usage_error(text: str) -> None:
     except click.UsageError:
         return
     assert 0 <= protocol <= 255 and (port is None or 0 <= port <= 65535)
+
+
+# Time and limits.
+
+
+def at(hour: int) -> datetime:
+    return datetime(2026, 3, 1, hour, tzinfo=UTC)
+
+
+def test_it_says_what_time_has_to_do_with_it(
+    zgatectl: Any, fits: Any, fake_gateway: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    query = schemas.WhyQuery(client="client-1", destination="10.20.0.5", protocol=6, port=443)
+    plain = fake_gateway.why(query)
+    allow, deny = schemas.VerdictAction.ALLOW, schemas.VerdictAction.DENY
+    answer = plain.model_copy(
+        update={
+            "compiler": plain.compiler.model_copy(update={"expires_at": at(18)}),
+            "out_of_time": [
+                schemas.RuleOutOfTime(rule_id="visit", rule_line=4, action=allow, expired_at=at(9)),
+                schemas.RuleOutOfTime(rule_id="late", rule_line=5, action=deny, not_before=at(20)),
+            ],
+            "next_change": schemas.NextChange(at=at(18), action=allow),
+            "limits": schemas.Limits(bandwidth_mbit=50, new_flows_per_s=200),
+        }
+    )
+    monkeypatch.setattr(fake_gateway, "why", lambda _: answer)
+    words = " ".join(fits(zgatectl("why", "client-1", "10.20.0.5", "tcp/443")).split())
+    for expected in (
+        "policy.yaml:15, until 2026-03-01 18:00:00Z, revision 7",
+        "rule visit (line 4) would allow it, but expired at 2026-03-01 09:00:00Z",
+        "rule late (line 5) would deny it, but does not hold before 2026-03-01 20:00:00Z",
+        "changes at 2026-03-01 18:00:00Z: allow, the default action",
+        "limits 50 Mbit/s, 200 new flows/s, whatever the rules allow",
+    ):
+        assert expected in words
