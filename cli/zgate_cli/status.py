@@ -59,6 +59,8 @@ def _rows(answer: schemas.Status) -> list[tuple[str, Text | str]]:
     rows.append(("flow events", _events(answer.kernel_events)))
     if answer.audit is not None:
         rows.append(("audit", _audit(answer.audit)))
+    if answer.edge is not None:
+        rows += _edge(answer.edge)
     return rows
 
 
@@ -78,6 +80,26 @@ def _policy(policy: schemas.PolicySummary) -> str:
 
 def _pool(pool: schemas.PoolUse) -> str:
     return f"{pool.network}: {pool.leased} of {pool.capacity} leased, {pool.connected} connected"
+
+
+def _edge(edge: schemas.EdgeState) -> list[tuple[str, Text | str]]:
+    if edge.interface is None:
+        rows: list[tuple[str, Text | str]] = [("edge", cell(f"off: {edge.note}", "yellow"))]
+    else:
+        dropped = {reason: count for reason, count in edge.dropped.items() if count}
+        counts = f"{sum(edge.passed.values())} passed, {sum(dropped.values())} dropped"
+        blocked = f", {edge.blocked} networks blocked" if edge.blocked else ""
+        rows = [("edge", f"{edge.mode} XDP on {edge.interface}: {counts}{blocked}")]
+        if edge.note is not None:
+            rows.append(("", edge.note))
+        if dropped:
+            most = sorted(dropped.items(), key=lambda item: -item[1])
+            rows.append(("", ", ".join(f"{count} {reason}" for reason, count in most)))
+    if edge.blocklist_problem is not None:
+        rows.append(("", cell(f"blocklist not in force: {edge.blocklist_problem}", "red")))
+    if edge.retry_active:
+        rows.append(("", cell("new clients have to prove their address (Retry)", "yellow")))
+    return rows
 
 
 def _events(events: schemas.EventState) -> Text:

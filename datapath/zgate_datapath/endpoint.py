@@ -38,6 +38,8 @@ _LEAST_INITIAL_ID_BYTES = 8
 _RECEIVE_CALLS = 16
 # No deadline is nearer than aioquic's ACK delay.
 _TIMER_SLACK_S = 0.001
+# For how long one Retry packet shows that first packets have to be proved.
+_RETRY_STATE_S = 1.0
 
 
 class Endpoint:
@@ -292,6 +294,7 @@ class ServerEndpoint(Endpoint):
         self._handshake_timeout_s = handshake_timeout_s
         self._unproved = TokenBucket(rate_per_s=unproved_per_s, burst=2 * unproved_per_s)
         self._half_open: dict[Connection, asyncio.TimerHandle] = {}
+        self._retried_s = -_RETRY_STATE_S
         self.accepting = True
         self.retries_sent = 0
         self.refused_initials = 0
@@ -301,6 +304,11 @@ class ServerEndpoint(Endpoint):
     def half_open(self) -> int:
         """Connections whose handshake is under way."""
         return len(self._half_open)
+
+    @property
+    def retry_active(self) -> bool:
+        """Whether new clients have to prove their address: so it was within the last second."""
+        return self._is_crowded() or self.loop.time() - self._retried_s < _RETRY_STATE_S
 
     def forget(self, connection: Connection) -> None:
         """See `Endpoint.forget`."""
@@ -408,9 +416,10 @@ class ServerEndpoint(Endpoint):
             return None
 
     def _must_prove_address(self, now: float) -> bool:
-        if len(self._half_open) * 2 >= self._max_half_open:
-            return True
-        return not self._unproved.allow(now)
+        return self._is_crowded() or not self._unproved.allow(now)
+
+    def _is_crowded(self) -> bool:
+        return len(self._half_open) * 2 >= self._max_half_open
 
     def _begin(
         self,
@@ -441,6 +450,7 @@ class ServerEndpoint(Endpoint):
             now=now,
         )
         self.retries_sent += 1
+        self._retried_s = now
         answer = encode_quic_retry(
             version=header.version or 0,
             source_cid=source_cid,

@@ -101,6 +101,22 @@ class Administration:
                 lost=gateway.audit.lost,
                 last_error=gateway.audit.last_error,
             ),
+            edge=self._edge(),
+        )
+
+    def _edge(self) -> schemas.EdgeState:
+        gateway = self._gateway
+        state = gateway.edge.state()
+        endpoint = gateway.listener.endpoint
+        return schemas.EdgeState(
+            mode=state.mode,
+            interface=state.interface,
+            note=state.note,
+            passed={one.name: n for one, n in state.packets.items() if one.passed},
+            dropped={one.name: n for one, n in state.packets.items() if not one.passed},
+            blocked=state.blocked,
+            blocklist_problem=state.blocklist_problem,
+            retry_active=endpoint is not None and endpoint.retry_active,
         )
 
     def _problems(self) -> list[str]:
@@ -242,6 +258,7 @@ class Administration:
                     counted.dropped_packets,
                 )
         endpoint = gateway.listener.endpoint
+        edge = gateway.edge.state()
         return MetricsSnapshot(
             version=gateway.version,
             engine_name=gateway.engine_name,
@@ -273,6 +290,13 @@ class Administration:
                 "initials_refused": endpoint.refused_initials if endpoint else 0,
                 "udp_send_drops": endpoint.udp.dropped_on_send if endpoint else 0,
             },
+            edge_mode=edge.mode,
+            edge_interface=edge.interface or "",
+            edge_packets={
+                ("pass" if reason.passed else "drop", reason.name): count
+                for reason, count in edge.packets.items()
+            },
+            retry_active=endpoint is not None and endpoint.retry_active,
         )
 
     # Why.

@@ -56,16 +56,6 @@ class EdgeState:
     blocked: int = 0
     blocklist_problem: str | None = None
 
-    @property
-    def dropped(self) -> int:
-        """Packets that userspace never saw."""
-        return sum(count for reason, count in self.packets.items() if not reason.passed)
-
-    @property
-    def passed(self) -> int:
-        """Packets that userspace got."""
-        return sum(count for reason, count in self.packets.items() if reason.passed)
-
 
 class Edge:
     """The edge of one gateway. :meth:`open` once, :meth:`keep` meanwhile, :meth:`close`."""

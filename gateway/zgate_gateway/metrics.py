@@ -42,7 +42,7 @@ class MetricsSnapshot:
 
     Mappings are keyed by label value: ``drops`` by drop reason name, ``sessions_refused`` by
     reason, ``pools`` by family (``ipv4``, ``ipv6``), ``kernel_maps`` by map name as (used, size),
-    ``clients`` by client name, ``engine`` by counter name.
+    ``clients`` by client name, ``engine`` by counter name, ``edge_packets`` by verdict and reason.
     """
 
     version: str
@@ -65,6 +65,10 @@ class MetricsSnapshot:
     audit_written: int = 0
     audit_lost: int = 0
     engine: Mapping[str, int] = field(default_factory=dict)
+    edge_mode: str = "off"
+    edge_interface: str = ""
+    edge_packets: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    retry_active: bool = False
 
 
 class GatewayCollector(Collector):
@@ -85,6 +89,7 @@ class GatewayCollector(Collector):
         yield from _pools(now)
         yield from _traffic(now)
         yield from _kernel(now)
+        yield from _edge(now)
         yield from _logs(now)
 
 
@@ -169,6 +174,27 @@ def _kernel(now: MetricsSnapshot) -> Iterator[Metric]:
         size.add_metric([name], limit)
     yield from (used, size)
     yield _counters("zgate_engine", "Packet engine counters, by name", "counter", now.engine)
+
+
+def _edge(now: MetricsSnapshot) -> Iterator[Metric]:
+    yield InfoMetricFamily(
+        "zgate_edge",
+        "The XDP program before the UDP port",
+        {"mode": now.edge_mode, "interface": now.edge_interface},
+    )
+    packets = CounterMetricFamily(
+        "zgate_edge_packets",
+        "Packets to the UDP port, by what the XDP program did with them",
+        labels=["verdict", "reason"],
+    )
+    for labels, count in now.edge_packets.items():
+        packets.add_metric(labels, count)
+    yield packets
+    yield GaugeMetricFamily(
+        "zgate_retry_active",
+        "1 while new clients have to prove their address",
+        int(now.retry_active),
+    )
 
 
 def _logs(now: MetricsSnapshot) -> Iterator[Metric]:

@@ -24,6 +24,13 @@ class FakeGateway:
         self.error: Exception | None = None
         self.state = GatewayState.READY
         self.not_ready_because: list[str] = []
+        self.edge = schemas.EdgeState(
+            mode="native",
+            interface="eth0",
+            passed={"SHORT_HEADER": 900, "INITIAL": 12},
+            dropped={"FIXED_BIT": 70, "TOO_SHORT": 7, "FRAGMENT": 0},
+            blocked=3,
+        )
         self.check = schemas.PolicyCheck(valid=True, clients=2, groups=1, rules=5)
         self.kernel_action: VerdictAction | None = VerdictAction.DENY
         self.denial = schemas.FlowNews(
@@ -103,6 +110,7 @@ class FakeGateway:
             kernel_events=schemas.EventState(received=20, lost=1, suppressed=2),
             drops={"POLICY_RULE": 5, "NO_CLIENT": 0},
             audit=schemas.AuditState(path="/var/log/zgate/audit.jsonl", written=20),
+            edge=self.edge,
         )
 
     def sessions(self) -> list[schemas.Session]:

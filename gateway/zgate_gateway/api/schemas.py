@@ -144,6 +144,23 @@ class AuditState(Answer):
     last_error: str | None = None
 
 
+class EdgeState(Answer):
+    """The XDP program before the UDP port, and whether new clients have to prove their address."""
+
+    mode: str = Field("off", description="native (in the driver), generic, or off")
+    interface: str | None = None
+    note: str | None = Field(None, description="why it is off, or not in the driver")
+    passed: dict[str, int] = Field(
+        default_factory=dict, description="packets to the port that it let through, by kind"
+    )
+    dropped: dict[str, int] = Field(default_factory=dict, description="packets, by reason")
+    blocked: int = Field(0, ge=0, description="networks in the blocklist")
+    blocklist_problem: str | None = Field(
+        None, description="why the blocklist's file as it is now is not in force"
+    )
+    retry_active: bool = Field(False, description="a first packet now is answered with Retry")
+
+
 class EventState(Answer):
     """The kernel's event ring: flow records that did not reach the audit log, and why."""
 
@@ -179,6 +196,7 @@ class Status(Answer):
     kernel_events: EventState = Field(default_factory=EventState)
     drops: dict[str, int] = Field(default_factory=dict, description="packets, by drop reason")
     audit: AuditState | None = None
+    edge: EdgeState | None = None
 
 
 class Session(Answer):

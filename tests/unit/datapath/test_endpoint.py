@@ -222,6 +222,7 @@ async def test_a_retry_proves_the_address_and_a_session_follows(lab: Lab) -> Non
     gateway.endpoint._unproved = TokenBucket(0, 0)
     client, _ = await lab.connect(gateway)
     assert gateway.endpoint.retries_sent == 1
+    assert gateway.endpoint.retry_active
     client.tun.inject(udp_packet("10.100.0.2", "10.20.0.5"))
     await eventually(lambda: gateway.tun.written)
 
@@ -230,9 +231,11 @@ async def test_a_burst_of_new_clients_is_sent_to_prove_its_addresses(lab: Lab) -
     gateway = lab.gateway()
     gateway.endpoint._unproved = TokenBucket(0, 3)
     strangers = [Stranger(gateway) for _ in range(10)]
+    assert not gateway.endpoint.retry_active
     for stranger in strangers:
         stranger.send(first_flight())
     await eventually(lambda: gateway.endpoint.retries_sent == 7)
+    assert gateway.endpoint.retry_active
     assert gateway.endpoint.half_open == 3
     # A Retry is no amplifier.
     answers = [stranger.listen()[0] for stranger in strangers[3:]]

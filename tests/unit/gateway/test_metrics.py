@@ -25,6 +25,10 @@ FULL = MetricsSnapshot(
     audit_written=10,
     audit_lost=11,
     engine={"datagrams_sent": 12},
+    edge_mode="native",
+    edge_interface="eth0",
+    edge_packets={("pass", "INITIAL"): 13, ("drop", "FIXED_BIT"): 14},
+    retry_active=True,
 )
 
 
@@ -68,6 +72,10 @@ def test_every_number_of_the_snapshot_is_there() -> None:
         ("zgate_kernel_map_entries", (("map", "flows"),)): 17,
         ("zgate_kernel_map_size", (("map", "flows"),)): 262144,
         ("zgate_engine_total", (("counter", "datagrams_sent"),)): 12,
+        ("zgate_edge_info", (("interface", "eth0"), ("mode", "native"))): 1,
+        ("zgate_edge_packets_total", (("reason", "INITIAL"), ("verdict", "pass"))): 13,
+        ("zgate_edge_packets_total", (("reason", "FIXED_BIT"), ("verdict", "drop"))): 14,
+        ("zgate_retry_active", ()): 1,
         ("zgate_events_lost_total", ()): 8,
         ("zgate_events_suppressed_total", ()): 9,
         ("zgate_audit_written_total", ()): 10,
