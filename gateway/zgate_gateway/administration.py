@@ -85,6 +85,10 @@ class Administration:
                 for pool in gateway.pools
             ],
             policy=self._policy_summary(),
+            alerts=[
+                schemas.Alert(name=alert.name, text=alert.text, since=alert.since)
+                for _, alert in sorted(gateway.alerts.active.items())
+            ],
             kernel_maps={
                 name: schemas.MapUse(used=use.used, size=use.capacity)
                 for name, use in programs.map_usage().items()
@@ -280,6 +284,7 @@ class Administration:
             kernel_maps={
                 name: (use.used, use.capacity) for name, use in programs.map_usage().items()
             },
+            alerts=sorted(gateway.alerts.active),
             events_lost=programs.lost_events(),
             events_suppressed=programs.suppressed_events(),
             audit_written=gateway.audit.written,

@@ -8,7 +8,7 @@ Prometheus expects.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from prometheus_client import CollectorRegistry
@@ -43,6 +43,7 @@ class MetricsSnapshot:
     Mappings are keyed by label value: ``drops`` by drop reason name, ``sessions_refused`` by
     reason, ``pools`` by family (``ipv4``, ``ipv6``), ``kernel_maps`` by map name as (used, size),
     ``clients`` by client name, ``engine`` by counter name, ``edge_packets`` by verdict and reason.
+    ``alerts`` are the names of those that last.
     """
 
     version: str
@@ -60,6 +61,7 @@ class MetricsSnapshot:
     drops: Mapping[str, int] = field(default_factory=dict)
     clients: Mapping[str, ClientTraffic] = field(default_factory=dict)
     kernel_maps: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    alerts: Collection[str] = ()
     events_lost: int = 0
     events_suppressed: int = 0
     audit_written: int = 0
@@ -173,6 +175,10 @@ def _kernel(now: MetricsSnapshot) -> Iterator[Metric]:
         used.add_metric([name], entries)
         size.add_metric([name], limit)
     yield from (used, size)
+    alerts = GaugeMetricFamily("zgate_alert", "1 while it lasts", labels=["name"])
+    for name in now.alerts:
+        alerts.add_metric([name], 1)
+    yield alerts
     yield _counters("zgate_engine", "Packet engine counters, by name", "counter", now.engine)
 
 

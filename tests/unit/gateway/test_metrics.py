@@ -20,6 +20,7 @@ FULL = MetricsSnapshot(
     drops={"POLICY_RULE": 5, "NO_CLIENT": 6},
     clients={'odd"name\n': ClientTraffic(1, 100, 2, 200, 3)},
     kernel_maps={"flows": (17, 262144)},
+    alerts=["map_flows"],
     events_lost=8,
     events_suppressed=9,
     audit_written=10,
@@ -46,6 +47,7 @@ def samples(snapshot: MetricsSnapshot) -> dict[tuple[str, tuple[tuple[str, str],
 def test_every_number_of_the_snapshot_is_there() -> None:
     client = ("client", 'odd"name\n')
     assert samples(FULL) == {
+        ("zgate_alert", (("name", "map_flows"),)): 1,
         ("zgate_build_info", (("engine", "python"), ("version", "0.1.0"))): 1,
         ("zgate_ready", ()): 1,
         ("zgate_start_time_seconds", ()): 1000.5,
