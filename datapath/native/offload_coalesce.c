@@ -181,8 +181,11 @@ static bool append(struct group *group, const struct zdp_parsed *parsed)
 static void begin_group(struct zdp_coalescer *coalescer, const struct zdp_parsed *parsed,
 			uint32_t flow_hash, bool open)
 {
-	struct group *group = &coalescer->groups[coalescer->count++];
+	struct group *group;
 
+	if (coalescer->count == MAX_GROUPS)
+		zdp_coalesce_flush(coalescer);
+	group = &coalescer->groups[coalescer->count++];
 	group->first = *parsed;
 	group->flow_hash = flow_hash;
 	group->count = 0;
@@ -203,18 +206,16 @@ static void begin_group(struct zdp_coalescer *coalescer, const struct zdp_parsed
 void zdp_coalesce_add(struct zdp_coalescer *coalescer, const uint8_t *packet, size_t bytes)
 {
 	struct zdp_parsed parsed;
-	uint32_t flow_hash = 0;
+	uint32_t flow_hash;
 	uint8_t *slot;
 	bool may_merge;
 
 	coalescer->stats.packets++;
-	if (coalescer->count == MAX_GROUPS)
-		zdp_coalesce_flush(coalescer);
 	zdp_parse_for_merge(&parsed, packet, bytes);
 	if (!parsed.has_flow) {
 		if (parsed.ip_version)
 			close_groups_of_addresses(coalescer, &parsed);
-		begin_group(coalescer, &parsed, flow_hash, false);
+		begin_group(coalescer, &parsed, 0, false);
 		return;
 	}
 	may_merge = parsed.may_merge &&
@@ -228,9 +229,9 @@ void zdp_coalesce_add(struct zdp_coalescer *coalescer, const uint8_t *packet, si
 			return;
 		group->open = false;
 	}
-	if (may_merge)
-		*slot = (uint8_t)coalescer->count;
 	begin_group(coalescer, &parsed, flow_hash, may_merge);
+	if (may_merge) /* the slot may be another one now: the table may have been emptied */
+		*find_slot(coalescer, &parsed, flow_hash) = (uint8_t)(coalescer->count - 1);
 }
 
 /* Writing. */

@@ -198,9 +198,11 @@ class Merged:
 
     def cut(self) -> list[bytes]:
         """The packets that a network card would make of it."""
-        return [
-            segment for write in self.writes for segment in cut(Vnet.of(write), write[VNET.size :])
-        ]
+        packets = []
+        for write in self.writes:
+            vnet, packet = Vnet.of(write), write[VNET.size :]
+            packets += [packet] if vnet == Vnet() else cut(vnet, packet)
+        return packets
 
 
 def merge(
