@@ -1,4 +1,4 @@
-"""A loaded policy program for the tests, made once: compiling takes a second."""
+"""A loaded policy program for the tests, and the tests' own made with little compiling."""
 
 import sys
 from itertools import count
@@ -8,10 +8,21 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from bpf_support.compiled_once import CompiledOnce
 from bpf_support.world import World
+from zgate_bpf import loader
 from zgate_bpf.kernel_policy import KernelPolicy
 
 _revisions = count(1_000, 1_000)
+_compiled_once = CompiledOnce()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_once():
+    """What another test has compiled is not compiled again."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loader, "compile_program", _compiled_once)
+        yield
 
 
 @pytest.fixture(scope="session")
