@@ -24,8 +24,13 @@ ENDS_BELOW = 0.85
 #: All of the flow table is read for it, in a thread.
 INTERVAL_S = 10.0
 
+_MORE_CLIENTS = "raise limits.max_clients"
 _CURES = {
-    "clients": "raise limits.max_clients",
+    "clients": _MORE_CLIENTS,
+    "counters": _MORE_CLIENTS,
+    "gates": _MORE_CLIENTS,
+    "limiters": _MORE_CLIENTS,
+    "events": "what the kernel tells comes faster than it is read; what finds no room is counted",
     "flows": "flows that were unused for longest make room for new ones; raise limits.max_flows",
     "fragments": "the oldest make room for new ones; somebody sends very many fragments",
 }
