@@ -23,6 +23,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
+from zgate_bpf.edge import Owners
 from zgate_bpf.kernel_policy import BpfLoadError, KernelPolicy
 from zgate_config import ConfigError
 from zgate_control.store import Store, StoreError
@@ -294,12 +295,15 @@ class Gateway:
     def _open_edge(self) -> None:
         """Last: the port is bound, so no other living gateway has an edge before it."""
         config = self.config
-        assert self.listener.endpoint is not None
+        endpoint = self.listener.endpoint
+        assert endpoint is not None
+        ids = endpoint.connection_ids
         self.edge = Edge(
             config.edge,
             listen=config.listen.address,
-            port=self.listener.endpoint.udp.local_address[1],
+            port=endpoint.udp.local_address[1],
             uplink=config.uplink.interface,
+            owners=Owners(ids.mask.factor, ids.mask.offset, ids.owners),
         )
         self._undo.callback(self.edge.close)
         self.edge.open()
