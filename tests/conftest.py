@@ -5,6 +5,7 @@ import signal
 from pathlib import Path
 
 import pytest
+from zgate_lab.waiting import SLOWNESS
 
 PRIVILEGED_FOLDERS = {"bpf", "netns", "e2e"}
 HERE = Path(__file__).parent
@@ -22,6 +23,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         folder = item.path.relative_to(HERE).parts[0]
         if folder in PRIVILEGED_FOLDERS:
             item.add_marker(pytest.mark.privileged)
+        if (limit := item.get_closest_marker("timeout")) and SLOWNESS > 1:
+            (limit_s,) = limit.args
+            item.add_marker(pytest.mark.timeout(limit_s * SLOWNESS), append=False)
 
 
 @pytest.hookimpl(tryfirst=True)

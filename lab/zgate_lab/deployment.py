@@ -17,7 +17,7 @@ from zgate_lab.errors import LabError
 from zgate_lab.internet import Host, Internet
 from zgate_lab.process import Process
 from zgate_lab.unix_http import get_json
-from zgate_lab.waiting import wait_until
+from zgate_lab.waiting import SLOWNESS, wait_until
 
 BIN = Path(sys.executable).parent
 SERVER_NAME = "gateway.demo"
@@ -194,7 +194,11 @@ class Deployment:
         """
         command = [str(BIN / "zgatectl"), *arguments]
         done = subprocess.run(
-            command, capture_output=True, text=True, check=False, timeout=COMMAND_TIMEOUT_S
+            command,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=COMMAND_TIMEOUT_S * SLOWNESS,
         )
         if done.returncode:
             raise CommandFailed(command, done.returncode, done.stderr or done.stdout)

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from zgate_lab.errors import LabError
 from zgate_lab.ownership import NETNS_DIRECTORY
+from zgate_lab.waiting import SLOWNESS
 
 Value = TypeVar("Value")
 
@@ -96,14 +97,16 @@ def run_in(
     try:
         result = subprocess.run(
             command_in(name, argv),
-            timeout=timeout_s,
+            timeout=timeout_s * SLOWNESS,
             check=False,
             capture_output=True,
             text=True,
             input=stdin if stdin is not None else "",
         )
     except subprocess.TimeoutExpired:
-        raise LabError(f"{argv[0]} in {name}: not finished after {timeout_s:g} s") from None
+        raise LabError(
+            f"{argv[0]} in {name}: not finished after {timeout_s * SLOWNESS:g} s"
+        ) from None
     if check and result.returncode != 0:
         words = " ".join(map(str, argv))
         raise LabError(f"in {name}: {words}: exit code {result.returncode}: {_last(result)}")
@@ -123,7 +126,7 @@ def ip_batch(name: str | None, commands: Sequence[str]) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=RUN_TIMEOUT_S,
+        timeout=RUN_TIMEOUT_S * SLOWNESS,
     )
     if result.returncode != 0:
         text = "; ".join(commands)

@@ -12,7 +12,7 @@ from typing import TypeVar
 from zgate_lab.errors import LabTimeout, ProcessExited
 from zgate_lab.namespace import command_in
 from zgate_lab.ownership import ProcessIdentity, Run
-from zgate_lab.waiting import wait_until
+from zgate_lab.waiting import SLOWNESS, wait_until
 
 Value = TypeVar("Value")
 
@@ -107,6 +107,7 @@ class Process:
 
     def wait(self, timeout_s: float) -> int:
         """Wait until it ends by itself; return its exit code."""
+        timeout_s *= SLOWNESS
         try:
             code = self._popen.wait(timeout_s)
         except subprocess.TimeoutExpired:

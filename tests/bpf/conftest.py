@@ -8,6 +8,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from bpf_support import complexity
 from bpf_support.compiled_once import CompiledOnce
 from bpf_support.world import World
 from zgate_bpf import loader
@@ -23,6 +24,10 @@ def compiled_once():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loader, "compile_program", _compiled_once)
         yield
+
+
+def pytest_terminal_summary(terminalreporter):
+    complexity.tell(terminalreporter)
 
 
 @pytest.fixture(scope="session")

@@ -12,11 +12,12 @@ from bpf_support import packets as p
 from bpf_support.device import GATEWAY4, Device, device, with_udp_checksum
 from bpf_support.policies import allow, compiled, deny
 from bpf_support.world import ALICE, ALICE4
+from zgate_lab.waiting import SLOWNESS
 from zgate_protocol.drop_reason import DropReason as Reason
 
 __all__ = ["Device", "device"]
 
-FLIPS = 1_000
+FLIPS = int(1_000 / SLOWNESS)
 BOTH, NEITHER, FIRST, SECOND = 5000, 5001, 5002, 5003
 GATEWAY = f"{GATEWAY4}/32"
 GAP_S = 0.002

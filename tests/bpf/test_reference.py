@@ -19,9 +19,10 @@ from bpf_support.comparison import (
 from bpf_support.policies import allow, deny
 from bpf_support.world import ALICE4, SERVER4
 from zgate_bpf.tables import Action
+from zgate_lab.waiting import SLOWNESS
 from zgate_protocol.drop_reason import DropReason as Reason
 
-LEAST_PAIRS = 200_000
+LEAST_PAIRS = int(200_000 / SLOWNESS)
 PACKETS = 2_000
 
 

@@ -11,6 +11,7 @@ import pytest
 from zgate_bpf.kernel_policy import Capacity, KernelPolicy
 from zgate_gateway.net.links import Hook, TunLink
 from zgate_lab.lab import Lab
+from zgate_lab.waiting import SLOWNESS
 
 from bpf_support import packets as p
 from bpf_support.world import ALICE, ALICE4, ALICE6, World
@@ -21,7 +22,7 @@ TUN_F_CSUM, TUN_F_TSO4 = 0x01, 0x02
 VNET_NEEDS_CSUM, VNET_GSO_TCPV4 = 1, 1
 VNET_HEADER = struct.Struct("<BBHHHH")
 GATEWAY4, GATEWAY6 = "10.100.0.1", "fd7a::1"
-WAIT_S = 5.0
+WAIT_S = 5.0 * SLOWNESS
 SMALL = Capacity(
     max_clients=8,
     max_flows=1024,

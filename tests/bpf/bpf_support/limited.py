@@ -11,6 +11,7 @@ from zgate_bpf.kernel_policy import UNLIMITED
 from zgate_bpf.limits import COST_SHIFT, FLOW_BURST_NS
 from zgate_bpf.maps import index_key
 from zgate_bpf.tables import Action
+from zgate_lab.waiting import SLOWNESS
 
 from bpf_support import packets as p
 from bpf_support.policies import compiled
@@ -19,7 +20,7 @@ from bpf_support.world import ALICE4, ALICE6, SERVER4
 # Limiters are never reset, so every test has an index of its own.
 _indexes = count(100)
 EVERYTHING = compiled([], default=Action.ALLOW)
-WAIT_S = 10.0
+WAIT_S = 10.0 * SLOWNESS
 _CLOCK_MONOTONIC_COARSE = 6  # include/uapi/linux/time.h; Python has no name for it
 
 
