@@ -8,6 +8,7 @@ import struct
 from collections.abc import Awaitable, Callable
 from ipaddress import IPv4Address, IPv6Address, ip_interface
 
+from e2e_support.packets import UDP, ipv4_packet, ipv6_packet
 from e2e_support.world import World
 from zgate_datapath.client import ClientConfig, TunnelClient, TunnelState
 from zgate_lab.deployment import SERVER_NAME
@@ -16,7 +17,7 @@ from zgate_lab.traffic import ping
 from zgate_lab.waiting import wait_until
 
 TIMEOUT_S = 10.0
-ICMP, UDP = 1, 17
+ICMP = 1
 
 
 class FakeTun:
@@ -90,26 +91,6 @@ def as_mallory(world: World, act: Callable[[Mallory], Awaitable[None]]) -> None:
             await client.close()
 
     call_in(world.bob, lambda: asyncio.run(session()))
-
-
-def ipv4_packet(source: IPv4Address, destination: IPv4Address, protocol: int, body: bytes) -> bytes:
-    head = struct.pack(
-        "!BBHHHBBH4s4s",
-        *(0x45, 0, 20 + len(body), 0, 0, 64, protocol, 0, source.packed, destination.packed),
-    )
-    return head[:10] + checksum(head).to_bytes(2) + head[12:] + body
-
-
-def ipv6_packet(source: IPv6Address, destination: IPv6Address, protocol: int, body: bytes) -> bytes:
-    head = struct.pack("!IHBB", 6 << 28, len(body), protocol, 64)
-    return head + source.packed + destination.packed + body
-
-
-def checksum(data: bytes) -> int:
-    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
-    while total >> 16:
-        total = (total & 0xFFFF) + (total >> 16)
-    return ~total & 0xFFFF
 
 
 STRANGE_REQUEST = [
