@@ -15,6 +15,7 @@ from bpf_support.device import (
 )
 from bpf_support.policies import allow
 from bpf_support.world import ALICE, ALICE4, ALICE6, OTHER4
+from zgate_bpf.limits import MAX_NEW_FLOWS_PER_S, ClientLimits
 from zgate_protocol.drop_reason import DropReason as Reason
 
 __all__ = ["device"]
@@ -78,6 +79,30 @@ def test_super_packet_from_the_device_counts_its_segments(device):
     counted = device.world.kernel.counters(ALICE)
     assert counted.up_packets == 9
     assert counted.up_bytes == len(packet) + 8 * 40
+
+
+def test_limits_on_the_device(device):
+    """Super-packets up, an answer down: each direction has a limit of its own."""
+    device.world.policy(allow("0.0.0.0/0"))
+    device.world.generation.assign(
+        ALICE, 1, ClientLimits(bandwidth_mbit=1, new_flows_per_s=MAX_NEW_FLOWS_PER_S)
+    )
+    packet = checksummed(p.ipv4(ALICE4, GATEWAY4, p.TCP, p.tcp(4000, 443, p.ACK, bytes(12_000))))
+    wire_bytes = len(packet) + 8 * 40
+    # A second's worth and more; nobody can write as little as the limit lets through meanwhile.
+    for _ in range(100):
+        device.write(packet, gso_size=1360, header_bytes=40)
+
+    def counted_packets():
+        counted = device.world.kernel.counters(ALICE)
+        return counted.up_packets + counted.up_dropped_packets
+
+    device.settles(lambda: counted_packets() == 900)
+    counted = device.world.kernel.counters(ALICE)
+    assert counted.up_bytes >= 131_072 - wire_bytes
+    assert counted.up_dropped_packets == device.world.drops(Reason.RATE_LIMITED) > 0
+    assert counted.down_dropped_packets == 0
+    assert [e.reason for e in device.world.events() if e.reason] == [Reason.RATE_LIMITED]
 
 
 def test_test_run_mark_on_a_real_packet_leaves_traces(device):

@@ -16,6 +16,7 @@ OWN_MAPS = [
     "counters",
     "drops",
     "gates",
+    "limiters",
     "events",
     "masks",
 ]

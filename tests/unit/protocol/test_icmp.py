@@ -183,7 +183,15 @@ def test_the_error_of_a_drop(reason: DropReason, type_and_code: tuple[int, int])
 
 
 @pytest.mark.parametrize(
-    "reason", [DropReason.NONE, DropReason.BAD_VERSION, DropReason.LINK_LOCAL, DropReason.CONGESTED]
+    "reason",
+    [
+        DropReason.NONE,
+        DropReason.BAD_VERSION,
+        DropReason.LINK_LOCAL,
+        DropReason.CONGESTED,
+        DropReason.RATE_LIMITED,
+        DropReason.NEW_FLOW_LIMITED,
+    ],
 )
 def test_reasons_that_are_not_told(reason: DropReason) -> None:
     assert error_for_drop(reason, V6, SOURCES) is None
