@@ -79,9 +79,9 @@ static void take_range(struct zdp_recovery *recovery, const struct zdp_range *ra
 		uint64_t bits;
 		uint32_t down = 1;
 
-		*hint = at;
 		if (zdp_run_last(run) < range->first)
 			return;
+		*hint = at; /* the next range may end in this run as well */
 		if ((run->outstanding | run->lost) == 0) {
 			if (jump == NULL) {
 				jump = run;
@@ -129,10 +129,12 @@ static void sample(struct zdp_recovery *recovery, const struct zdp_ack *ack, con
 		   uint64_t now_ns, struct zdp_newly *newly)
 {
 	struct zdp_ack_event *event = &newly->event;
-	uint64_t before = frontier(&recovery->sent), send_elapsed, ack_elapsed;
+	uint64_t before, send_elapsed, ack_elapsed;
 	const struct zdp_sent_run *run;
 	size_t i = 0;
 
+	zdp_sent_settle(&recovery->sent);
+	before = frontier(&recovery->sent);
 	while (i < ack->count && !(tops[i].any && tops[i].number < before))
 		i++;
 	if (i == ack->count)
