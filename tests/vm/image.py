@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ KERNEL = "linux-image-cloud-amd64"
 # Sparse: what the tests write is room in the image, and never reaches the cache.
 DISK_BYTES = 4 << 30
 BUILDING = "building-"
+UNUSED_S = 7 * 86_400
 
 
 class ImageError(Exception):
@@ -73,14 +75,20 @@ def get() -> Image:
     folder = CACHE / key()
     with locked():
         if not folder.exists():
-            # What an interrupted build or other inputs left.
-            for old in CACHE.iterdir():
-                if old.is_dir():
-                    shutil.rmtree(old)
+            remove_old()
             with tempfile.TemporaryDirectory(prefix=BUILDING, dir=CACHE) as name:
                 build(Path(name))
                 Path(name, "image").rename(folder)
+    os.utime(folder)
     return Image.at(folder)
+
+
+def remove_old() -> None:
+    """What an interrupted build left, and images that nobody has used for days."""
+    for folder in CACHE.iterdir():
+        is_old = folder.stat().st_mtime < time.time() - UNUSED_S
+        if folder.is_dir() and (is_old or folder.name.startswith(BUILDING)):
+            shutil.rmtree(folder)
 
 
 @contextmanager

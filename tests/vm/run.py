@@ -44,6 +44,7 @@ NOT_IN_THE_MACHINE = (
     ".ruff_cache",
     ".hypothesis",
 )
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 FAILED = 3
 """Our status when the machine ended without a word on the tests."""
 
@@ -98,9 +99,12 @@ def command(made: image.Image, clone: Path, status: Path) -> list[str]:
 
 def run(argv: list[str]) -> str | None:
     """Run the emulator and show what the machine says; what is wrong if it took too long."""
-    # A session of its own: Ctrl-C comes to us, and we end it.
+    # A session of its own: Ctrl-C comes to us, and we end it. If we are killed, it goes too.
     emulator = subprocess.Popen(
-        argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, start_new_session=True
+        ["setpriv", "--pdeathsig", "KILL", *argv],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
     )
     try:
         return show(emulator)
@@ -121,15 +125,21 @@ def show(emulator: subprocess.Popen[bytes]) -> str | None:
         text = os.read(descriptor, 1 << 16)
         if not text:
             return None
-        sys.stdout.buffer.write(text.replace(b"\r", b""))
+        sys.stdout.buffer.write(text.replace(b"\r\n", b"\n"))
         sys.stdout.buffer.flush()
     return f"the tests have not ended after {TIMEOUT_S} s"
 
 
+def interrupt(*_: object) -> None:
+    """Ctrl-C, a `kill`, a terminal that closes: once, because what follows is the cleaning up."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
 def main(arguments: list[str]) -> int:
-    # A terminal that closes, a `kill`: like Ctrl-C.
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)
+    for number in SIGNALS:
+        signal.signal(number, interrupt)
     if os.geteuid() != 0:
         print("run.py makes a root file system: it needs root", file=sys.stderr)
         return FAILED
