@@ -281,8 +281,10 @@ class Administration:
             },
             drops=self._drops(),
             clients=clients,
+            # What was seen last: a scrape does not read the whole flow table in the loop.
             kernel_maps={
-                name: (use.used, use.capacity) for name, use in programs.map_usage().items()
+                name: (use.used, use.capacity)
+                for name, use in (gateway.alerts.usage or programs.map_usage()).items()
             },
             alerts=sorted(gateway.alerts.active),
             events_lost=programs.lost_events(),

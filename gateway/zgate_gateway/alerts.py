@@ -54,23 +54,26 @@ class MapAlerts:
     """Watches how full the kernel's tables are.
 
     :ivar active: the alerts that last, by name.
+    :ivar usage: what the last look found; empty before the first.
     """
 
     def __init__(self, usage: Callable[[], Mapping[str, MapUsage]]) -> None:
-        self._usage = usage
+        self._look = usage
+        self.usage: Mapping[str, MapUsage] = {}
         self.active: dict[str, Alert] = {}
 
     async def watch(self, interval_s: float = INTERVAL_S) -> None:
         """Look now and then; forever."""
         while True:
             try:
-                self.update(await asyncio.to_thread(self._usage))
+                self.update(await asyncio.to_thread(self._look))
             except OSError as error:
                 logger.error("how full the kernel's tables are is not known: %s", error.strerror)
             await asyncio.sleep(interval_s)
 
     def update(self, usage: Mapping[str, MapUsage]) -> None:
         """Begin and end alerts by what is in use now; each beginning and end is logged once."""
+        self.usage = usage
         for table, use in usage.items():
             self._update(f"map_{table}", table, use)
 

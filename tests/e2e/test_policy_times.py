@@ -83,3 +83,30 @@ def test_access_begins(restored: World) -> None:
         after = why(restored)["kernel"]
     assert (after["action"], after["rule_id"]) == ("allow", "allow-office-udp")
     assert after["revision"] == revision
+
+
+def test_more_ends_than_the_kernel_holds_at_a_time(restored: World) -> None:
+    """Ten rules, one port each, one after the other; the kernel is given the last ones on the way.
+
+    What it holds at first has room for seven ends, and lets nothing through behind them that is
+    not for good.
+    """
+    office, count, apart = restored.internet.office, 10, timedelta(seconds=0.8)
+    first = datetime.now(UTC) + SOON
+    ends = {ECHO_PORT + number: first + number * apart for number in range(count)}
+    rules = "".join(
+        f"      - {{id: until-{port}, type: ip_cidr, action: allow, destinations: [10.20.0.0/24],"
+        f" protocols: [udp], ports: [{port}], expires_at: {end.isoformat()}}}\n"
+        for port, end in ends.items()
+    )
+    before = POLICY.index(ALICE_UDP)
+    behind = POLICY.index("      - id: allow-office-ping")
+    restored.zgate.policy_file.write_text(POLICY[:before] + rules + POLICY[behind:])
+    revision = restored.zgate.ask("policy", "reload")["summary"]["revision"]
+    last = ECHO_PORT + count - 1
+    with UdpEcho(office, last), UdpClient(restored.alice, office.ipv4, last) as client:
+        answered, _ = ask_until(client, ends[last] + WITHIN + WITHIN)
+    assert ends[last - 2] < max(answered) < ends[last] + WITHIN
+    status = restored.zgate.gateway_status()
+    assert status["policy"]["revision"] == revision
+    assert f"policy revision {revision} built anew" in restored.gateway.output()
