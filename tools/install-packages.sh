@@ -1,17 +1,19 @@
 #!/bin/sh
 # Install the Debian packages that are missing. Usage: install-packages.sh LIST...
-# Each LIST is a file with one package per line. Does nothing, and needs no network and no
-# root, where all are there.
+# Each LIST is a file with one package per line, and behind it the only architecture that has it, if
+# there is one. Does nothing, and needs no network and no root, where all are there.
 set -eu
 cd "$(dirname "$0")"
 if ! command -v apt-get >/dev/null; then
     echo "this needs Debian 12 (no apt-get here); the packages are listed in tools/*.txt" >&2
     exit 1
 fi
+here=$(dpkg --print-architecture)
 missing=
 for list in "$@"; do
-    while read -r package; do
+    while read -r package architecture; do
         case $package in '' | '#'*) continue ;; esac
+        [ "${architecture:-$here}" = "$here" ] || continue
         if ! dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed'; then
             missing="$missing $package"
         fi
