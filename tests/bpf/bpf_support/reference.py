@@ -2,7 +2,7 @@
 
 It shares nothing with the program, with its tables or with the policy compiler: rules are asked
 one after the other, headers are parsed as the RFCs draw them, tables are dictionaries. Time does
-not pass here.
+not pass here, and so clients have no limits: test_limits.py has a reference for those.
 """
 
 import struct
