@@ -76,11 +76,12 @@ struct zdp_model {
 	/* Rounds: one ends when a packet is acknowledged that was sent after it began. */
 	uint64_t round, round_end_delivered, round_least_rtt_ns;
 	uint32_t slow_rounds; /* in which the RTT stayed far above the least */
-	uint64_t full_rate;
+	uint64_t full_rate; /* that STARTUP or UP compares with */
+	uint64_t up_gain; /* percent */
 	uint32_t full_rounds;
-	bool full, round_app_limited;
+	bool full;
 	/* Losses, tested once enough packets have come together. */
-	uint64_t test_acked_packets, test_lost_packets, test_ce_packets, test_acked_bytes;
+	uint64_t test_acked_packets, test_lost_packets, test_ce_packets;
 	uint64_t test_in_flight;
 	uint64_t ceiling; /* bytes in flight that the path was seen not to carry; UINT64_MAX: unknown */
 	uint64_t ceiling_step, rate_bound;

@@ -22,6 +22,8 @@
 #define WINDOW_GAIN 200
 #define DRAIN_GAIN 50
 #define UP_GAIN 125
+#define UP_GROWTH 110
+#define UP_ROUNDS 2
 #define DOWN_GAIN 75
 #define FULL_GROWTH 125
 #define FULL_ROUNDS 3
@@ -35,7 +37,7 @@
 #define RTT_WINDOW_NS (10 * SECOND_NS)
 #define PROBE_RTT_NS (20 * MS_NS)
 #define PROBE_RTT_GAIN 50
-#define SUSPICION_ROUNDS 8
+#define SUSPICION_ROUNDS 5
 #define SUSPICION_NS (2 * SECOND_NS)
 
 /* Below this RTT a timer is too coarse to pace with: the window alone limits. */
@@ -143,9 +145,13 @@ static uint64_t slack(const struct zdp_congestion_state *state)
 	return larger(smaller(wanted, most), 3ULL * state->packet_bytes);
 }
 
+/* `gain` in percent, at least 100. What exceeds the path's own is there for ACKs that come late and many
+ * at a time: the slack is in it, not beside it. */
 static uint64_t window_for(const struct zdp_congestion_state *state, uint64_t gain)
 {
-	return larger(percent(path_bytes(&state->model), gain) + slack(state), least_window(state));
+	uint64_t path = path_bytes(&state->model), more = percent(path, gain - 100);
+
+	return larger(path + larger(more, slack(state)), least_window(state));
 }
 
 void zdp_model_begin(struct zdp_congestion_state *state, uint64_t initial_rtt_ns)
@@ -292,6 +298,7 @@ static void test_losses(struct zdp_congestion_state *state, const struct zdp_ack
 			bool round)
 {
 	struct zdp_model *model = &state->model;
+	bool early = false;
 	uint64_t all;
 
 	model->test_acked_packets += event->acked_packets;
@@ -301,7 +308,12 @@ static void test_losses(struct zdp_congestion_state *state, const struct zdp_ack
 	model->test_in_flight = larger(model->test_in_flight,
 				       larger(event->lost_in_flight, event->in_flight_before));
 	all = model->test_acked_packets + model->test_lost_packets;
-	if (!round || all < TEST_PACKETS)
+	/* While it tries for more, it stops as soon as a whole round would not be enough to excuse it. */
+	if (model->phase == ZDP_MODEL_UP || model->phase == ZDP_MODEL_STARTUP)
+		early = above_chance(model->test_lost_packets,
+				     larger(all, model->test_in_flight / state->packet_bytes),
+				     LOSS_PERCENT);
+	if (!early && (!round || all < TEST_PACKETS))
 		return;
 	if (above_chance(model->test_lost_packets, all, LOSS_PERCENT) ||
 	    above_chance(model->test_ce_packets, all, CE_PERCENT))
@@ -341,20 +353,30 @@ static void raise_ceiling(struct zdp_congestion_state *state, const struct zdp_a
 		model->ceiling = NONE;
 }
 
-static bool up_is_over(const struct zdp_congestion_state *state, const struct zdp_ack_event *event)
+/* Two rounds: one to put a quarter more on the way, one to see whether it is delivered. When it is, UP
+ * goes on with a larger gain, as in STARTUP: a path that became wider is filled in a few rounds. */
+static void look_up(struct zdp_congestion_state *state, const struct zdp_ack_event *event)
 {
-	const struct zdp_model *model = &state->model;
+	struct zdp_model *model = &state->model;
 
-	if (event->now_ns - model->phase_began_ns < model->least_rtt_ns)
-		return false;
-	return event->in_flight_before >= percent(path_bytes(model), UP_GAIN) ||
-	       model->round - model->phase_began_round >= 2 * PHASE_ROUNDS;
+	raise_ceiling(state, event);
+	if (model->round - model->phase_began_round < UP_ROUNDS)
+		return;
+	if (model->rate.samples[0].value < percent(model->full_rate, UP_GROWTH)) {
+		enter(model, ZDP_MODEL_DOWN, event->now_ns);
+		return;
+	}
+	model->full_rate = model->rate.samples[0].value;
+	model->phase_began_round = model->round;
+	model->up_gain = smaller(model->up_gain + model->up_gain / 4, STARTUP_GAIN);
 }
 
 static void enter_up(struct zdp_model *model, uint64_t now_ns)
 {
 	model->rate_bound = NONE;
 	model->ceiling_step = 0;
+	model->full_rate = model->rate.samples[0].value;
+	model->up_gain = UP_GAIN;
 	enter(model, ZDP_MODEL_UP, now_ns);
 }
 
@@ -376,9 +398,7 @@ static void cycle(struct zdp_congestion_state *state, const struct zdp_ack_event
 		break;
 	case ZDP_MODEL_UP:
 		if (round)
-			raise_ceiling(state, event);
-		if (up_is_over(state, event))
-			enter(model, ZDP_MODEL_DOWN, event->now_ns);
+			look_up(state, event);
 		break;
 	default:
 		break;
@@ -429,15 +449,15 @@ static void set_window(struct zdp_congestion_state *state, const struct zdp_ack_
 	state->window = larger(smaller(state->window, most), least_window(state));
 }
 
-static uint64_t pacing_gain(const struct zdp_model *model)
+static uint64_t pacing_gain(const struct zdp_model *model, uint64_t in_flight)
 {
 	switch (model->phase) {
 	case ZDP_MODEL_STARTUP:
 		return STARTUP_GAIN;
 	case ZDP_MODEL_DRAIN:
 		return DRAIN_GAIN;
-	case ZDP_MODEL_UP:
-		return UP_GAIN;
+	case ZDP_MODEL_UP: /* what is already too much in flight is not made more */
+		return in_flight < percent(path_bytes(model), model->up_gain) ? model->up_gain : 100;
 	case ZDP_MODEL_DOWN:
 		return DOWN_GAIN;
 	default:
@@ -445,10 +465,10 @@ static uint64_t pacing_gain(const struct zdp_model *model)
 	}
 }
 
-static void set_pacing(struct zdp_congestion_state *state)
+static void set_pacing(struct zdp_congestion_state *state, const struct zdp_ack_event *event)
 {
 	struct zdp_model *model = &state->model;
-	uint64_t paced = percent(rate(model), pacing_gain(model));
+	uint64_t paced = percent(rate(model), pacing_gain(model, event->in_flight));
 
 	if (model->least_rtt_ns == NONE)
 		return;
@@ -477,7 +497,7 @@ void zdp_model_event(struct zdp_congestion_state *state, const struct zdp_ack_ev
 	cycle(state, event, round);
 	probe_rtt(state, event);
 	set_window(state, event);
-	set_pacing(state);
+	set_pacing(state, event);
 }
 
 /* The window is the least (RFC 9002 section 7.6.2) and grows from there as in slow start, up to what
