@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -249,17 +251,27 @@ class Demo:
 
 
 def host_state() -> str:
-    """The host's own links, routes and nftables: the demo must leave them as they are."""
+    """The host's own links, routes and nftables: the demo must leave them as they are.
+
+    Without what changes by itself: nftables' counters, and for how long a route is still good.
+    """
     commands = (
         ("ip", "-o", "link"),
         ("ip", "route", "show", "table", "all"),
         ("ip", "-6", "route", "show", "table", "all"),
-        ("nft", "list", "ruleset"),
+        ("nft", "--stateless", "list", "ruleset"),
     )
-    return "\n".join(
+    said = "\n".join(
         subprocess.run(command, capture_output=True, text=True, check=False).stdout
         for command in commands
     )
+    return re.sub(r" expires \d+sec", "", said)
+
+
+def wait_for_ever() -> None:
+    """Until a signal's handler raises. `signal.pause` would miss one that comes just before it."""
+    while True:
+        time.sleep(0.5)
 
 
 def prove(demo: Demo, *, stay: bool) -> None:
@@ -288,7 +300,7 @@ def prove(demo: Demo, *, stay: bool) -> None:
         with contextlib.suppress(Interrupted):
             # Inside: who reads fast may press Ctrl-C before the last line is out.
             demo.tell_how_to_look()
-            signal.pause()
+            wait_for_ever()
     demo.show("clean end", demo.prove_clean_end)
 
 

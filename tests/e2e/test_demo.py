@@ -15,7 +15,7 @@ import pytest
 from zgate_lab.waiting import wait_until
 
 DEMO = [sys.executable, "-m", "zgate_lab.demo"]
-DEMO_TIMEOUT_S = 90
+DEMO_TIMEOUT_S = 120
 PROOFS = (
     "alice holds 10.100.0.2",
     "alice pings 10.20.0.5 and fd00:20::5",
@@ -29,7 +29,8 @@ PROOFS = (
     "the host's own links, routes and nftables are untouched",
 )
 
-pytestmark = pytest.mark.slow
+# On a busy machine one demo takes half a minute, and a test runs up to two.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 def start(output: Path) -> subprocess.Popen[bytes]:
@@ -91,19 +92,23 @@ def wait_for_line(demo: subprocess.Popen[bytes], output: Path, line: str) -> Non
     assert demo.poll() is None, output.read_text()
 
 
-def test_twice_in_a_row_after_one_that_was_killed(tmp_path: Path) -> None:
+def test_it_runs_after_one_that_was_killed(tmp_path: Path) -> None:
     output = tmp_path / "killed.txt"
     demo = start(output)
     try:
         wait_for_line(demo, output, "alice holds")
+        prefix = prefix_of(output)
+        # Asked while it runs: whoever makes the next lab on this host cleans up after it.
+        assert namespaces(prefix)
     finally:
         demo.kill()
         demo.wait()
-    prefix = prefix_of(output)
-    assert namespaces(prefix), "it could clean up nothing"
-    output = tmp_path / "first.txt"
+    output = tmp_path / "next.txt"
     check(start(output).wait(DEMO_TIMEOUT_S), output.read_text())
     assert namespaces(prefix) == [], "the next one cleans up"
+
+
+def test_ctrl_c_at_a_terminal_ends_what_stays_up() -> None:
     status, shown = run_at_a_terminal()
     check(status, shown)
     assert "The lab stays up. In another terminal:" in shown
