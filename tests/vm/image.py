@@ -20,7 +20,7 @@ from typing import Self
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 CACHE = Path(os.environ.get("ZGATE_VM_CACHE", "/var/cache/zgate-vm"))
-LISTS = [ROOT / "tools" / f"packages-{name}.txt" for name in ("run", "test")]
+PACKAGES = ROOT / "tools" / "packages-run.txt"
 INIT = HERE / "init.sh"
 SUITE = "bookworm"
 KERNEL = "linux-image-cloud-amd64"
@@ -48,8 +48,13 @@ class Image:
 
 
 def packages() -> list[str]:
-    lines = [line.strip() for path in LISTS for line in path.read_text().splitlines()]
-    return sorted({line for line in lines if line and not line.startswith("#")})
+    """What zgate needs; a line's second word is the only architecture that has the package."""
+    here = subprocess.run(
+        ["dpkg", "--print-architecture"], capture_output=True, text=True, check=True
+    ).stdout.strip()
+    lines = (line.split() for line in PACKAGES.read_text().splitlines())
+    wanted = (words for words in lines if words and not words[0].startswith("#"))
+    return sorted(words[0] for words in wanted if words[1:] in ([], [here]))
 
 
 def key() -> str:
