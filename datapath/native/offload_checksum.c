@@ -6,13 +6,6 @@
 /* Vectors of GCC and Clang: two SSE registers where there is nothing better. */
 typedef uint64_t lanes __attribute__((vector_size(32)));
 
-/* The loader picks the better of the two; that needs glibc. */
-#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__AVX2__)
-#define FASTEST __attribute__((target_clones("avx2", "default")))
-#else
-#define FASTEST
-#endif
-
 /* Adds 32-bit words in 64-bit lanes. Instead of masking the low halves out, whole lanes are added
  * modulo 2^64 next to their high halves: total = low + 2^32 high, so low = total - 2^32 high. */
 static inline __attribute__((always_inline)) uint64_t sum_bytes(uint8_t *out, const uint8_t *at,
@@ -53,12 +46,35 @@ static inline __attribute__((always_inline)) uint64_t sum_bytes(uint8_t *out, co
 	return sum;
 }
 
-FASTEST uint64_t zdp_sum(const uint8_t *at, size_t bytes)
+/* Compiled twice and chosen at run time. Not with target_clones: that needs glibc, and Clang 14 gets
+ * it wrong across files. */
+#ifdef __x86_64__
+__attribute__((target("avx2"))) static uint64_t sum_avx2(const uint8_t *at, size_t bytes)
 {
 	return sum_bytes(NULL, at, bytes, false);
 }
 
-FASTEST uint64_t zdp_copy_sum(uint8_t *out, const uint8_t *at, size_t bytes)
+__attribute__((target("avx2"))) static uint64_t copy_sum_avx2(uint8_t *out, const uint8_t *at,
+							       size_t bytes)
 {
+	return sum_bytes(out, at, bytes, true);
+}
+#endif
+
+uint64_t zdp_sum(const uint8_t *at, size_t bytes)
+{
+#ifdef __x86_64__
+	if (__builtin_cpu_supports("avx2"))
+		return sum_avx2(at, bytes);
+#endif
+	return sum_bytes(NULL, at, bytes, false);
+}
+
+uint64_t zdp_copy_sum(uint8_t *out, const uint8_t *at, size_t bytes)
+{
+#ifdef __x86_64__
+	if (__builtin_cpu_supports("avx2"))
+		return copy_sum_avx2(out, at, bytes);
+#endif
 	return sum_bytes(out, at, bytes, true);
 }

@@ -150,6 +150,13 @@ def test_a_super_packet_that_is_no_tcp_packet_is_refused(read: bytes) -> None:
     assert begin(bytes(GOOD) + read) == BAD
 
 
+def test_a_tcp_header_inside_of_the_payload_is_not_believed() -> None:
+    inner = bytes(TEN_SEGMENTS)[20:]
+    _, read = super_read(bytes(replace(TEN_SEGMENTS, payload=inner)), 1000)
+    assert begin(bytes(replace(GOOD, checksum_start=20)) + read) == OK
+    assert begin(bytes(replace(GOOD, checksum_start=40)) + read) == BAD
+
+
 def test_headers_longer_than_the_packet_are_refused() -> None:
     vnet, read = super_read(bytes(Packet(b"", options=NOPS)), 1000)
     assert begin(bytes(vnet) + edited(read, (32, 0x70))) == BAD
@@ -189,20 +196,12 @@ def test_a_plain_packet_passes_as_it_is_or_gets_its_checksum(case: tuple[Packet,
 
 def test_a_udp_checksum_of_zero_is_written_as_its_other_form() -> None:
     """All bits set, as RFC 768 says: zero would mean that there is none."""
+    # What the checksum of zeros leaves is what makes it zero.
+    piece = bytes(Packet(bytes(2), protocol=UDP))[26:28]
     for count, gso_type in ((1, 0), (3, GSO_UDP_L4)):
-        found = 0
-        for number in range(0x10000):
-            piece = number.to_bytes(2, "big")
-            packet = Packet(piece * count, protocol=UDP)
-            if bytes(packet)[26:28] != b"\xff\xff" and count == 1:
-                continue
-            if count == 3 and bytes(replace(packet, payload=piece))[26:28] != b"\xff\xff":
-                continue
-            found += 1
-            vnet, read = super_read(bytes(packet), 2)
-            segments = cut(replace(vnet, gso_type=gso_type), read)
-            assert [segment[26:28] for segment in segments] == [b"\xff\xff"] * count
-        assert found == 1
+        vnet, read = super_read(bytes(Packet(piece * count, protocol=UDP)), 2)
+        segments = cut(replace(vnet, gso_type=gso_type), read)
+        assert [segment[26:28] for segment in segments] == [b"\xff\xff"] * count
 
 
 @pytest.mark.parametrize(
@@ -222,7 +221,7 @@ def test_a_checksum_outside_of_the_packet_is_refused(vnet: Vnet) -> None:
     assert begin(bytes(replace(vnet, checksum_start=1036, checksum_offset=2)) + packet) == OK
 
 
-@settings(max_examples=500 if SANITIZED else 3000, deadline=None)
+@settings(max_examples=200 if SANITIZED else 1000, deadline=None)
 @given(
     st.integers(0, 255),
     st.sampled_from([0, 1, 3, 4, 5, 0x81, 0x84]) | st.integers(0, 255),
