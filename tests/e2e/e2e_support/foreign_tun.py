@@ -21,18 +21,18 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class ForeignTun:
-    """The same queues as the daemon's, by duplicates of its descriptors.
+    """The same queues as the daemon's, by duplicates of its and its children's descriptors.
 
     While the daemon is stopped, all that the kernel sends into the device is ours to read.
     """
 
     def __init__(self, pid: int) -> None:
-        own = os.pidfd_open(pid)
-        try:
-            self.queues = [_take(own, number) for number in _tun_descriptors(pid)]
-        finally:
-            os.close(own)
-        assert self.queues, f"process {pid} holds no TUN"
+        self.queues = [
+            _take(holder, number)
+            for holder in _group_of(pid)
+            for number in _tun_descriptors(holder)
+        ]
+        assert self.queues, f"no process of the group {pid} holds a TUN"
         self._header_bytes = _vnet_header_bytes(self.queues[0])
 
     def __enter__(self) -> Self:
@@ -58,6 +58,17 @@ class ForeignTun:
         return None
 
 
+def _group_of(leader: int) -> list[int]:
+    """The processes of a process group; a daemon of the lab leads one."""
+    found = []
+    for one in Path("/proc").iterdir():
+        if one.name.isdecimal():
+            with suppress(ProcessLookupError):
+                if os.getpgid(int(one.name)) == leader:
+                    found.append(int(one.name))
+    return found
+
+
 def _tun_descriptors(pid: int) -> list[int]:
     found = []
     for one in Path(f"/proc/{pid}/fd").iterdir():
@@ -67,11 +78,15 @@ def _tun_descriptors(pid: int) -> list[int]:
     return found
 
 
-def _take(pidfd: int, number: int) -> int:
-    fd = int(_libc.syscall(PIDFD_GETFD, pidfd, number, 0))
-    if fd < 0:
-        raise OSError(ctypes.get_errno(), f"pidfd_getfd: {os.strerror(ctypes.get_errno())}")
-    return fd
+def _take(pid: int, number: int) -> int:
+    pidfd = os.pidfd_open(pid)
+    try:
+        fd = int(_libc.syscall(PIDFD_GETFD, pidfd, number, 0))
+        if fd < 0:
+            raise OSError(ctypes.get_errno(), f"pidfd_getfd: {os.strerror(ctypes.get_errno())}")
+        return fd
+    finally:
+        os.close(pidfd)
 
 
 def _vnet_header_bytes(fd: int) -> int:
