@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 from aioquic.quic.crypto import CryptoContext, CryptoPair, derive_key_iv_hp, next_key_phase
-from aioquic.quic.packet import QuicProtocolVersion
+from aioquic.quic.packet import QuicProtocolVersion, decode_packet_number
 from aioquic.tls import CipherSuite
 
 from .bindings import (
@@ -36,6 +36,7 @@ SUITES = (
 )
 ROUNDS = 100 if SANITIZED else 700  # of a batch each, for every suite and library
 CID = bytes(range(0x80, 0x88))
+WINDOW = 8192  # of replay
 
 
 @pytest.fixture(autouse=True, params=BACKENDS)
@@ -124,6 +125,29 @@ def test_rfc9000_a3_packet_number() -> None:
         opener.received(0xA82F30EA)
         packet = sender.seal(0xA82F9B32, b"payload", number_bytes=2)
         assert opener.open_one(packet).number == 0xA82F9B32
+
+
+@pytest.mark.parametrize("number_bytes", (1, 2, 3, 4))
+def test_packet_numbers_at_the_ends_of_what_can_be_told(number_bytes: int) -> None:
+    """RFC 9000 appendix A.3: half the range above what is expected, a little less below."""
+    sender = Direction(0, random.Random(0))
+    half = 1 << 8 * number_bytes - 1
+    for expected in (1 << 40, (1 << 40) + half, (1 << 40) - 1, 3 * half + 7):
+        for number, told in (
+            (expected + half, True),
+            (expected + half + 1, False),
+            (expected - half + 1, True),
+            (expected - half, False),
+        ):
+            packet = sender.seal(number, b"payload", number_bytes=number_bytes)
+            with Opener(sender.keys()) as opener:
+                opener.received(expected - 1)
+                # None of these is in the window of what was received, but some are behind it.
+                behind = number < expected - WINDOW
+                result = opener.open_one(packet).result
+            assert result == (FORGED if not told else DUPLICATE if behind else OPENED), number
+            decoded = decode_packet_number(number & (2 * half - 1), 8 * number_bytes, expected)
+            assert (decoded == number) is told
 
 
 def random_number(source: random.Random) -> int:

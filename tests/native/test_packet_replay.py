@@ -96,3 +96,19 @@ def test_a_jump_forgets_all_before(window: ReplayWindow) -> None:
         assert not native().zdp_replay_seen(window, number)
     assert native().zdp_replay_seen(window, 9 * WINDOW)
     assert ctypes.sizeof(window) <= 24
+
+
+@pytest.mark.parametrize("first", (5 * WINDOW, 5 * WINDOW + 2, 5 * WINDOW + 63))
+def test_a_step_of_any_length_forgets_no_more_than_it_must(first: int) -> None:
+    """Every number before was received; after the step those between are new, and no others."""
+    for step in (1, 2, 3, 61, 62, 63, 64, 65, 66, 127, 128, 129, WINDOW - 1, WINDOW, WINDOW + 1):
+        window = ReplayWindow()
+        for number in range(first - WINDOW - 70, first):
+            native().zdp_replay_add(window, number)
+        last = first - 1 + step
+        native().zdp_replay_add(window, last)
+        edges = {*range(last - WINDOW, last - WINDOW + 200), *range(first - 70, last + 2)}
+        for number in edges:
+            new = (first <= number < last and last - number < WINDOW) or number > last
+            assert native().zdp_replay_seen(window, number) is not new, (step, number)
+        native().zdp_replay_free(window)
