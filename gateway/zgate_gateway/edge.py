@@ -22,6 +22,7 @@ from zgate_config import ConfigError
 
 from zgate_gateway.config import EdgeConfig
 from zgate_gateway.edge_blocklist import Network, merge, read_blocklist
+from zgate_gateway.edge_gro import GroSwitch
 from zgate_gateway.edge_uplink import IpAddress, find_uplink
 from zgate_gateway.file_watch import signature_of, watch_file
 from zgate_gateway.net.errors import NetError
@@ -85,6 +86,7 @@ class Edge:
         self._program: EdgeProgram | None = None
         self._attachment: Attachment | None = None
         self._attached_index = 0
+        self._gro: GroSwitch | None = None
         self._addresses: frozenset[IpAddress] = frozenset()
         self._note: str | None = None
         self._blocklist: list[Network] = []
@@ -159,8 +161,11 @@ class Edge:
             self._do_without(found.problem)
         else:
             self._attach(self._program, found.interface)
+            if found.is_veth and self._mode() == "native":
+                self._gro = GroSwitch.on(found.interface[0])
 
     def _tell_addresses(self, program: EdgeProgram) -> None:
+        logger.debug("edge: addresses %s", ", ".join(sorted(map(str, self._addresses))))
         try:
             program.set_addresses(self._addresses)
         except CapacityError as error:
@@ -181,6 +186,9 @@ class Edge:
             self._attachment.close()
             self._attachment = None
             self._attached_index = 0
+        if self._gro is not None:
+            self._gro.close()
+            self._gro = None
 
     def _do_without(self, why: str) -> None:
         """Say it once, however often it is tried."""

@@ -17,6 +17,7 @@ class Uplink:
     """What the kernel says now.
 
     :ivar interface: its name and index; None: there is none.
+    :ivar is_veth: whether it is one.
     :ivar addresses: where packets to the port are for us.
     :ivar problem: why there is no interface.
     """
@@ -24,6 +25,7 @@ class Uplink:
     interface: tuple[str, int] | None
     addresses: frozenset[IpAddress]
     problem: str = ""
+    is_veth: bool = False
 
 
 def find_uplink(listen: IpAddress, configured: str | None) -> Uplink:
@@ -53,7 +55,12 @@ def _find(route: Any, listen: IpAddress, configured: str | None) -> Uplink:
         problem = "there is no default route; set edge.interface"
     if index is None or index not in names:
         return Uplink(None, addresses, problem)
-    return Uplink((names[index], index), addresses)
+    return Uplink((names[index], index), addresses, is_veth=_is_veth(route, index))
+
+
+def _is_veth(route: Any, index: int) -> bool:
+    info = route.get_links(index)[0].get_attr("IFLA_LINKINFO")
+    return info is not None and info.get_attr("IFLA_INFO_KIND") == "veth"
 
 
 def _is_listened_on(address: IpAddress, listen: IpAddress) -> bool:
