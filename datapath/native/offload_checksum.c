@@ -36,12 +36,28 @@ static inline __attribute__((always_inline)) uint64_t sum_bytes(uint8_t *out, co
 			memcpy(out + i, &word, 8);
 		sum += (word & 0xffffffff) + (word >> 32);
 	}
-	if (i < bytes) {
-		word = 0;
-		memcpy(&word, at + i, bytes - i);
+	if (bytes & 4) {
+		uint32_t half;
+
+		memcpy(&half, at + i, 4);
 		if (copy)
-			memcpy(out + i, &word, bytes - i);
-		sum += (word & 0xffffffff) + (word >> 32);
+			memcpy(out + i, &half, 4);
+		sum += half;
+		i += 4;
+	}
+	if (bytes & 2) {
+		uint16_t quarter;
+
+		memcpy(&quarter, at + i, 2);
+		if (copy)
+			memcpy(out + i, &quarter, 2);
+		sum += quarter;
+		i += 2;
+	}
+	if (bytes & 1) {
+		if (copy)
+			out[i] = at[i];
+		sum += htons((uint16_t)(at[i] << 8));
 	}
 	return sum;
 }

@@ -33,6 +33,12 @@ static inline uint64_t zdp_sum_two_words(const uint8_t *at)
 	return words;
 }
 
+static inline uint64_t zdp_sum_ipv4_header(const uint8_t *at) /* without options */
+{
+	return zdp_sum_two_words(at) + zdp_sum_two_words(at + 4) + zdp_sum_two_words(at + 8) +
+	       zdp_sum_two_words(at + 12) + zdp_sum_two_words(at + 16);
+}
+
 static inline uint16_t zdp_fold(uint64_t sum)
 {
 	sum = (sum & 0xffffffff) + (sum >> 32);

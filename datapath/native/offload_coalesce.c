@@ -240,7 +240,7 @@ static void fill_ipv4(const struct group *group, uint8_t *header)
 {
 	zdp_store16(header + IPV4_LENGTH, (uint16_t)group->total_bytes);
 	zdp_store16(header + IPV4_CHECKSUM, 0);
-	zdp_store_checksum(header + IPV4_CHECKSUM, (uint16_t)~zdp_fold(zdp_sum(header, IPV4_BYTES)));
+	zdp_store_checksum(header + IPV4_CHECKSUM, (uint16_t)~zdp_fold(zdp_sum_ipv4_header(header)));
 }
 
 static void fill_upper(const struct group *group, uint8_t *upper, size_t upper_bytes,

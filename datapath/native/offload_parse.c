@@ -84,7 +84,7 @@ bool zdp_checksums_right(const struct zdp_parsed *parsed)
 	size_t upper_bytes = parsed->bytes - parsed->ip_bytes;
 	size_t addresses_bytes = parsed->ip_version == 4 ? IPV4_ADDRESSES_BYTES : IPV6_ADDRESSES_BYTES;
 
-	if (parsed->ip_version == 4 && zdp_fold(zdp_sum(parsed->packet, IPV4_BYTES)) != 0xffff)
+	if (parsed->ip_version == 4 && zdp_fold(zdp_sum_ipv4_header(parsed->packet)) != 0xffff)
 		return false;
 	/* The addresses end where the upper layer begins. */
 	return zdp_fold(zdp_sum(parsed->packet + parsed->ip_bytes - addresses_bytes,

@@ -42,8 +42,7 @@ static bool ipv6_leads_to(const struct zdp_segmenter *segmenter, uint8_t protoco
 		if (next != PROTOCOL_HOP_BY_HOP && next != PROTOCOL_ROUTING &&
 		    next != PROTOCOL_DESTINATION)
 			return false;
-		if (at + 8 > segmenter->packet_bytes)
-			return false;
+		/* In bounds: whoever asks knows that more than this comes behind `upper`. */
 		next = packet[at];
 		at += ((size_t)packet[at + 1] + 1) * 8;
 	}
@@ -216,30 +215,35 @@ static void write_plain(const struct zdp_segmenter *segmenter, uint8_t *out)
 
 static void write_ip(const struct zdp_segmenter *segmenter, uint8_t *out, size_t bytes)
 {
-	uint64_t sum = segmenter->ip_sum;
+	uint16_t ip_id = (uint16_t)(segmenter->ip_id + segmenter->index);
 
 	if (segmenter->ip_version == 6) {
 		zdp_store16(out + IPV6_LENGTH, (uint16_t)(bytes - IPV6_BYTES));
 		return;
 	}
 	zdp_store16(out + IPV4_LENGTH, (uint16_t)bytes);
-	zdp_store16(out + IPV4_ID, (uint16_t)(segmenter->ip_id + segmenter->index));
-	sum += zdp_sum_two_words(out + IPV4_LENGTH);
-	zdp_store_checksum(out + IPV4_CHECKSUM, (uint16_t)~zdp_fold(sum));
+	zdp_store16(out + IPV4_ID, ip_id);
+	/* Not read back from `out`: what was just stored in other pieces is slow to load. */
+	zdp_store_checksum(out + IPV4_CHECKSUM, (uint16_t)~zdp_fold(segmenter->ip_sum +
+								     htons((uint16_t)bytes) +
+								     htons(ip_id)));
 }
 
 static void write_tcp(const struct zdp_segmenter *segmenter, uint8_t *upper, uint64_t payload_sum,
 		      size_t upper_bytes)
 {
+	const uint8_t *original = segmenter->packet + segmenter->upper_offset;
+	uint32_t sequence = segmenter->tcp_sequence + (uint32_t)payload_done(segmenter);
+	uint16_t flags = zdp_load16(original + TCP_OFFSET); /* and the data offset */
 	uint64_t sum = segmenter->upper_sum + payload_sum + htons((uint16_t)upper_bytes);
 
-	zdp_store32(upper + TCP_SEQUENCE,
-		    segmenter->tcp_sequence + (uint32_t)payload_done(segmenter));
 	if (segmenter->index > 0)
-		upper[TCP_FLAGS] &= (uint8_t)~TCP_CWR;
+		flags &= (uint16_t)~TCP_CWR;
 	if (segmenter->index + 1 < segmenter->count)
-		upper[TCP_FLAGS] &= (uint8_t)~(TCP_FIN | TCP_PSH);
-	sum += zdp_sum_two_words(upper + TCP_SEQUENCE) + zdp_sum_word(upper + TCP_OFFSET);
+		flags &= (uint16_t)~(TCP_FIN | TCP_PSH);
+	zdp_store32(upper + TCP_SEQUENCE, sequence);
+	zdp_store16(upper + TCP_OFFSET, flags);
+	sum += (uint64_t)htonl(sequence) + htons(flags);
 	zdp_store_checksum(upper + TCP_CHECKSUM, (uint16_t)~zdp_fold(sum));
 }
 

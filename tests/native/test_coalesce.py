@@ -229,6 +229,39 @@ def test_udp_without_a_checksum_stays_so(version: int) -> None:
     assert merge(packets).writes == [PLAIN + packet for packet in packets]
 
 
+def test_udp_without_a_checksum_stays_so_where_zero_would_be_right() -> None:
+    piece = bytes(Packet(bytes(2), protocol=UDP))[26:28]
+    (packet,) = stream(Packet(protocol=UDP), [0])
+    right = bytes(replace(packet, payload=piece))
+    assert right[26:28] == b"\xff\xff"
+    none = right[:26] + b"\0\0" + right[28:]
+    assert merge([right] * 3).stats.merged_packets == 3
+    assert merge([none] * 3).writes == [PLAIN + none] * 3
+
+
+@pytest.mark.parametrize(
+    "everywhere",
+    [
+        {"reserved": 1},
+        {"flags": ACK | ECE},
+        {"flags": ACK | CWR},
+        {"flags": ACK | URG, "urgent": 1},
+        {"flags": 0},
+        {"ip_options": NOPS},
+        {"version": 6, "extensions": (DESTINATION_OPTIONS,)},
+    ],
+)
+def test_what_must_not_merge_does_not_among_its_like(everywhere: dict[str, object]) -> None:
+    packets = [replace(packet, **everywhere) for packet in stream(Packet(), [100] * 4)]  # type: ignore[arg-type]
+    assert merged(packets).writes == [PLAIN + bytes(packet) for packet in packets]
+
+
+def test_a_packet_with_ip_options_is_passed_by_none_of_its_addresses() -> None:
+    packets = stream(Packet(protocol=UDP), [100] * 5)
+    packets[2] = replace(packets[2], ip_options=NOPS)
+    assert counts(merged(packets)) == [2, 1, 2]
+
+
 def test_push_ends_a_merge_and_is_on_the_last_segment() -> None:
     packets = stream(Packet(), [100] * 6)
     packets[2] = replace(packets[2], flags=ACK | PSH)
