@@ -43,12 +43,14 @@ static struct suite suites[] = {
 #endif
 };
 
+#define SUITES (sizeof(suites) / sizeof(*suites))
+
 static bool chosen_yet;
 static const struct zdp_ipsec_mb *ipsec_mb; /* NULL: OpenSSL */
 
 size_t zdp_cipher_key_bytes(enum zdp_cipher cipher)
 {
-	return suites[cipher].key_bytes;
+	return cipher < SUITES ? suites[cipher].key_bytes : 0;
 }
 
 uint64_t zdp_key_seal_limit(const struct zdp_key *key)
@@ -137,8 +139,8 @@ static bool set_aead(struct zdp_key *made, const struct suite *suite, const uint
 struct zdp_key *zdp_key_new(enum zdp_cipher cipher, const uint8_t *key,
 			    const uint8_t iv[ZDP_IV_BYTES], const uint8_t *header_key)
 {
-	struct suite *suite = &suites[cipher];
-	struct zdp_key *made = calloc(1, sizeof(*made));
+	struct suite *suite = cipher < SUITES ? &suites[cipher] : NULL;
+	struct zdp_key *made = suite ? calloc(1, sizeof(*made)) : NULL;
 
 	if (!made)
 		return NULL;

@@ -28,12 +28,14 @@ enum zdp_cipher {
 /* One direction's keys: opaque, made once per key phase. */
 struct zdp_key;
 
-/* `key` and `header_key` have the cipher's key length (16, 32, 32). NULL when libcrypto refuses.
- * After a key update only `key` and `iv` are new: the header key stays (RFC 9001 section 6). */
+/* `key` and `header_key` have the cipher's key length (16, 32, 32). NULL when there is no
+ * such cipher, or libcrypto refuses. After a key update only `key` and `iv` are new: the header
+ * key stays (RFC 9001 section 6). */
 struct zdp_key *zdp_key_new(enum zdp_cipher cipher, const uint8_t *key,
 			    const uint8_t iv[ZDP_IV_BYTES], const uint8_t *header_key);
 /* Wipes and frees; NULL is fine. */
 void zdp_key_free(struct zdp_key *key);
+/* 0: no such cipher. */
 size_t zdp_cipher_key_bytes(enum zdp_cipher cipher);
 /* RFC 9001 section 6.6: packets that may be sealed with a key, and packets that may fail to open
  * over all keys of a connection, before it must end. */

@@ -24,6 +24,7 @@ from .bindings import (
     native,
     room,
 )
+from .build import load
 
 # RFC 9001 appendix A.1
 CLIENT_INITIAL = Keys(
@@ -293,3 +294,18 @@ def test_another_key_does_not_open() -> None:
         replace(keys, iv=flip(keys.iv, 95)),
     ):
         assert [ok for ok, _ in open_(other, [(1, b"h", sealed)])] == [False]
+
+
+def test_the_null_cipher_is_only_in_builds_that_ask_for_it() -> None:
+    null = len(CIPHERS)
+    arguments = null, bytes(32), bytes(12), bytes(32)
+    assert native().zdp_key_new(*arguments) is None
+    assert native().zdp_cipher_key_bytes(null) == 0
+    asking = load("crypto.c", "crypto_ipsec_mb.c", defines=("ZDP_BENCH_NULL_CIPHER",))
+    asking.zdp_key_new.restype = ctypes.c_void_p
+    key = ctypes.c_void_p(asking.zdp_key_new(*arguments))
+    text, out = buffer(b"text"), room(20)
+    job = AeadJob(text=ctypes.cast(text, Bytes), text_bytes=4, out=ctypes.cast(out, Bytes))
+    asking.zdp_seal_batch(key, ctypes.byref(job), ctypes.c_size_t(1))
+    assert bytes(out) == b"text" + bytes(16)
+    asking.zdp_key_free(key)

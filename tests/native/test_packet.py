@@ -150,6 +150,24 @@ def test_packet_numbers_at_the_ends_of_what_can_be_told(number_bytes: int) -> No
             assert (decoded == number) is told
 
 
+@pytest.mark.parametrize(
+    ("expected", "number", "number_bytes"),
+    (
+        (0, 200, 1),  # a range lower would be below zero
+        (10, 255, 1),
+        (2**62 - 2, 2**62 - 250, 1),  # a range higher would be no packet number
+        (2**62 - 1, 2**62 - 8000, 2),
+    ),
+)
+def test_packet_numbers_end_at_both_ends(expected: int, number: int, number_bytes: int) -> None:
+    sender = Direction(0, random.Random(0))
+    packet = sender.seal(number, b"payload", number_bytes=number_bytes)
+    with Opener(sender.keys()) as opener:
+        if expected:
+            opener.received(expected - 1)
+        assert opener.open_one(packet) == Opened(OPENED, b"payload", number, spin=False)
+
+
 def random_number(source: random.Random) -> int:
     """Small ones, large ones, and those beside a power of two."""
     bits = source.choice((6, 14, 30, 32, 40, 61))
@@ -276,7 +294,10 @@ def test_a_forgery_does_not_take_its_number_from_the_true_packet(sender: Directi
     forged = packet[:-1] + bytes([packet[-1] ^ 1])
     with Opener(sender.keys()) as opener:
         results = [one.result for one in opener.open([forged, packet, forged, packet])]
-    assert results == [FORGED, OPENED, FORGED, DUPLICATE]
+        assert results == [FORGED, OPENED, FORGED, DUPLICATE]
+        later = sender.seal(5, b"payload")
+        results = [one.result for one in opener.open([later, forged, packet])]
+        assert results == [OPENED, FORGED, OPENED]
 
 
 @pytest.mark.parametrize("reserved", (1, 2, 3))
@@ -381,12 +402,16 @@ def test_limits_stop_the_sealer(sender: Direction) -> None:
         numbers = [number for number, packet in sealer.seal([b"a", b"b", b"c"]) if packet]
         assert numbers == [2**62 - 2, 2**62 - 1]
         assert sealer.seal([b"d"]) == [(NONE, b"")]
+        sealer.struct.next_number += 1  # aioquic counts in it as well
+        assert sealer.seal([b"d"]) == [(NONE, b"")]
     with Sealer(sender.keys(), cid=CID, number=7) as sealer:
         sealer.struct.largest_acked = NONE
         sealer.struct.next_number = 2**31 - 1
         assert [bool(packet) for _, packet in sealer.seal([b"a", b"b"])] == [True, False]
         sealer.struct.largest_acked = 0
         assert [bool(packet) for _, packet in sealer.seal([b"a", b"b"])] == [True, False]
+        assert native().zdp_sealer_room(sealer.struct) == 0
+        sealer.struct.next_number += 1000
         assert native().zdp_sealer_room(sealer.struct) == 0
         sealer.struct.largest_acked = 2**31 - 1
         assert native().zdp_sealer_room(sealer.struct) == BATCH
