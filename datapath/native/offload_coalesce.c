@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Into the TUN: packets of one flow that follow each other become one write, by the rules of the
  * kernel's GRO, and only when every checksum was right: what is merged carries a partial checksum,
- * which nobody behind the TUN verifies (docs/adr/0009-checksums-before-merging.md).
+ * which nobody behind the TUN verifies (docs/adr/0012-checksums-before-merging.md).
  *
  * Groups are written in the order in which they began. A packet is appended to the last group of its
  * flow or begins a new one, so order within a flow is kept. */
