@@ -98,6 +98,7 @@ class EdgeProgram:
     """The loaded program.
 
     :ivar fd: its descriptor, to be attached.
+    :ivar id: its number in the kernel.
 
     Raises:
         BpfLoadError: the program or its maps cannot be loaded; the text says what to do.
@@ -111,6 +112,7 @@ class EdgeProgram:
             except OSError as error:
                 raise BpfLoadError(loader.explain_os_error("BPF maps", error)) from error
             self.fd = self._load(name)
+            self.id = syscalls.program_id(self.fd)
             self._undo = undo.pop_all()
 
     def _make_maps(self, max_sources: int) -> None:

@@ -50,16 +50,22 @@ class Attachment:
             self.fd = -1
 
 
-def attach(program_fd: int, interface: str, interface_index: int, *, name: str) -> Attachment:
+def attach(
+    program_fd: int, interface: str, interface_index: int, *, name: str, present: int = 0
+) -> Attachment:
     """Attach a program in the driver where it can, else in the kernel's generic hook.
 
-    A leftover of the same ``name`` is replaced: choose names that no two living owners share.
+    `present` is the id of the program that is there already, as rtnetlink tells it (0: none). A
+    leftover of the same ``name`` is replaced: choose names that no two living owners share.
 
     Raises:
         ForeignProgram: another program is attached; it stays.
         AttachError: the kernel refused.
     """
-    _remove_leftover(interface_index, name)
+    if present and not _remove_leftover(present, name):
+        raise ForeignProgram(
+            f"{interface} has an XDP program already{_called(present)}; it was left there"
+        )
     refused: dict[Mode, str] = {}
     for mode in (Mode.NATIVE, Mode.GENERIC):
         try:
@@ -67,8 +73,7 @@ def attach(program_fd: int, interface: str, interface_index: int, *, name: str) 
         except OSError as error:
             if error.errno in (errno.EBUSY, errno.EEXIST):
                 raise ForeignProgram(
-                    f"{interface} has an XDP program already{_whose(interface_index)}; "
-                    f"it was left there"
+                    f"{interface} has an XDP program already; it was left there"
                 ) from error
             refused[mode] = os.strerror(error.errno or 0)
         else:
@@ -77,36 +82,24 @@ def attach(program_fd: int, interface: str, interface_index: int, *, name: str) 
     raise AttachError(f"no XDP program can be attached to {interface}: {reasons}")
 
 
-def _remove_leftover(interface_index: int, name: str) -> bool:
+def _remove_leftover(program: int, name: str) -> bool:
     """Detach a program of ours that a dead process's child still holds."""
-    found = _find(interface_index)
-    if found is None:
-        return False
-    fd, program = found
     try:
-        if program != name:
-            return False
+        fd = syscalls.xdp_link(program) if syscalls.program_name(program) == name else None
+    except PermissionError:
+        return False  # asking takes CAP_SYS_ADMIN, which a hardened unit does not have
+    if fd is None:
+        return False
+    try:
         syscalls.link_detach(fd)
-        return True
     finally:
         os.close(fd)
+    return True
 
 
-def _find(interface_index: int) -> tuple[int, str | None] | None:
-    """The link on an interface, and its program's name. None too if we may not ask."""
+def _called(program: int) -> str:
     try:
-        found = syscalls.xdp_link(interface_index)
+        name = syscalls.program_name(program)
     except PermissionError:
-        return None  # listing links takes CAP_SYS_ADMIN, which a hardened unit does not have
-    if found is None:
-        return None
-    fd, program_id = found
-    return fd, syscalls.program_name(program_id)
-
-
-def _whose(interface_index: int) -> str:
-    found = _find(interface_index)
-    if found is None:
-        return ""
-    os.close(found[0])
-    return f" ({found[1]})" if found[1] else ""
+        name = None
+    return f" ({name})" if name else ""

@@ -341,10 +341,10 @@ def link_detach(fd: int) -> None:
     _bpf(Command.LINK_DETACH, struct.pack("=i", fd))
 
 
-def program_name(program_id: int) -> str | None:
+def program_name(program: int) -> str | None:
     """The name of a loaded program; None if it is gone."""
     try:
-        fd, _ = _bpf(Command.PROG_GET_FD_BY_ID, struct.pack("=III", program_id, 0, 0))
+        fd, _ = _bpf(Command.PROG_GET_FD_BY_ID, struct.pack("=III", program, 0, 0))
     except FileNotFoundError:
         return None
     try:
@@ -355,10 +355,17 @@ def program_name(program_id: int) -> str | None:
     return name.rstrip(b"\0").decode(errors="replace")
 
 
-def xdp_link(interface_index: int) -> tuple[int, int] | None:
-    """A descriptor of the link that holds an interface's XDP program, and the program's id.
+def program_id(fd: int) -> int:
+    """The number by which the kernel knows a program, in every network namespace."""
+    (number,) = struct.unpack_from("=I", _object_info(fd, _PROGRAM_INFO_BYTES), 4)
+    return int(number)
 
-    None if no link does (what netlink attached has none). The caller closes the descriptor.
+
+def xdp_link(program: int) -> int | None:
+    """A descriptor of the link that holds an XDP program; the caller closes it.
+
+    None if no link does (what netlink attached has none). Links are found by program, not by
+    interface: links of all network namespaces are listed, and interface numbers are each one's own.
     """
     link_id = 0
     while True:
@@ -371,11 +378,9 @@ def xdp_link(interface_index: int) -> tuple[int, int] | None:
             fd, _ = _bpf(Command.LINK_GET_FD_BY_ID, struct.pack("=III", link_id, 0, 0))
         except FileNotFoundError:
             continue  # it has just gone
-        kind, _, program_id, _, index = struct.unpack_from(
-            "=5I", _object_info(fd, _LINK_INFO_BYTES)
-        )
-        if (kind, index) == (_LINK_TYPE_XDP, interface_index):
-            return fd, program_id
+        kind, _, holds = struct.unpack_from("=3I", _object_info(fd, _LINK_INFO_BYTES))
+        if (kind, holds) == (_LINK_TYPE_XDP, program):
+            return fd
         os.close(fd)
 
 

@@ -23,7 +23,7 @@ from zgate_config import ConfigError
 from zgate_gateway.config import EdgeConfig
 from zgate_gateway.edge_blocklist import Network, merge, read_blocklist
 from zgate_gateway.edge_gro import GroSwitch
-from zgate_gateway.edge_uplink import IpAddress, find_uplink
+from zgate_gateway.edge_uplink import IpAddress, Uplink, find_uplink
 from zgate_gateway.file_watch import signature_of, watch_file
 from zgate_gateway.net.errors import NetError
 
@@ -85,7 +85,6 @@ class Edge:
         self._undo = ExitStack()
         self._program: EdgeProgram | None = None
         self._attachment: Attachment | None = None
-        self._attached_index = 0
         self._gro: GroSwitch | None = None
         self._addresses: frozenset[IpAddress] = frozenset()
         self._note: str | None = None
@@ -153,14 +152,13 @@ class Edge:
         if found.addresses != self._addresses:
             self._addresses = found.addresses
             self._tell_addresses(self._program)
-        index = found.interface[1] if found.interface else 0
-        if self._attachment is not None and index == self._attached_index:
+        if self._attachment is not None and found.program == self._program.id:
             return
         self._detach()
         if found.interface is None:
             self._do_without(found.problem)
         else:
-            self._attach(self._program, found.interface)
+            self._attach(self._program, found)
             if found.is_veth and self._mode() == "native":
                 self._gro = GroSwitch.on(found.interface[0])
 
@@ -171,10 +169,11 @@ class Edge:
         except CapacityError as error:
             logger.warning("edge: not before every address of this host: %s", error)
 
-    def _attach(self, program: EdgeProgram, interface: tuple[str, int]) -> None:
-        name, index = interface
-        self._attachment = attach(program.fd, name, index, name=self._name)
-        self._attached_index = index
+    def _attach(self, program: EdgeProgram, found: Uplink) -> None:
+        assert found.interface is not None
+        name, index = found.interface
+        present = found.program
+        self._attachment = attach(program.fd, name, index, name=self._name, present=present)
         refused = self._attachment.native_refused
         self._note = f"not in the driver: {refused}" if refused else None
         logger.info(
@@ -185,7 +184,6 @@ class Edge:
         if self._attachment is not None:
             self._attachment.close()
             self._attachment = None
-            self._attached_index = 0
         if self._gro is not None:
             self._gro.close()
             self._gro = None

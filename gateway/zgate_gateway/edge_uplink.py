@@ -18,6 +18,7 @@ class Uplink:
 
     :ivar interface: its name and index; None: there is none.
     :ivar is_veth: whether it is one.
+    :ivar program: the number of the XDP program on it; 0: there is none.
     :ivar addresses: where packets to the port are for us.
     :ivar problem: why there is no interface.
     """
@@ -26,6 +27,7 @@ class Uplink:
     addresses: frozenset[IpAddress]
     problem: str = ""
     is_veth: bool = False
+    program: int = 0
 
 
 def find_uplink(listen: IpAddress, configured: str | None) -> Uplink:
@@ -55,12 +57,14 @@ def _find(route: Any, listen: IpAddress, configured: str | None) -> Uplink:
         problem = "there is no default route; set edge.interface"
     if index is None or index not in names:
         return Uplink(None, addresses, problem)
-    return Uplink((names[index], index), addresses, is_veth=_is_veth(route, index))
-
-
-def _is_veth(route: Any, index: int) -> bool:
-    info = route.get_links(index)[0].get_attr("IFLA_LINKINFO")
-    return info is not None and info.get_attr("IFLA_INFO_KIND") == "veth"
+    link = route.get_links(index)[0]
+    info, xdp = link.get_attr("IFLA_LINKINFO"), link.get_attr("IFLA_XDP")
+    return Uplink(
+        (names[index], index),
+        addresses,
+        is_veth=info is not None and info.get_attr("IFLA_INFO_KIND") == "veth",
+        program=int(xdp.get_attr("IFLA_XDP_PROG_ID") or 0) if xdp is not None else 0,
+    )
 
 
 def _is_listened_on(address: IpAddress, listen: IpAddress) -> bool:
