@@ -350,15 +350,15 @@ def test_scan_does_not_disturb_the_flows_of_others(limited):
 def test_limits_change_with_the_policy(world):
     alice = LimitedClient(world, SLOW)
     assert world.up(udp_up()).passed
-    in_debt(alice)
     generation = alice.begin(UNLIMITED)
     generation.verify()
+    in_debt(alice)
     assert world.up(udp_up()).reason is Reason.RATE_LIMITED
     generation.activate()
     assert world.up(udp_up()).passed
     assert world.down(udp_down()).passed
-    in_debt(alice)
     alice.policy(SLOW)
+    in_debt(alice)
     assert world.down(udp_down()).reason is Reason.RATE_LIMITED
     assert world.up(udp_up()).reason is Reason.RATE_LIMITED
     alice.set_due(up_ns=0, down_ns=0)
@@ -369,8 +369,8 @@ def test_limits_change_with_the_policy(world):
 def test_limited_client_does_not_lose_a_flow_that_is_judged_anew(world):
     alice = LimitedClient(world, SLOW)
     assert world.up(udp_up()).passed
-    in_debt(alice)
     alice.policy(SLOW)
+    in_debt(alice)
     assert world.down(udp_down()).reason is Reason.RATE_LIMITED
     assert sum(1 for _ in world.kernel.flows()) == 1
 
@@ -389,9 +389,9 @@ def test_debt_of_a_lower_limit_is_forgotten(world):
     """A second's worth at 1 Mbit/s is not held against a client that has 1,000 now."""
     alice = LimitedClient(world, SLOW)
     assert world.up(udp_up()).passed
-    in_debt(alice)
     fast = ClientLimits(bandwidth_mbit=1000)
     alice.policy(fast)
+    in_debt(alice)
     assert world.up(udp_up()).reason is Reason.RATE_LIMITED
     assert alice.due.up_ns <= now_ns() + fast.burst_ns
     alice.waits(lambda: world.up(udp_up()))
