@@ -37,8 +37,8 @@ from zgate_gateway.policy.services import (
 
 #: Lookups for one list of rules, some seconds' worth. Only deep nests of large lists come near it.
 _MAX_WORK = 10_000_000
-#: Periods between the times in one list of rules that are looked at.
-_MAX_PERIODS = 64
+#: Rules times periods that are looked at in one list of rules: some seconds' worth as well.
+_MAX_TIMED_RULES = 30_000
 _PROTOCOLS = 256
 
 
@@ -137,12 +137,16 @@ def _hides_groups(client: str, rules: Sequence[Rule]) -> Iterator[Finding]:
 
 def _meaningless(rules: Sequence[Rule]) -> Iterator[Finding]:
     for rule in rules:
-        if not any(rule.services(network.version) for network in rule.destinations):
+        if not _matches_something(rule):
             text = (
                 f'rule "{rule.id}" never matches: its protocols or ICMP types '
                 "do not exist in the address family of its destinations"
             )
             yield Finding(text, rule.path, rule.line, rule.id)
+
+
+def _matches_something(rule: Rule) -> bool:
+    return any(rule.services(network.version) for network in rule.destinations)
 
 
 def _hidden(rules: Sequence[Rule], index: int, by: int | None) -> Finding:
@@ -192,10 +196,20 @@ class _Reached:
 
 
 def _reach(rules: Sequence[Rule], now: datetime) -> _Reached:
-    starts = [now, *boundaries(rules, now)]
-    found = _Reached(set(), set(), {}, complete=len(starts) <= _MAX_PERIODS)
-    work = 0
-    for start in starts if found.complete else ():
+    """Look at one period after the other, but only where a rule holds that is not known to decide.
+
+    So a list of which every rule decides something today takes no longer for having times.
+    """
+    found = _Reached(set(), set(), {}, complete=True)
+    work = looked_at = 0
+    matching = [index for index, rule in enumerate(rules) if _matches_something(rule)]
+    for start in (now, *boundaries(rules, now)):
+        if all(index in found.decides for index in matching if rules[index].holds(start)):
+            continue
+        looked_at += len(rules)
+        if work and looked_at > _MAX_TIMED_RULES:
+            found.complete = False
+            break
         one = _Reach(rules_at(rules, start), work)
         found.complete = one.walk() and found.complete
         work = one.work

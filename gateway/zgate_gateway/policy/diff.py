@@ -37,9 +37,9 @@ from zgate_gateway.policy.services import IpAddress, IpNetwork
 
 #: Pieces times services above which no better grouping than by piece is looked for.
 _MAX_REGROUPED = 20_000
-#: Periods in which two lists of rules are compared; what comes later is not looked at, and that is
-#: told.
-_MAX_PERIODS = 64
+#: Periods times rules in which two lists of rules are compared; what comes later is not looked at,
+#: and that is told.
+_MAX_TIMED_RULES = 60_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,10 +134,10 @@ class _Comparison:
             return SubjectChange((), (), changed_limits)
         old, new = _rules(self._before, subject), _rules(self._after, subject)
         starts = [self._now, *boundaries((*old, *new), self._now)]
-        compared_until = starts[_MAX_PERIODS] if len(starts) > _MAX_PERIODS else None
+        most = max(1, _MAX_TIMED_RULES // (len(old) + len(new) + 1))
+        compared_until = starts[most] if len(starts) > most else None
         periods = [
-            self._between(rules_at(old, start), rules_at(new, start))
-            for start in starts[:_MAX_PERIODS]
+            self._between(rules_at(old, start), rules_at(new, start)) for start in starts[:most]
         ]
         changes = _over_time(starts, periods)
         return SubjectChange((), changes, changed_limits, compared_until)

@@ -226,10 +226,18 @@ def test_rules_overlap_only_if_there_is_a_time_for_both(windows, notes):
 
 
 def test_too_many_times_are_told(monkeypatch):
-    monkeypatch.setattr(check, "_MAX_PERIODS", 2)
-    rules = [timed(i, Action.ALLOW, "10.0.0.0/8", None, i + 1) for i in range(2)]
+    rules = [timed(i, Action.ALLOW, "10.0.0.0/8", None, 4 - i) for i in range(3)]
+    hidden = [finding.rule_id for finding in check_rules(rules, NOW)]
+    assert hidden == ["r1", "r2"]  # whenever they hold, so does the first
+    monkeypatch.setattr(check, "_MAX_TIMED_RULES", 5)
     (finding,) = check_rules(rules, NOW)
     assert "too many times" in finding.text
+
+
+def test_many_times_cost_nothing_where_every_rule_decides_today(monkeypatch):
+    monkeypatch.setattr(check, "_MAX_TIMED_RULES", 200)
+    rules = [timed(i, Action.ALLOW, f"10.0.{i}.0/24", None, i + 1) for i in range(200)]
+    assert check_rules(rules, NOW) == []
 
 
 def test_a_temporary_rule_for_everything_hides_no_group():

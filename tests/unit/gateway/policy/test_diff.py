@@ -279,7 +279,7 @@ def test_a_change_says_from_when_until_when():
 
 
 def test_more_times_than_are_compared_are_told(monkeypatch):
-    monkeypatch.setattr(diff, "_MAX_PERIODS", 2)
+    monkeypatch.setattr(diff, "_MAX_TIMED_RULES", 6)  # two periods of one rule on both sides
     before, after = PolicySet.parse(until(5)), PolicySet.parse(until(7))
     (found,) = diff_sets(before, after, now=NOW)
     assert found.compared_until == NOW.replace(hour=7)
