@@ -85,6 +85,7 @@ struct zdp_model {
 	uint64_t test_in_flight;
 	uint64_t ceiling; /* bytes in flight that the path was seen not to carry; UINT64_MAX: unknown */
 	uint64_t ceiling_step, rate_bound;
+	uint64_t undo_ceiling, undo_lost, undo_spurious; /* in case that the losses were none */
 	uint32_t cruise_rounds;
 	uint32_t random;
 };

@@ -283,6 +283,9 @@ static void too_much(struct zdp_congestion_state *state, const struct zdp_ack_ev
 	struct zdp_model *model = &state->model;
 	uint64_t in_flight = smaller(model->test_in_flight, model->ceiling);
 
+	if (model->undo_lost == 0)
+		model->undo_ceiling = model->ceiling;
+	model->undo_lost += model->test_lost_packets;
 	model->ceiling = larger(percent(in_flight, BETA), least_window(state));
 	model->ceiling_step = 0;
 	model->rate_bound = larger(percent(rate(model), BETA), LEAST_RATE);
@@ -292,6 +295,17 @@ static void too_much(struct zdp_congestion_state *state, const struct zdp_ack_ev
 	} else if (model->phase == ZDP_MODEL_UP) {
 		enter(model, ZDP_MODEL_DOWN, event->now_ns);
 	}
+}
+
+/* Most of what was too much has arrived after all: reordering. */
+static void undo(struct zdp_model *model, uint32_t spurious_packets)
+{
+	model->undo_spurious += spurious_packets;
+	if (model->undo_lost == 0 || 2 * model->undo_spurious < model->undo_lost)
+		return;
+	model->ceiling = model->undo_ceiling;
+	model->rate_bound = NONE;
+	model->undo_lost = model->undo_spurious = 0;
 }
 
 static void test_losses(struct zdp_congestion_state *state, const struct zdp_ack_event *event,
@@ -305,6 +319,8 @@ static void test_losses(struct zdp_congestion_state *state, const struct zdp_ack
 	model->test_lost_packets += event->lost_packets;
 	model->test_lost_packets -= smaller(event->spurious_packets, model->test_lost_packets);
 	model->test_ce_packets += event->ce_packets;
+	if (event->spurious_packets)
+		undo(model, event->spurious_packets);
 	model->test_in_flight = larger(model->test_in_flight,
 				       larger(event->lost_in_flight, event->in_flight_before));
 	all = model->test_acked_packets + model->test_lost_packets;
@@ -375,6 +391,7 @@ static void enter_up(struct zdp_model *model, uint64_t now_ns)
 {
 	model->rate_bound = NONE;
 	model->ceiling_step = 0;
+	model->undo_lost = model->undo_spurious = 0;
 	model->full_rate = model->rate.samples[0].value;
 	model->up_gain = UP_GAIN;
 	enter(model, ZDP_MODEL_UP, now_ns);

@@ -20,7 +20,7 @@ static void begin_path(struct zdp_recovery *recovery)
 	recovery->packet_threshold = ZDP_PACKET_THRESHOLD;
 	recovery->loss_time_ns = UINT64_MAX;
 	recovery->late_ns = recovery->in_order_rtt_ns = recovery->clean_until_ns = 0;
-	recovery->clean_rounds = recovery->probe_count = 0;
+	recovery->clean_rounds = recovery->forgotten = recovery->probe_count = 0;
 	recovery->app_limited_until = recovery->marked_in_flight = 0;
 }
 

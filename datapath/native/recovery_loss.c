@@ -2,9 +2,10 @@
 /* Which packets are lost (RFC 9002 sections 6.1 and 7.6). */
 #include "recovery_private.h"
 
-/* Rounds with real losses and no spurious one, after which patience is given up again; Linux's RACK
- * has 16 recoveries. */
-#define CLEAN_ROUNDS 16
+/* Rounds with real losses and no spurious one, after which patience is given up again (Linux's RACK
+ * has 16 recoveries); twice as many each time that it had to be learned anew. */
+#define CLEAN_ROUNDS 16U
+#define MOST_DOUBLINGS 6
 
 static uint64_t larger(uint64_t a, uint64_t b)
 {
@@ -144,6 +145,8 @@ static void forget_reordering(struct zdp_recovery *recovery)
 	recovery->packet_threshold = ZDP_PACKET_THRESHOLD;
 	recovery->late_ns = 0;
 	recovery->clean_rounds = 0;
+	if (recovery->forgotten < MOST_DOUBLINGS)
+		recovery->forgotten++;
 }
 
 void zdp_learn_reordering(struct zdp_recovery *recovery, const struct zdp_newly *newly,
@@ -163,6 +166,6 @@ void zdp_learn_reordering(struct zdp_recovery *recovery, const struct zdp_newly 
 		return;
 	recovery->clean_until_ns = now_ns + base_rtt_ns(recovery);
 	if (recovery->packet_threshold > ZDP_PACKET_THRESHOLD || recovery->late_ns)
-		if (++recovery->clean_rounds >= CLEAN_ROUNDS)
+		if (++recovery->clean_rounds >= CLEAN_ROUNDS << recovery->forgotten)
 			forget_reordering(recovery);
 }

@@ -30,6 +30,7 @@ struct zdp_recovery {
 	uint64_t late_ns; /* how late packets come that were overtaken; 0: none was seen */
 	uint64_t in_order_rtt_ns; /* smoothed */
 	uint32_t clean_rounds; /* losses without a spurious one among them */
+	uint32_t forgotten; /* how often reordering was forgotten: each time it takes longer */
 	uint64_t clean_until_ns;
 	/* The connection's delivery, for rate samples */
 	uint64_t delivered, delivered_ns, first_sent_ns;
