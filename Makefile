@@ -66,12 +66,16 @@ packages-vm:
 packages-bench:
 	@tools/install-packages.sh packages-bench.txt
 
-venv: $(VENV)/.installed
+venv: $(VENV)/.built
 
-$(VENV)/.installed: pyproject.toml requirements.txt tools/packages-run.txt
+$(VENV)/.installed: requirements.txt tools/packages-run.txt
 	@tools/install-packages.sh packages-run.txt
 	$(PYTHON) -m venv --system-site-packages $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+# zgate itself, in place; its native engine is compiled here.
+$(VENV)/.built: $(VENV)/.installed pyproject.toml setup.py $(wildcard datapath/native/*.[ch])
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $@
 

@@ -140,6 +140,7 @@ class FakeTun:
             end.setblocking(False)
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
         self.name = "fake0"
+        self.has_vnet_header = False
         self.is_gone = False
         self.takes = True
         self.written: list[bytes] = []
@@ -279,6 +280,7 @@ class Gateway:
         self,
         pki: Pki,
         *,
+        engine: str = "auto",
         identity: Identity | None = None,
         newest_wins: bool = True,
         max_sessions: int = 100,
@@ -326,7 +328,7 @@ class Gateway:
                 port=port,
                 certificate_file=identity.certificate,
                 key_file=identity.key,
-                engine="auto",
+                engine=engine,
                 congestion="cubic",
                 idle_timeout_s=idle_timeout_s,
                 max_udp_payload_bytes=1452,
@@ -415,14 +417,14 @@ class Client:
 class Peer:
     """The client's end of a connection that says whatever the test wants (`ConnectionHandler`)."""
 
-    def __init__(self, quic: QuicConnection, udp: UdpSocket) -> None:
+    def __init__(self, quic: QuicConnection, udp: UdpSocket, engine: str) -> None:
         self.quic = quic
         loop = asyncio.get_running_loop()
-        self.endpoint = Endpoint(udp, loop)
+        self.endpoint = Endpoint(udp, loop, engine=engine)
         self.connection = Connection(
             quic,
             udp=udp,
-            engine="auto",
+            carrier=self.endpoint.carrier,
             max_udp_payload_bytes=1452,
             queue_packets=512,
             now=loop.time(),
@@ -514,6 +516,9 @@ class Peer:
         if ended:
             self.fins.add(stream_id)
 
+    def tun_read(self, read: bytes, is_too_big: bool) -> None:
+        raise AssertionError("no TUN is attached")
+
     def data_received(self, stream_id: int, data: bytes, ended: bool) -> None:
         decoder = self._decoders.setdefault(stream_id, CapsuleDecoder())
         self.capsules.setdefault(stream_id, []).extend(decoder.feed(data, ended))
@@ -537,16 +542,21 @@ class Peer:
 
 
 class Lab:
-    """Makes gateways, clients and peers, and takes them away again."""
+    """Makes gateways, clients and peers, and takes them away again.
 
-    def __init__(self, pki: Pki) -> None:
+    `engine` is the packet engine of the gateways, `client_engine` that of the others.
+    """
+
+    def __init__(self, pki: Pki, engine: str, client_engine: str | None = None) -> None:
         self.pki = pki
+        self.engine = engine
+        self.client_engine = client_engine or engine
         self._gateways: list[Gateway] = []
         self._clients: list[Client] = []
         self._peers: list[Peer] = []
 
     def gateway(self, **settings: Any) -> Gateway:
-        made = Gateway(self.pki, **settings)
+        made = Gateway(self.pki, **{"engine": self.engine, **settings})
         self._gateways.append(made)
         return made
 
@@ -562,6 +572,7 @@ class Lab:
             "ca_file": str(self.pki.ca_file),
             "certificate_file": str(identity.certificate),
             "key_file": str(identity.key),
+            "engine": self.client_engine,
             **config,
         }
         tun, changes = FakeTun(), []  # type: ignore[var-annotated]
@@ -612,7 +623,7 @@ class Lab:
             if identity is not None:
                 settings.load_cert_chain(identity.certificate, identity.key)
             quic = QuicConnection(configuration=settings)
-        peer = Peer(quic, udp)
+        peer = Peer(quic, udp, self.client_engine)
         self._peers.append(peer)
         return peer
 
@@ -639,8 +650,19 @@ def pki(tmp_path_factory: pytest.TempPathFactory) -> Pki:
     return Pki(tmp_path_factory.mktemp("pki"))
 
 
+@pytest.fixture(params=["python", "native"])
+def engine(request: pytest.FixtureRequest) -> str:
+    """Everything holds for both engines; a test that looks into one of them overrides this."""
+    name: str = request.param
+    return name
+
+
+#: For a test of what only the Python engine has.
+python_engine = pytest.mark.parametrize("engine", ["python"], indirect=True)
+
+
 @pytest_asyncio.fixture
-async def lab(pki: Pki) -> AsyncIterator[Lab]:
-    made = Lab(pki)
+async def lab(pki: Pki, engine: str) -> AsyncIterator[Lab]:
+    made = Lab(pki, engine)
     yield made
     await made.close()

@@ -137,7 +137,7 @@ class AgentConfig(StrictModel):
     idle_timeout_s: float = Field(default=30.0, ge=5, le=600)
     keepalive_s: float = Field(default=10.0, ge=1, le=300)
     engine: Literal["auto", "native", "python"] = "auto"
-    congestion: Literal["reno", "cubic"] = "cubic"
+    congestion: Literal["auto", "model", "cubic", "reno", "none"] = "auto"
     log: LogSettings = LogSettings()
 
     @property

@@ -11,6 +11,7 @@ import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 
 from zgate_datapath.client import ClientConfig, TunnelClient, TunnelState
+from zgate_datapath.engine import engine_name
 from zgate_datapath.tun import Tun
 
 from zgate_agent.backoff import Backoff
@@ -37,7 +38,8 @@ async def serve(config: AgentConfig, directory: RuntimeDir) -> int:
     removed = await asyncio.to_thread(router.clean_up_leftovers)
     if removed:
         logger.warning("removed %d routes that a killed agent left behind", removed)
-    with contextlib.closing(Tun.open(config.tun.name)) as tun:
+    is_native = engine_name(config.engine) == "native"
+    with contextlib.closing(Tun.open(config.tun.name, has_vnet_header=is_native)) as tun:
         router.prepare()
 
         def make_tunnel(

@@ -299,6 +299,8 @@ static void take_message(struct zdp_carrier *carrier, size_t index, uint8_t **pl
 	read_control(header, &segment_bytes, &run.ecn);
 	if (!segment_bytes)
 		segment_bytes = UINT16_MAX;
+	if (at == end) /* an empty datagram is somebody's doing: it is counted like any other */
+		zdp_report(&carrier->reports, ZDP_REPORT_PACKET, NULL, at, 0, 0, &from->any);
 	while (at < end) {
 		const size_t left = (size_t)(end - at);
 		const size_t bytes = left < segment_bytes ? left : segment_bytes;

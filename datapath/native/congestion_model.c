@@ -46,6 +46,8 @@
  * and goes: as much more may be in flight as is delivered in this time. */
 #define SLACK_NS MS_NS
 #define SLACK_MAX_NS (3 * MS_NS / 2)
+/* A direction that carries only another's acknowledgements has a small rate, and bursts all the same. */
+#define SLACK_PACKETS 6
 
 /* Loss is too much when it is above this share, and not by chance: above it by two standard
  * deviations, judged over at least as many packets. */
@@ -142,7 +144,7 @@ static uint64_t slack(const struct zdp_congestion_state *state)
 	uint64_t most = product(rate(model), larger(SLACK_MAX_NS, model->least_rtt_ns / 2));
 	uint64_t wanted = larger(product(rate(model), SLACK_NS), model->extra_acked.samples[0].value);
 
-	return larger(smaller(wanted, most), 3ULL * state->packet_bytes);
+	return larger(smaller(wanted, most), (uint64_t)SLACK_PACKETS * state->packet_bytes);
 }
 
 /* `gain` in percent, at least 100. What exceeds the path's own is there for ACKs that come late and many

@@ -163,7 +163,9 @@ static PyObject *report_to_python(const struct zdp_reports *reports, const struc
 	} else {
 		Py_INCREF(address);
 	}
-	tuple = Py_BuildValue("(iOy#IN)", (int)item->kind, session, reports->data + item->offset,
+	/* A NULL would become None. */
+	tuple = Py_BuildValue("(iOy#IN)", (int)item->kind, session,
+			      item->bytes ? (const char *)reports->data + item->offset : "",
 			      (Py_ssize_t)item->bytes, item->number, address);
 	return tuple;
 }
@@ -242,6 +244,17 @@ static PyObject *carrier_counters(Carrier *self, PyObject *unused)
 		zdp_carrier_reports(self->carrier)->lost);
 }
 
+static PyObject *get_received_packets(Carrier *self, void *unused)
+{
+	(void)unused;
+	return PyLong_FromUnsignedLongLong(zdp_carrier_counters(self->carrier)->received_packets);
+}
+
+static PyGetSetDef carrier_properties[] = {
+	{ "received_packets", (getter)get_received_packets, NULL, NULL, NULL },
+	{ NULL, NULL, NULL, NULL, NULL },
+};
+
 static PyMethodDef carrier_methods[] = {
 	{ "set_udp", (PyCFunction)carrier_set_udp, METH_VARARGS, NULL },
 	{ "set_tun", (PyCFunction)carrier_set_tun, METH_VARARGS, NULL },
@@ -265,6 +278,7 @@ static PyTypeObject carrier_type = {
 	.tp_init = (initproc)carrier_init,
 	.tp_dealloc = (destructor)carrier_dealloc,
 	.tp_methods = carrier_methods,
+	.tp_getset = carrier_properties,
 };
 
 /* Session. */

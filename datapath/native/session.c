@@ -14,7 +14,9 @@
 #define PACKET_THRESHOLD 3
 /* AES-GCM keys seal at most 2^23 packets (RFC 9001 section 6.6): ask for new ones well before. */
 #define KEY_UPDATE_PACKETS (1ULL << 22)
-#define PROBE_LEAST_WAIT_NS 50000000ULL
+/* A peer whose own path to us is being validated answers late, and three lost probes in a row mean
+ * that a size does not fit: patience costs nothing but time. */
+#define PROBE_LEAST_WAIT_NS 300000000ULL
 
 #define QUEUE_TARGET_NS 5000000ULL
 #define QUEUE_INTERVAL_NS 100000000ULL
@@ -483,8 +485,8 @@ size_t zdp_session_seal_probe(struct zdp_session *session, uint8_t *out, size_t 
 	zdp_seal_packets(&session->sealer, &job, 1);
 	session->probe.number = job.number;
 	session->probe.bytes = (uint32_t)bytes;
-	session->probe.lost_at_ns = now_ns + PROBE_LEAST_WAIT_NS + 2 * stats.smoothed_rtt_ns +
-				    4 * stats.rtt_variance_ns;
+	session->probe.lost_at_ns = now_ns + PROBE_LEAST_WAIT_NS + 3 * stats.smoothed_rtt_ns +
+				    12 * stats.rtt_variance_ns;
 	session->counters.sealed_packets++;
 	return job.out_bytes;
 }

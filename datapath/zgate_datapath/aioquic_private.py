@@ -14,7 +14,7 @@ from aioquic import tls
 from aioquic.h3.connection import H3Connection
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import QuicConnection, QuicConnectionState, QuicNetworkPath
-from aioquic.quic.crypto import CryptoPair
+from aioquic.quic.crypto import CryptoContext, CryptoPair, derive_key_iv_hp
 from aioquic.quic.recovery import QuicPacketRecovery, QuicPacketSpace
 from aioquic.quic.retry import QuicRetryTokenHandler
 from aioquic.quic.stream import QuicStream
@@ -72,7 +72,7 @@ RETRY_NAMES = ("_aead",)
 H3_NAMES = ("_decoder", "_get_local_settings", "_is_done", "_stream")
 RECOVERY_NAMES = ("_cc", "_rtt_smoothed", "_rtt_min", "_time_of_last_sent_ack_eliciting_packet")
 CRYPTO_PAIR_NAMES = ("_update_key", "_update_key_requested", "recv", "send", "key_phase")
-CRYPTO_CONTEXT_NAMES = ("aead", "hp", "key_phase")
+CRYPTO_CONTEXT_NAMES = ("aead", "cipher_suite", "hp", "key_phase", "secret", "version")
 TLS_NAMES = (
     "_client_handle_certificate_verify",
     "_request_client_certificate",
@@ -157,6 +157,17 @@ def is_ending(quic: QuicConnection) -> bool:
 def smoothed_rtt_s(quic: QuicConnection) -> float:
     """The smoothed round-trip time in seconds; 0.0 before the first sample."""
     return recovery(quic)._rtt_smoothed
+
+
+def derive_keys(context: CryptoContext) -> tuple[bytes, bytes, bytes]:
+    """Key, IV and header protection key of one direction (RFC 9001 section 5.1)."""
+    assert context.cipher_suite is not None
+    assert context.secret is not None
+    assert context.version is not None
+    keys: tuple[bytes, bytes, bytes] = derive_key_iv_hp(
+        cipher_suite=context.cipher_suite, secret=context.secret, version=context.version
+    )
+    return keys
 
 
 def peer_reset_token(quic: QuicConnection) -> bytes:

@@ -39,8 +39,8 @@ from zgate_datapath.peer_authentication import (
     VerifyGateway,
     load_own_certificate,
 )
-from zgate_datapath.tun import Tun
-from zgate_datapath.tunnel import Tunnel
+from zgate_datapath.tun import VNET_HEADER_BYTES, Tun
+from zgate_datapath.tunnel import Tunnel, add_drops
 from zgate_datapath.udp import Address, PathError, UdpSocket, udp_overhead_bytes
 
 logger = logging.getLogger(__name__)
@@ -123,6 +123,10 @@ class TunnelState:
     mtu_bytes: int
 
 
+def _nobody(read: bytes) -> None:
+    """All that the TUN has is the one session's: nothing comes here."""
+
+
 class TunnelClient:
     """One session; make a new one to connect again. Call from one event loop only.
 
@@ -153,6 +157,7 @@ class TunnelClient:
         self._told: TunnelState | None = None
         self._keepalive: asyncio.TimerHandle | None = None
         self._received_at = 0.0
+        self._carried_packets = 0
         self._packets_up = self._bytes_up = self._packets_down = self._bytes_down = 0
         self._icmp_bucket = TokenBucket(rate_per_s=_ICMP_PER_S, burst=_ICMP_PER_S)
 
@@ -197,16 +202,18 @@ class TunnelClient:
             raise TunnelError(f"certificate or key file: {error}") from error
         now = self._loop.time()
         overhead_bytes = udp_overhead_bytes(address)
+        self._endpoint = Endpoint(
+            udp, self._loop, engine=config.engine, on_path_error=self._path_error
+        )
         self._connection = Connection(
             quic,
             udp=udp,
-            engine=config.engine,
+            carrier=self._endpoint.carrier,
             max_udp_payload_bytes=min(config.max_udp_payload_bytes, 1500 - overhead_bytes),
             queue_packets=_QUEUE_PACKETS,
             now=now,
         )
         self._connection.set_handler(self)
-        self._endpoint = Endpoint(udp, self._loop, on_path_error=self._path_error)
         self._endpoint.add(self._connection, quic.host_cid)
         self._endpoint.start()
         quic.connect(address, now=now)
@@ -312,14 +319,22 @@ class TunnelClient:
             "bytes_down": self._bytes_down,
         }
         if self._tunnel is not None:
-            numbers["packets_dropped"] = sum(self._tunnel.drops.values())
+            numbers["packets_dropped"] = sum(self.drops().values())
         if self._connection is not None:
+            carried = self._connection.engine.carried
+            numbers["packets_up"] += carried.sent_packets
+            numbers["bytes_up"] += carried.sent_bytes
+            numbers["packets_down"] += carried.received_packets
+            numbers["bytes_down"] += carried.received_bytes
             numbers.update(self._connection.statistics())
         return numbers
 
     def drops(self) -> dict[DropReason, int]:
         """Packets dropped by this end, by reason."""
-        return dict(self._tunnel.drops) if self._tunnel is not None else {}
+        total = dict(self._tunnel.drops) if self._tunnel is not None else {}
+        if self._connection is not None:
+            add_drops(total, self._connection.dropped.items())
+        return total
 
     # What the connection tells (ConnectionHandler).
 
@@ -381,6 +396,16 @@ class TunnelClient:
             self._bytes_down += len(packet)
             if tun is not None and not tun.write(packet):
                 tunnel.count(DropReason.TUN_WRITE_FAILED)
+
+    def tun_read(self, read: bytes, is_too_big: bool) -> None:
+        """What the engine has read from the TUN and leaves to be judged."""
+        tunnel = self._tunnel
+        if tunnel is None:
+            return
+        packet = read[VNET_HEADER_BYTES:]
+        reason = tunnel.send_read(read, is_too_big=is_too_big)
+        if reason:
+            self._answer(packet, reason, tunnel)
 
     def mtu_changed(self) -> None:
         """Path MTU discovery has news."""
@@ -483,14 +508,33 @@ class TunnelClient:
     def _resume_tun(self) -> None:
         if self._closed.done():
             return
-        if self._tun_paused and self._tun is not None and self._told is not None:
-            self._tun_paused = False
-            self._loop.add_reader(self._tun.fd, self._on_tun_readable)
+        tun, endpoint, tunnel = self._tun, self._endpoint, self._tunnel
+        if not self._tun_paused or tun is None or self._told is None:
+            return
+        self._tun_paused = False
+        if tun.has_vnet_header:
+            assert endpoint is not None
+            assert endpoint.carrier is not None, "only the native engine reads vnet headers"
+            assert tunnel is not None
+            endpoint.carrier.attach_tun(tun, on_read=_nobody, on_gone=self._tun_gone)
+            tunnel.carry()
+        else:
+            self._loop.add_reader(tun.fd, self._on_tun_readable)
 
     def _pause_tun(self) -> None:
-        if not self._tun_paused and self._tun is not None:
-            self._tun_paused = True
+        if self._tun_paused or self._tun is None:
+            return
+        self._tun_paused = True
+        if self._tun.has_vnet_header:
+            assert self._endpoint is not None
+            assert self._endpoint.carrier is not None
+            self._endpoint.carrier.detach_tun()
+        else:
             self._loop.remove_reader(self._tun.fd)
+
+    def _tun_gone(self) -> None:
+        assert self._tun is not None
+        self._fail(ConnectionLost(f"the TUN device {self._tun.name} is gone"))
 
     def _on_tun_readable(self) -> None:
         tun, tunnel, endpoint = self._tun, self._tunnel, self._endpoint
@@ -506,7 +550,7 @@ class TunnelClient:
                 self._bytes_up += len(packet)
         endpoint.flush(connection)
         if tun.is_gone:
-            self._fail(ConnectionLost(f"the TUN device {tun.name} is gone"))
+            self._tun_gone()
         elif connection.queued_packets() >= connection.queue_packets - _TUN_BATCH_PACKETS:
             # The window is full. What waits, waits in the TUN's own queue, where the
             # kernel's transports see it; `can_send` resumes.
@@ -531,6 +575,10 @@ class TunnelClient:
         connection, endpoint = self._connection, self._endpoint
         if connection is None or endpoint is None or connection.is_terminated:
             return
+        carried = connection.engine.carried.received_packets
+        if carried != self._carried_packets:
+            self._carried_packets = carried
+            self._received_at = self._loop.time()
         if self._loop.time() - self._received_at >= self._config.keepalive_s:
             connection.ping()
             endpoint.flush(connection)

@@ -8,10 +8,9 @@ bound either: aioquic's flow control follows whatever a peer sends, so the bound
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from aioquic.h3.connection import ErrorCode
 from aioquic.h3.events import DataReceived, H3Event, HeadersReceived
@@ -29,19 +28,21 @@ from zgate_datapath.h3 import DatagramH3Connection
 from zgate_datapath.path_mtu import PathMtu, PathMtuState
 from zgate_datapath.udp import Address, UdpSocket, udp_overhead_bytes
 
+if TYPE_CHECKING:
+    from zgate_datapath.native_carrier import NativeCarrier
+
 logger = logging.getLogger(__name__)
 
 Headers = list[tuple[bytes, bytes]]
 
 # First byte, 4 bytes of packet number, tag, and the DATAGRAM frame's type.
 _PACKET_OVERHEAD_BYTES = 1 + 4 + 16 + 1
-# A second small packet shares a QUIC packet only when this much room is left.
-_LEAST_SHARED_BYTES = 64
-_LENGTH_ONE_BYTE_MAX = 63
 _TLS_ALERT_MAX = 0xFF
 # What a peer can make us hold: HTTP/3 events before its SETTINGS, and stream bytes behind a gap.
 _MAX_HELD_EVENTS = 64
 _MAX_BACKLOG_BYTES = 1 << 18
+# How often a native engine without room is asked again.
+_LOOK_AGAIN_S = 0.005
 # Tracebacks about peers, of the whole process: who can provoke one can provoke thousands.
 _FAULT_LOG = TokenBucket(rate_per_s=0.1, burst=5)
 
@@ -96,36 +97,42 @@ class ConnectionHandler(Protocol):
     def can_send(self) -> None:
         """The send queue, once full, has room again."""
 
+    def tun_read(self, read: bytes, is_too_big: bool) -> None:
+        """A read of the TUN, with its vnet header, that the engine leaves to be judged."""
+
     def terminated(self, ending: Ending) -> None:
         """The connection has ended; nothing follows."""
 
 
 class Connection:
-    """See the module's text. `now` is the event loop's monotonic time everywhere."""
+    """See the module's text. `now` is the event loop's monotonic time everywhere.
+
+    With a `carrier` the engine is the native one, which has the socket itself.
+    """
 
     def __init__(
         self,
         quic: QuicConnection,
         *,
         udp: UdpSocket,
-        engine: str,
+        carrier: NativeCarrier | None = None,
         max_udp_payload_bytes: int,
         queue_packets: int,
         now: float,
     ) -> None:
         self.quic = quic
         self.udp = udp
-        self.engine: PacketEngine = make_engine(engine, quic)
+        self.engine: PacketEngine = make_engine(quic, self, carrier)
         self.h3: DatagramH3Connection | None = None
         self.path_mtu = PathMtu(max_udp_payload_bytes, now)
         self.queue_packets = queue_packets
+        self._has_carrier = carrier is not None
         self.connection_ids: set[bytes] = set()
         self.retired_ids: list[bytes] = []
         self.issued_ids: list[bytes] = []
         self.is_terminated = False
-        self.dropped: dict[DropReason, int] = {}
+        self._dropped: dict[DropReason, int] = {}
         self._handler: ConnectionHandler | None = None
-        self._queue: deque[bytes] = deque()
         self._queue_was_full = False
         self._held_events: list[H3Event] = []
         self._settings_told = False
@@ -166,12 +173,17 @@ class Connection:
         datagrams = opened.datagrams
         if opened.rest:
             self._control_due = True
+            self.engine.enter_aioquic(now)
             for packet in opened.rest:
                 self.quic.receive_datagram(packet, address, now)
-            self._process_events(datagrams)
+            self.engine.leave_aioquic(now)
+            self._process_events(datagrams, now)
             self._bound_backlog()
             self._follow_path(now)
             self._follow_goodbye()
+        self._deliver(datagrams)
+
+    def _deliver(self, datagrams: Sequence[bytes]) -> None:
         if not datagrams:
             return
         if self.h3 is None or self.is_terminated:
@@ -179,19 +191,45 @@ class Connection:
         else:
             self.handler.datagrams_received(datagrams)
 
+    # What the native engine tells (EngineOwner).
+
+    def engine_opened(self, datagrams: Sequence[bytes], now: float) -> None:
+        """DATAGRAM frame payloads that the engine leaves to be judged."""
+        try:
+            self._deliver(datagrams)
+        except Exception:
+            self._abandon("a datagram from a peer", now)
+
+    def engine_read(self, read: bytes, is_too_big: bool, now: float) -> None:
+        """A read of the TUN that the engine leaves to be judged."""
+        if self.is_terminated:
+            return
+        try:
+            self.handler.tun_read(read, is_too_big)
+        except Exception:
+            self._abandon("a packet for a peer", now)
+
+    def engine_failed(self, error_code: int, reason: str) -> None:
+        """The peer broke QUIC's rules."""
+        if not self.is_terminated:
+            self._control_due = True
+            self.quic.close(error_code=error_code, frame_type=0, reason_phrase=reason)
+
     def handle_timer(self, now: float) -> None:
         """The time that `next_timer` gave has come."""
         if self.is_terminated:
             return
         self._control_due = True
         try:
+            self.engine.enter_aioquic(now)
             self.quic.get_timer()  # lets aioquic note which of its deadlines is the next
             self.quic.handle_timer(now)
-            self._process_events([])
+            self.engine.leave_aioquic(now)
+            self._process_events([], now)
         except Exception:
             self._abandon("a timer", now)
 
-    def _process_events(self, datagrams: list[bytes]) -> None:
+    def _process_events(self, datagrams: list[bytes], now: float) -> None:
         while (event := self.quic.next_event()) is not None:
             if isinstance(event, quic_events.DatagramFrameReceived):
                 datagrams.append(event.data)
@@ -201,6 +239,7 @@ class Connection:
                 self.retired_ids.append(event.connection_id)
             elif isinstance(event, quic_events.HandshakeCompleted):
                 self.h3 = DatagramH3Connection(self.quic)
+                self.engine.start(now)
                 self.handler.handshake_completed()
             elif isinstance(event, quic_events.ConnectionTerminated):
                 self._terminate(_ending_of(event))
@@ -270,16 +309,14 @@ class Connection:
             return
         try:
             self.quic.close(ErrorCode.H3_INTERNAL_ERROR, reason_phrase="internal error")
-            for data, destination in self.quic.datagrams_to_send(now):
-                self.udp.send_batch([data], destination)
+            self._send_control(now)
         except Exception as error:
             logger.debug("no goodbye either: %r", error)
         self._terminate(Ending(ErrorCode.H3_INTERNAL_ERROR, "internal error"))
 
     def _terminate(self, ending: Ending) -> None:
         self.is_terminated = True
-        self._count(DropReason.SESSION_CLOSED, len(self._queue))
-        self._queue.clear()
+        self._count(DropReason.SESSION_CLOSED, self.engine.close())
         try:
             self.handler.terminated(ending)
         except Exception:
@@ -288,7 +325,14 @@ class Connection:
 
     def _count(self, reason: DropReason, packets: int) -> None:
         if packets:
-            self.dropped[reason] = self.dropped.get(reason, 0) + packets
+            self._dropped[reason] = self._dropped.get(reason, 0) + packets
+
+    @property
+    def dropped(self) -> dict[DropReason, int]:
+        """Packets dropped here or in the engine, by reason."""
+        for reason, packets in self.engine.take_drops():
+            self._count(reason, packets)
+        return self._dropped
 
     def _follow_path(self, now: float) -> None:
         """A migrated peer's path has an MTU of its own (RFC 9000 section 14.3)."""
@@ -318,11 +362,11 @@ class Connection:
 
     def has_room(self) -> bool:
         """Whether the send queue takes another packet."""
-        return len(self._queue) < self.queue_packets
+        return self.engine.queued_packets() < self.queue_packets
 
     def queued_packets(self) -> int:
         """Packets that wait for the congestion window."""
-        return len(self._queue)
+        return self.engine.queued_packets()
 
     def note_full(self) -> None:
         """The owner waits for room: `can_send` will be called."""
@@ -334,11 +378,10 @@ class Connection:
         Sent by the next `flush`. Neither an oversize frame nor a long queue ever reaches
         aioquic's own, which has no bounds.
         """
-        if len(self._queue) >= self.queue_packets:
+        if not self.has_room():
             self._queue_was_full = True
             return DropReason.QUEUE_FULL
-        self._queue.append(frame)
-        return DropReason.NONE
+        return self.engine.enqueue(frame)
 
     def flush(self, now: float) -> None:
         """Send all that may be sent: datagrams first, then what aioquic has."""
@@ -355,70 +398,29 @@ class Connection:
             return  # a server whose peer has sent nothing that could be read
         # Before the queue, which would take all of the window for as long as there is load.
         self._probe_path(address, now)
-        if self._queue:
-            window = self.engine.window_bytes()
-            payloads = self._take_payloads(window)
-            if payloads:
-                self.udp.send_batch(self.engine.seal(payloads, now), address)
-            if self._queue_was_full and len(self._queue) * 2 < self.queue_packets:
-                self._queue_was_full = False
-                self.handler.can_send()
+        packets = self.engine.send_queued(self.max_frame_payload_bytes + 1, now)
+        if packets:
+            self.udp.send_batch(packets, address)
+        if self._queue_was_full and self.engine.queued_packets() * 2 < self.queue_packets:
+            self._queue_was_full = False
+            self.handler.can_send()
         self._asked_aioquic = self._control_due or self._acknowledgement_is_due(now)
         if self._asked_aioquic:
             self._control_due = False
-            for data, destination in self.quic.datagrams_to_send(now):
-                self.udp.send_batch([data], destination)
+            self._send_control(now)
+
+    def _send_control(self, now: float) -> None:
+        self.engine.enter_aioquic(now)
+        outgoing = self.quic.datagrams_to_send(now)
+        self.engine.leave_aioquic(now)
+        for data, destination in outgoing:
+            self.udp.send_batch([data], destination)
 
     def _acknowledgement_is_due(self, now: float) -> bool:
         if not self.quic._handshake_complete:
             return True
         ack_at = private.application_space(self.quic).ack_at
         return ack_at is not None and ack_at <= now
-
-    def _take_payloads(self, window_bytes: int) -> list[bytes]:
-        """Packet payloads out of the queue: small frames share one packet."""
-        queue = self._queue
-        most = self.max_frame_payload_bytes + 1
-        overhead = _PACKET_OVERHEAD_BYTES - 1 + len(self.quic._peer_cid.cid)
-        payloads: list[bytes] = []
-        while queue:
-            first = queue[0]
-            size = len(first)
-            if size > most:
-                # It was fitting when it was queued; the path has shrunk since.
-                queue.popleft()
-                self._count(DropReason.TOO_BIG, 1)
-                continue
-            if size + overhead > window_bytes:
-                break
-            queue.popleft()
-            if queue and most - size > _LEAST_SHARED_BYTES:
-                first = self._share_packet(first, most)
-                size = len(first)
-            payloads.append(first)
-            window_bytes -= size + overhead
-        return payloads
-
-    def _share_packet(self, frame: bytes, most: int) -> bytes:
-        """Put following small frames into the same packet, each with a length but the last."""
-        queue = self._queue
-        parts: list[bytes] = []
-        total = 0
-        while queue:
-            with_length = 2 + len(frame)
-            if total + with_length + 1 + len(queue[0]) > most:
-                break
-            length = len(frame) - 1
-            head = (
-                bytes((0x31, length))
-                if length <= _LENGTH_ONE_BYTE_MAX
-                else bytes((0x31, 0x40 | length >> 8, length & 0xFF))
-            )
-            parts += (head, frame[1:])
-            total += len(head) + length
-            frame = queue.popleft()
-        parts.append(frame)
-        return b"".join(parts)
 
     def _may_probe(self) -> bool:
         """Whether a probe may be sent now; on an unproved path it counts as any other packet."""
@@ -433,14 +435,15 @@ class Connection:
         told = (self.max_frame_payload_bytes, self.path_mtu.state)
         if told != self._mtu_told:
             self._mtu_told = told
+            self.engine.set_frame_limit(told[0], self.path_mtu.udp_payload_bytes)
             self.handler.mtu_changed()
 
     def _send_probe(self, address: Address, now: float) -> None:
         probe = self.path_mtu.next_probe(now)
         if probe is not None:
-            packet = self.engine.seal_probe(probe.udp_payload_bytes, self._probe_ended, now)
             self._probe_time = now
-            if not self.udp.send_batch([packet], address):
+            packet = self.engine.seal_probe(probe.udp_payload_bytes, self._probe_ended, now)
+            if not packet or not self.udp.send_batch([packet], address):
                 self.path_mtu.lost(probe.udp_payload_bytes, now)
 
     def _probe_ended(self, acknowledged: bool, udp_payload_bytes: int) -> None:
@@ -462,19 +465,21 @@ class Connection:
         if self.is_terminated:
             return None
         try:
-            return self._next_timer()
+            return self._next_timer(now)
         except Exception:
             self._abandon("asking for the next timer", now)
             return None
 
-    def _next_timer(self) -> float | None:
+    def _next_timer(self, now: float) -> float | None:
         timer = self._next_quic_timer()
         # A probe that has no room goes with the flush that follows the next ACK: a timer for
         # it, long due, would spin until then.
         probe = self.path_mtu.next_at() if self._may_probe() else None
-        if timer is None or probe is None:
-            return timer
-        return min(timer, probe)
+        wanted = [at for at in (timer, probe) if at is not None]
+        if self._has_carrier and (self._queue_was_full or not self._may_probe()):
+            # The native engine takes ACKs by itself: nothing here hears of room.
+            wanted.append(now + _LOOK_AGAIN_S)
+        return min(wanted, default=None)
 
     def _next_quic_timer(self) -> float | None:
         """aioquic's next deadline; after a batch of datagrams alone, only what those can move."""
@@ -562,13 +567,15 @@ class Connection:
     def statistics(self) -> dict[str, Any]:
         """Numbers for status pages; times in seconds, sizes in bytes."""
         loss = private.recovery(self.quic)
-        return {
+        numbers: dict[str, Any] = {
             "smoothed_rtt_s": private.smoothed_rtt_s(self.quic),
             "congestion_window_bytes": loss.congestion_window,
             "bytes_in_flight": loss.bytes_in_flight,
             "path_udp_payload_bytes": self.path_mtu.udp_payload_bytes,
-            "queued_packets": len(self._queue),
+            "queued_packets": self.engine.queued_packets(),
         }
+        numbers.update(self.engine.statistics())
+        return numbers
 
 
 def _ending_of(event: quic_events.ConnectionTerminated) -> Ending:

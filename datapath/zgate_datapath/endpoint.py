@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from aioquic.buffer import Buffer  # type: ignore[attr-defined]
 from aioquic.quic.configuration import SMALLEST_MAX_DATAGRAM_SIZE, QuicConfiguration
@@ -30,7 +31,11 @@ from zgate_datapath.connection_ids import (
     StatelessResets,
     ends_with_token,
 )
+from zgate_datapath.engine import EngineOwner, engine_name
 from zgate_datapath.udp import Address, PathError, UdpSocket
+
+if TYPE_CHECKING:
+    from zgate_datapath.native_carrier import NativeCarrier
 
 logger = logging.getLogger(__name__)
 
@@ -43,16 +48,26 @@ _RETRY_STATE_S = 1.0
 
 
 class Endpoint:
-    """Connections by connection ID, their timers, and the socket they share."""
+    """Connections by connection ID, their timers, and the socket they share.
+
+    Attributes:
+        carrier: the native engine's loop; None: the engine is the Python one.
+    """
 
     def __init__(
         self,
         udp: UdpSocket,
         loop: asyncio.AbstractEventLoop,
         *,
+        engine: str = "python",
         on_path_error: Callable[[PathError], None] | None = None,
     ) -> None:
         self.udp = udp
+        self.carrier: NativeCarrier | None = None
+        if engine_name(engine) == "native":
+            from zgate_datapath.native_carrier import NativeCarrier
+
+            self.carrier = NativeCarrier(udp, loop, self)
         self._on_path_error = on_path_error
         self.loop = loop
         self.connections: set[Connection] = set()
@@ -74,7 +89,10 @@ class Endpoint:
 
     def start(self) -> None:
         """Begin to receive."""
-        self.loop.add_reader(self.udp.fileno(), self._on_readable)
+        if self.carrier is not None:
+            self.carrier.start()
+        else:
+            self.loop.add_reader(self.udp.fileno(), self._on_readable)
 
     def close(self) -> None:
         """Stop receiving, forget all connections, close the socket."""
@@ -84,12 +102,17 @@ class Endpoint:
         self.udp.close()
 
     def _stop_reading(self) -> None:
-        if self.udp.fileno() >= 0:
+        if self.carrier is not None:
+            self.carrier.stop()
+        elif self.udp.fileno() >= 0:
             self.loop.remove_reader(self.udp.fileno())
 
     def replace_socket(self, udp: UdpSocket) -> None:
         """Go on with another socket: the local address has changed."""
-        self._stop_reading()
+        if self.carrier is not None:
+            self.carrier.replace_socket(udp)
+        else:
+            self._stop_reading()
         self.udp.close()
         self.udp = udp
         for connection in self.connections:
@@ -127,6 +150,8 @@ class Endpoint:
             connection = self._touched.pop()
             connection.flush(now)
             self._follow(connection)
+            if self.carrier is not None and not self._touched:
+                self.carrier.flush()
 
     def flush(self, connection: Connection) -> None:
         """Flush this connection now."""
@@ -170,6 +195,26 @@ class Endpoint:
             return
         connection.handle_timer(self.loop.time())
         self.flush(connection)
+
+    # What the native carrier tells (CarrierOwner).
+
+    def carrier_received(self, packets: list[bytes], address: Address) -> None:
+        """Packets that are aioquic's."""
+        self._dispatch(packets, address, self.loop.time())
+
+    def carrier_touched(self, owner: EngineOwner) -> None:
+        """The carrier has told a connection something."""
+        assert isinstance(owner, Connection)
+        self._touched.add(owner)
+
+    def carrier_done(self, *, error_pending: bool) -> None:
+        """A run of the carrier is over."""
+        if (error_pending or self.udp.error_pending) and (errors := self.udp.path_errors()):
+            self._heed(errors, self.loop.time())
+        if self._touched:
+            self.flush_touched()
+        elif self.carrier is not None:
+            self.carrier.flush()
 
     def _on_readable(self) -> None:
         now = self.loop.time()
@@ -276,6 +321,7 @@ class ServerEndpoint(Endpoint):
         *,
         configuration: QuicConfiguration,
         make_connection: Callable[[bytes, bytes | None, float], Connection],
+        engine: str = "python",
         connection_ids: ConnectionIds | None = None,
         retry_key: bytes | None = None,
         max_half_open: int = 512,
@@ -283,7 +329,7 @@ class ServerEndpoint(Endpoint):
         unproved_per_s: int = 100,
         handshake_timeout_s: float = 10.0,
     ) -> None:
-        super().__init__(udp, loop)
+        super().__init__(udp, loop, engine=engine)
         self._configuration = configuration
         self._make_connection = make_connection
         self.connection_ids = connection_ids or ConnectionIds()

@@ -1,20 +1,30 @@
 """The packet engine's interface: what opens and seals the packets that carry datagrams.
 
-aioquic keeps the handshake, HTTP/3, acknowledgements, loss recovery, path validation and key
-updates. An engine takes, of one connection, only the 1-RTT packets that hold nothing but
-PADDING and DATAGRAM frames; every other packet goes to aioquic untouched. Calls are per
-batch, never per packet.
+aioquic keeps the handshake, HTTP/3, path validation and key updates, and the recovery of its own
+packets. An engine takes, of one connection, only the 1-RTT packets that hold nothing but PADDING,
+DATAGRAM and (natively) PING and ACK frames; every other packet goes to aioquic untouched. Calls
+are per batch, never per packet.
+
+There are two: `python_engine`, and `native_engine` in C, which is built where there is a compiler.
 """
 
 from __future__ import annotations
 
+import functools
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from aioquic.quic.connection import QuicConnection
+from zgate_protocol.drop_reason import DropReason
 
 from zgate_datapath.udp import Address
+
+if TYPE_CHECKING:
+    from zgate_datapath.native_carrier import NativeCarrier
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -39,30 +49,14 @@ class EngineCounters:
     duplicate_packets: int = 0
 
 
-class PacketEngine(Protocol):
-    """Opens and seals the datagram packets of one connection."""
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """IP packets that an engine carried by itself, without Python."""
 
-    name: str
-    counters: EngineCounters
-
-    def open(self, packets: Sequence[bytes], address: Address, now: float) -> Opened:
-        """Open what is the engine's of `packets`, all from `address`."""
-        ...
-
-    def seal(self, payloads: Sequence[bytes], now: float) -> list[bytes]:
-        """Make one UDP payload of each packet payload (whole frames), and register them as sent.
-
-        The caller has asked `window_bytes`; sealing beyond it breaks congestion control.
-        """
-        ...
-
-    def seal_probe(self, udp_payload_bytes: int, on_result: ProbeResult, now: float) -> bytes:
-        """One packet of exactly this size that only asks for an acknowledgement (RFC 8899)."""
-        ...
-
-    def window_bytes(self) -> int:
-        """How many bytes may be sent now: congestion window, path validation, key state."""
-        ...
+    received_packets: int = 0
+    received_bytes: int = 0
+    sent_packets: int = 0
+    sent_bytes: int = 0
 
 
 class ProbeResult(Protocol):
@@ -73,21 +67,177 @@ class ProbeResult(Protocol):
         ...
 
 
+class DirectPath(Protocol):
+    """IP packets between the socket and the TUN without Python.
+
+    What passes is Python's to say once, for a pair of addresses; the engine remembers it.
+    """
+
+    def carry(self, prefix: bytes, addresses: Sequence[bytes]) -> None:
+        """From now on; `prefix` is what every datagram of the session begins with.
+
+        What the TUN has for these packed addresses is this connection's; all of it if none is
+        given.
+        """
+        ...
+
+    def stop_carrying(self) -> None:
+        """Every packet is Python's again."""
+        ...
+
+    def allow_inbound(self, pair: bytes) -> None:
+        """Packets with these addresses (source, destination) may come from the peer."""
+        ...
+
+    def allow_outbound(self, pair: bytes) -> None:
+        """Packets with these addresses may go to the peer."""
+        ...
+
+    def forget_pairs(self) -> None:
+        """Judge every pair anew."""
+        ...
+
+    def send_read(self, read: bytes) -> DropReason:
+        """Send what a read of the TUN gave: vnet header and packet."""
+        ...
+
+
+class PacketEngine(Protocol):
+    """Opens and seals the datagram packets of one connection."""
+
+    name: str
+
+    @property
+    def direct(self) -> DirectPath | None:
+        """The engine's own way to the TUN; None where it has none."""
+        ...
+
+    @property
+    def counters(self) -> EngineCounters:
+        """What it did."""
+        ...
+
+    @property
+    def carried(self) -> Carried:
+        """What it carried by itself."""
+        ...
+
+    def start(self, now: float) -> None:
+        """The handshake is complete: 1-RTT packets may be the engine's from now on."""
+        ...
+
+    def open(self, packets: Sequence[bytes], address: Address, now: float) -> Opened:
+        """Open what is the engine's of `packets`, all from `address`."""
+        ...
+
+    def enqueue(self, frame: bytes) -> DropReason:
+        """Queue one DATAGRAM frame without length: type byte 0x30, then its payload."""
+        ...
+
+    def queued_packets(self) -> int:
+        """Packets that wait for the congestion window."""
+        ...
+
+    def send_queued(self, most_bytes: int, now: float) -> list[bytes]:
+        """UDP payloads for the socket, of at most `most_bytes` of frames each.
+
+        An engine that has the socket itself sends with its carrier's next flush, and returns none.
+        """
+        ...
+
+    def seal_probe(self, udp_payload_bytes: int, on_result: ProbeResult, now: float) -> bytes:
+        """One packet of exactly this size that only asks for an acknowledgement (RFC 8899).
+
+        Empty when none can be sent now.
+        """
+        ...
+
+    def window_bytes(self) -> int:
+        """How many bytes may be sent now: congestion window, path validation, key state."""
+        ...
+
+    def set_frame_limit(self, frame_payload_bytes: int, udp_payload_bytes: int) -> None:
+        """What a DATAGRAM frame and a UDP packet may hold on this path, for this peer."""
+        ...
+
+    def enter_aioquic(self, now: float) -> None:
+        """aioquic is about to receive, to send or to handle a timer: it must know the state."""
+        ...
+
+    def leave_aioquic(self, now: float) -> None:
+        """aioquic may have changed keys, numbers, paths: take them over."""
+        ...
+
+    def statistics(self) -> dict[str, float]:
+        """Numbers of recovery and queue, by name; empty where aioquic has them."""
+        ...
+
+    def take_drops(self) -> list[tuple[DropReason, int]]:
+        """What was dropped since the last call, by reason."""
+        ...
+
+    def close(self) -> int:
+        """No packet follows; how many waited."""
+        ...
+
+
+class EngineOwner(Protocol):
+    """Whom an engine tells, where it does not return to who called it."""
+
+    def engine_opened(self, datagrams: Sequence[bytes], now: float) -> None:
+        """DATAGRAM frame payloads, in order of arrival."""
+
+    def engine_read(self, read: bytes, is_too_big: bool, now: float) -> None:
+        """A read of the TUN that Python must judge."""
+
+    def engine_failed(self, error_code: int, reason: str) -> None:
+        """The peer broke the protocol."""
+
+
+@functools.cache
+def native_problem() -> str:
+    """Why the native engine cannot run here; empty when it can. Looked for once."""
+    try:
+        from zgate_datapath import _native  # noqa: F401
+    except ImportError as error:
+        return f"the native engine is not built ({error})"
+    return ""
+
+
+@functools.cache
+def _tell_fallback(problem: str) -> None:
+    logger.warning("%s: the Python engine runs, at a fraction of the speed", problem)
+
+
 def engine_name(choice: str) -> str:
     """The engine that a configured choice (`auto`, `native`, `python`) means here.
 
     Raises:
         ValueError: no such engine here.
     """
-    # The native engine will register itself here; `auto` will prefer it.
-    if choice in ("auto", "python"):
+    if choice == "python":
         return "python"
-    raise ValueError(f"engine {choice!r}: expected auto or python (native is not built)")
+    if choice not in ("auto", "native"):
+        raise ValueError(f"engine {choice!r}: expected auto, native or python")
+    problem = native_problem()
+    if not problem:
+        return "native"
+    if choice == "native":
+        raise ValueError(f"engine 'native': {problem}; install a compiler and libssl-dev, or auto")
+    _tell_fallback(problem)
+    return "python"
 
 
-def make_engine(choice: str, quic: QuicConnection) -> PacketEngine:
-    """A new engine for one connection; see `engine_name`."""
-    from zgate_datapath.python_engine import PythonEngine
+def make_engine(
+    quic: QuicConnection,
+    owner: EngineOwner,
+    carrier: NativeCarrier | None,
+) -> PacketEngine:
+    """A new engine for one connection: native with a carrier, Python without."""
+    if carrier is None:
+        from zgate_datapath.python_engine import PythonEngine
 
-    assert engine_name(choice) == PythonEngine.name
-    return PythonEngine(quic)
+        return PythonEngine(quic)
+    from zgate_datapath.native_engine import NativeEngine
+
+    return NativeEngine(quic, owner, carrier)

@@ -17,9 +17,11 @@ from aioquic.quic.connection import QuicConnection
 from aioquic.quic.packet import QuicPacketType, decode_packet_number
 from aioquic.quic.packet_builder import QuicDeliveryState
 from cryptography.exceptions import InvalidTag
+from zgate_protocol.drop_reason import DropReason
 
 from zgate_datapath import aioquic_private as private
-from zgate_datapath.engine import EngineCounters, Opened, ProbeResult
+from zgate_datapath.engine import Carried, DirectPath, EngineCounters, Opened, ProbeResult
+from zgate_datapath.send_queue import SendQueue
 from zgate_datapath.udp import Address
 
 TAG_BYTES = 16
@@ -120,9 +122,12 @@ class PythonEngine:
     """`zgate_datapath.engine.PacketEngine` without native code."""
 
     name = "python"
+    direct: DirectPath | None = None
+    carried = Carried()
 
     def __init__(self, quic: QuicConnection) -> None:
         self._quic = quic
+        self._queue = SendQueue()
         self._receive_keys = _DirectionKeys()
         self._send_keys = _DirectionKeys()
         self._keys_since_packet = 0
@@ -259,6 +264,48 @@ class PythonEngine:
 
     # Send.
 
+    def start(self, now: float) -> None:
+        """See `PacketEngine.start`."""
+
+    def enqueue(self, frame: bytes) -> DropReason:
+        """See `PacketEngine.enqueue`."""
+        self._queue.append(frame)
+        return DropReason.NONE
+
+    def queued_packets(self) -> int:
+        """See `PacketEngine.queued_packets`."""
+        return len(self._queue)
+
+    def send_queued(self, most_bytes: int, now: float) -> list[bytes]:
+        """See `PacketEngine.send_queued`."""
+        if not self._queue:
+            return []
+        overhead_bytes = 1 + len(self._quic._peer_cid.cid) + _PACKET_NUMBER_BYTES + TAG_BYTES
+        payloads = self._queue.take(self.window_bytes(), most_bytes, overhead_bytes)
+        return self.seal(payloads, now) if payloads else []
+
+    def set_frame_limit(self, frame_payload_bytes: int, udp_payload_bytes: int) -> None:
+        """See `PacketEngine.set_frame_limit`: here every call says it."""
+
+    def enter_aioquic(self, now: float) -> None:
+        """See `PacketEngine.enter_aioquic`: here all state is aioquic's."""
+
+    def leave_aioquic(self, now: float) -> None:
+        """See `PacketEngine.leave_aioquic`."""
+
+    def statistics(self) -> dict[str, float]:
+        """See `PacketEngine.statistics`."""
+        return {}
+
+    def take_drops(self) -> list[tuple[DropReason, int]]:
+        """See `PacketEngine.take_drops`."""
+        too_big, self._queue.too_big = self._queue.too_big, 0
+        return [(DropReason.TOO_BIG, too_big)] if too_big else []
+
+    def close(self) -> int:
+        """See `PacketEngine.close`."""
+        return self._queue.clear()
+
     def window_bytes(self) -> int:
         """See `PacketEngine.window_bytes`."""
         quic = self._quic
@@ -276,7 +323,10 @@ class PythonEngine:
         return max(0, window)
 
     def seal(self, payloads: Sequence[bytes], now: float) -> list[bytes]:
-        """See `PacketEngine.seal`."""
+        """Make one UDP payload of each packet payload (whole frames), and register them as sent.
+
+        The caller has asked `window_bytes`; sealing beyond it breaks congestion control.
+        """
         quic = self._quic
         first_number = quic._packet_number
         packets = self._protect(payloads)

@@ -13,8 +13,17 @@ import struct
 from pathlib import Path
 
 _TUNSETIFF = 0x400454CA
+_TUNSETOFFLOAD = 0x400454D0
 _IFF_TUN = 0x0001
 _IFF_NO_PI = 0x1000
+_IFF_VNET_HDR = 0x4000
+_TUN_F_CSUM, _TUN_F_TSO4, _TUN_F_TSO6, _TUN_F_TSO_ECN = 0x01, 0x02, 0x04, 0x08
+_TUN_F_USO4, _TUN_F_USO6 = 0x20, 0x40
+_TCP_OFFLOADS = _TUN_F_CSUM | _TUN_F_TSO4 | _TUN_F_TSO6 | _TUN_F_TSO_ECN
+_UDP_OFFLOADS = _TUN_F_USO4 | _TUN_F_USO6
+#: struct virtio_net_hdr: before every packet of a TUN with super-packets.
+VNET_HEADER_BYTES = 10
+_PLAIN_VNET_HEADER = bytes(VNET_HEADER_BYTES)
 _IFNAMSIZ = 16
 # The kernel never hands out more than one packet of the device's MTU per read.
 _READ_SIZE_BYTES = 65535
@@ -29,15 +38,29 @@ class Tun:
 
     Attributes:
         is_gone: a read has found that the device exists no more; stop reading.
+        has_vnet_header: packets have a vnet header, and may be super-packets (IFF_VNET_HDR).
+        takes_tcp, takes_udp: the kernel takes and gives super-packets of that kind.
     """
 
-    def __init__(self, fd: int, name: str) -> None:
+    def __init__(self, fd: int, name: str, *, has_vnet_header: bool = False) -> None:
         self.fd = fd
         self.name = name
         self.is_gone = False
+        self.has_vnet_header = has_vnet_header
+        self.takes_tcp = self.takes_udp = False
+        if has_vnet_header:
+            self.takes_udp = self._offload(_TCP_OFFLOADS | _UDP_OFFLOADS)  # Linux 6.2
+            self.takes_tcp = self.takes_udp or self._offload(_TCP_OFFLOADS)
+
+    def _offload(self, flags: int) -> bool:
+        try:
+            fcntl.ioctl(self.fd, _TUNSETOFFLOAD, flags)
+        except OSError:
+            return False
+        return True
 
     @classmethod
-    def open(cls, name: str) -> Tun:
+    def open(cls, name: str, *, has_vnet_header: bool = False) -> Tun:
         """Make the device `name` in this thread's network namespace.
 
         Raises:
@@ -52,7 +75,8 @@ class Tun:
             raise TunError(
                 f"cannot open {device}: {error.strerror}; load the tun module and run as root"
             ) from error
-        request = struct.pack("16sH22x", name.encode(), _IFF_TUN | _IFF_NO_PI)
+        flags = _IFF_TUN | _IFF_NO_PI | (_IFF_VNET_HDR if has_vnet_header else 0)
+        request = struct.pack("16sH22x", name.encode(), flags)
         try:
             answer = fcntl.ioctl(fd, _TUNSETIFF, request)
         except OSError as error:
@@ -63,10 +87,11 @@ class Tun:
                 errno.EINVAL: "a link of another kind has that name",
             }.get(error.errno or 0, error.strerror)
             raise TunError(f"cannot make TUN device {name}: {cause}") from error
-        return cls(fd, answer[:_IFNAMSIZ].rstrip(b"\0").decode())
+        made = answer[:_IFNAMSIZ].rstrip(b"\0").decode()
+        return cls(fd, made, has_vnet_header=has_vnet_header)
 
     def read_batch(self, limit: int) -> list[bytes]:
-        """Up to `limit` packets that wait; empty when none does."""
+        """Up to `limit` packets that wait; empty when none does. Not with vnet headers."""
         packets: list[bytes] = []
         append, read, fd = packets.append, os.read, self.fd
         try:
@@ -83,7 +108,7 @@ class Tun:
     def write(self, packet: bytes) -> bool:
         """Give one packet to the kernel; False when it does not take it."""
         try:
-            os.write(self.fd, packet)
+            os.write(self.fd, _PLAIN_VNET_HEADER + packet if self.has_vnet_header else packet)
         except OSError:
             # Full queue, link down, or a header the kernel rejects: a drop, which the
             # caller counts. Never a reason to end the process.

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from zgate_protocol.connect_ip import ConnectIpSession
 from zgate_protocol.drop_reason import DropReason
 from zgate_protocol.errors import ConnectionFailure
 from zgate_protocol.http_datagram import parse_http_datagram
+from zgate_protocol.packet_gate import address_pair
 from zgate_protocol.varint import encode_varint
 
 from zgate_datapath.connection import Connection
+from zgate_datapath.engine import DirectPath
+from zgate_datapath.tun import VNET_HEADER_BYTES
 
 
 class Tunnel:
@@ -29,6 +32,18 @@ class Tunnel:
         self._frame_prefix = b"\x30" + session.wrap_prefix
         self._quarter_id = encode_varint(stream_id // 4)
         self.payload_prefix = session.wrap_prefix
+        self._direct: DirectPath | None = None
+
+    def carry(self, addresses: Sequence[bytes] = ()) -> None:
+        """Let the engine carry packets without Python, where it can.
+
+        What the TUN has for `addresses` (packed) is this session's; all of it if none is given.
+        The gate goes on deciding: once for each pair of addresses.
+        """
+        self._direct = self.connection.engine.direct
+        if self._direct is not None:
+            self.session.gate.on_forget = self._direct.forget_pairs
+            self._direct.carry(self.payload_prefix, addresses)
 
     @property
     def mtu_bytes(self) -> int:
@@ -43,6 +58,20 @@ class Tunnel:
                 reason = DropReason.TOO_BIG
             else:
                 reason = self.connection.enqueue(self._frame_prefix + packet)
+        if reason:
+            self.count(reason)
+        return reason
+
+    def send_read(self, read: bytes, *, is_too_big: bool) -> DropReason:
+        """Send what a read of the TUN gave (vnet header, packet), or say why not."""
+        assert self._direct is not None
+        packet = read[VNET_HEADER_BYTES:]
+        reason = DropReason.TOO_BIG if is_too_big else self.session.check_outgoing(packet)
+        if not reason:
+            pair = address_pair(packet)
+            if self.session.gate.remembers_outbound(pair):
+                self._direct.allow_outbound(pair)
+            reason = self._direct.send_read(read)
         if reason:
             self.count(reason)
         return reason
@@ -72,6 +101,10 @@ class Tunnel:
         packet = self.session.unwrap(payload[len(self._quarter_id) :])
         if isinstance(packet, DropReason):
             self.count(packet)
+        elif self._direct is not None:
+            pair = address_pair(packet)
+            if self.session.gate.remembers_inbound(pair):
+                self._direct.allow_inbound(pair)
         return packet
 
     def restore(self, payload: bytes) -> bytes:

@@ -113,11 +113,14 @@ class SessionsConfig(StrictModel):
 class QuicConfig(StrictModel):
     """The outer connection.
 
+    :ivar congestion: ``auto`` is ``model`` (delivery rate and least RTT) where the native engine
+        runs and ``cubic`` elsewhere; ``reno`` is ``cubic`` there; ``none`` is for a path whose
+        owner says that nobody else needs it.
     :ivar max_datagram_bytes: UDP payload on a path that takes it; path MTU discovery goes up to
         this. 1452 fills a 1500-byte path over IPv6.
     """
 
-    congestion: Literal["cubic", "reno"] = "cubic"
+    congestion: Literal["auto", "model", "cubic", "reno", "none"] = "auto"
     max_datagram_bytes: Annotated[
         int, Field(ge=_MIN_QUIC_PACKET_BYTES, le=_MAX_UDP_PAYLOAD_BYTES)
     ] = 1452

@@ -224,7 +224,7 @@ class Gateway:
         )
         for line in self.network.prepare():
             logger.warning("leftovers: %s", line)
-        self.tun = Tun.open(config.tun.name)
+        self.tun = Tun.open(config.tun.name, has_vnet_header=self.engine_name == "native")
         self._undo.callback(self.tun.close)
         programs = self.kernel.programs
         self.network.open(programs.ingress_fd, programs.egress_fd)

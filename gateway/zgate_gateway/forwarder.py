@@ -99,6 +99,12 @@ class Forwarder:
 
     def start(self) -> None:
         """Begin to read."""
+        self._table.on_undelivered = self._answer
+        carrier = self._endpoint.carrier
+        if self._tun.has_vnet_header:
+            assert carrier is not None, "only the native engine reads vnet headers"
+            carrier.attach_tun(self._tun, on_read=self._nobodys, on_gone=self._lost)
+            return
         self._loop.add_reader(self._tun.fd, self._on_readable)
         # Near hosts answer before a batch from the clients is through: their packets go out
         # with the same flush, and spare a turn of the loop.
@@ -107,8 +113,15 @@ class Forwarder:
     def stop(self) -> None:
         """Stop reading; the TUN stays open."""
         self._endpoint.after_batch = None
-        self._loop.remove_reader(self._tun.fd)
+        if not self._tun.has_vnet_header:
+            self._loop.remove_reader(self._tun.fd)
+        elif self._endpoint.carrier is not None:
+            self._endpoint.carrier.detach_tun()
         self._icmp.close()
+
+    def _nobodys(self, read: bytes) -> None:  # noqa: ARG002
+        """The native engine has read a packet for an address that nobody holds."""
+        self._table.count_drop(DropReason.NO_SESSION)
 
     def _on_readable(self) -> None:
         self._read()
@@ -129,10 +142,13 @@ class Forwarder:
                 self._answer(packet, reason, tunnel.mtu_bytes)
             touch(tunnel.connection)
         if self._tun.is_gone:
-            logger.error("the TUN device %s is gone: nothing is carried any more", self._tun.name)
             self._endpoint.after_batch = None
             self._loop.remove_reader(self._tun.fd)
-            self._on_lost()
+            self._lost()
+
+    def _lost(self) -> None:
+        logger.error("the TUN device %s is gone: nothing is carried any more", self._tun.name)
+        self._on_lost()
 
     def _answer(self, packet: bytes, reason: DropReason, mtu_bytes: int) -> None:
         if not self._icmp_bucket.allow(self._loop.time()):

@@ -102,6 +102,7 @@ class Listener:
             loop,
             configuration=self._quic_configuration,
             make_connection=self._make_connection,
+            engine=self._settings.engine,
             connection_ids=self._connection_ids,
             retry_key=self._retry_key,
         )
@@ -154,7 +155,7 @@ class Listener:
         connection = Connection(
             quic,
             udp=self.endpoint.udp,
-            engine=self._settings.engine,
+            carrier=self.endpoint.carrier,
             max_udp_payload_bytes=self._settings.max_udp_payload_bytes,
             queue_packets=self._settings.queue_packets,
             now=now,

@@ -24,6 +24,7 @@ from zgate_datapath.connection import Connection, Ending, Headers
 from zgate_datapath.endpoint import ServerEndpoint
 from zgate_datapath.path_mtu import PathMtuState
 from zgate_datapath.peer_authentication import ServerQuicConnection
+from zgate_datapath.tun import VNET_HEADER_BYTES
 from zgate_datapath.tunnel import Tunnel, add_drops
 from zgate_datapath.udp import format_address
 from zgate_identity.verifier import PeerIdentity
@@ -126,6 +127,10 @@ class Refusal(Exception):
         self.reason = str(error.value)
 
 
+def _tell_nobody(packet: bytes, reason: DropReason, mtu_bytes: int) -> None:
+    """Nothing forwards yet."""
+
+
 class SessionTable:
     """All sessions of the gateway."""
 
@@ -147,6 +152,8 @@ class SessionTable:
         self.refused: dict[str, int] = {}
         self.drops: dict[DropReason, int] = {}
         self.write_tun = write_tun
+        # Tells the sender of a packet for a client why it was dropped; the forwarder sets it.
+        self.on_undelivered: Callable[[bytes, DropReason, int], None] = _tell_nobody
         self.loop = loop
         self._pools = tuple(pools)
         self._kernel = kernel
@@ -390,6 +397,16 @@ class ClientConnection:
             elif not write(packet):
                 tunnel.count(DropReason.TUN_WRITE_FAILED)
 
+    def tun_read(self, read: bytes, is_too_big: bool) -> None:
+        """What the engine has read from the TUN for the client and leaves to be judged."""
+        session = self._session
+        if session is None:
+            self._table.count_drop(DropReason.NO_SESSION)
+            return
+        reason = session.tunnel.send_read(read, is_too_big=is_too_big)
+        if reason:
+            self._table.on_undelivered(read[VNET_HEADER_BYTES:], reason, session.tunnel.mtu_bytes)
+
     def mtu_changed(self) -> None:
         """RFC 9484 section 7.2: below IPv6's 1280 bytes there is no session."""
         session = self._session
@@ -530,6 +547,7 @@ class ClientConnection:
         self.connection.send_headers(stream_id, session.accept(resolved))
         self._assign(session, stream_id, session.pending_requests)
         self.connection.send_data(stream_id, session.advertise(self._table.settings.routes))
+        tunnel.carry([address.packed for address in established.addresses])
         self._table.announce(established)
         self._check_link(established)
 

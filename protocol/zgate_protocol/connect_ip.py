@@ -113,11 +113,11 @@ class ConnectIpSession:
         self._limits = limits
         self._state = _State.IDLE
         self._decoder = CapsuleDecoder(limits)
-        self._gate = PacketGate(
+        self.gate = PacketGate(
             is_proxy=role is Role.PROXY, max_cached_pairs=limits.max_cached_pairs
         )
-        self.unwrap: Callable[[bytes], bytes | DropReason] = self._gate.unwrap
-        self.check_outgoing: Callable[[bytes], DropReason] = self._gate.check_outgoing
+        self.unwrap: Callable[[bytes], bytes | DropReason] = self.gate.unwrap
+        self.check_outgoing: Callable[[bytes], DropReason] = self.gate.check_outgoing
         self._own_ranges = tuple(IpRange(address, address) for address in own_addresses)
         self._resolved: tuple[IpNetwork, ...] = ()
         self._next_request_id = 1
@@ -168,7 +168,7 @@ class ConnectIpSession:
         if self.scope.hostname is not None and not self._resolved:
             raise LocalError(f"{self.scope.hostname} is not resolved: refuse with dns_error")
         self._state = _State.OPEN
-        self._gate.open(is_scoped=self.scope.is_limited)
+        self.gate.open(is_scoped=self.scope.is_limited)
         self._update_gate()
         return build_success()
 
@@ -224,7 +224,7 @@ class ConnectIpSession:
             self.close()
             return [Refused(response.status, response.proxy_status)]
         self._state = _State.OPEN
-        self._gate.open(is_scoped=False)
+        self.gate.open(is_scoped=False)
         return [Established(response.status, response.capsule_protocol)]
 
     # Capsules from the peer.
@@ -362,7 +362,7 @@ class ConnectIpSession:
     def close(self) -> None:
         """Both directions have ended; later datagrams are dropped (SESSION_CLOSED)."""
         self._state = _State.CLOSED
-        self._gate.close()
+        self.gate.close()
         self._pending.clear()
 
     def _abort(self, error_code: H3Error, reason: str) -> StreamAborted:
@@ -378,7 +378,7 @@ class ConnectIpSession:
             received = tuple(IpRange.of(entry.prefix) for entry in self.addresses_received)
             peer = given + self.routes_received
             here = received + self.routes_given
-        self._gate.set_tables(peer=peer, here=here)
+        self.gate.set_tables(peer=peer, here=here)
 
     def _require(self, role: Role, state: _State) -> None:
         if self.role is not role or self._state is not state:

@@ -14,7 +14,7 @@ that may be sent to it) and what *this end* stands for. Every packet goes the sa
 Nothing here raises, whatever the bytes: a bad packet is a drop with a reason.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from zgate_protocol.drop_reason import DropReason
@@ -28,7 +28,11 @@ _PASS: Final = DropReason.NONE
 
 
 class PacketGate:
-    """The packet checks of one session, for either role."""
+    """The packet checks of one session, for either role.
+
+    Whoever keeps a copy of the remembered pairs (the native packet engine) sets ``on_forget``,
+    and drops its copy when it is called.
+    """
 
     def __init__(self, *, is_proxy: bool, max_cached_pairs: int) -> None:
         self._is_proxy = is_proxy
@@ -39,6 +43,7 @@ class PacketGate:
         self._here = RouteTable()
         self._is_scoped = False
         self._closed_reason: DropReason = DropReason.NO_SESSION
+        self.on_forget: Callable[[], None] = _nothing
 
     def open(self, *, is_scoped: bool) -> None:
         """Packets may pass from now on; ``is_scoped``: the request limits target or protocol."""
@@ -64,6 +69,15 @@ class PacketGate:
     def _forget(self) -> None:
         self._inbound_pairs.clear()
         self._outbound_pairs.clear()
+        self.on_forget()
+
+    def remembers_inbound(self, pair: bytes) -> bool:
+        """Whether ``unwrap`` passes every protocol from and to this pair of addresses."""
+        return pair in self._inbound_pairs
+
+    def remembers_outbound(self, pair: bytes) -> bool:
+        """Whether ``check_outgoing`` passes every protocol from and to this pair."""
+        return pair in self._outbound_pairs
 
     # From the peer.
 
@@ -217,6 +231,15 @@ class PacketGate:
         if len(pairs) >= self._max_cached_pairs:
             pairs.clear()
         pairs.add(pair)
+
+
+def _nothing() -> None:
+    """Nobody keeps a copy."""
+
+
+def address_pair(packet: bytes) -> bytes:
+    """Source and destination of an IP packet that has passed, as a gate remembers them."""
+    return packet[12:20] if packet[0] >> 4 == 4 else packet[8:40]
 
 
 def _addresses(packet: bytes) -> tuple[bytes, bytes]:

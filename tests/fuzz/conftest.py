@@ -1,5 +1,5 @@
 """A gateway and its clients over loopback."""
 
-from ..loopback import lab, pki  # noqa: TID252
+from ..loopback import engine, lab, pki  # noqa: TID252
 
-__all__ = ["lab", "pki"]
+__all__ = ["engine", "lab", "pki"]

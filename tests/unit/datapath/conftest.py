@@ -17,9 +17,9 @@ from zgate_datapath.peer_authentication import ServerQuicConnection
 from zgate_identity.authority import CertificateAuthority
 from zgate_identity.profile import Usage
 
-from ...loopback import lab, pki  # noqa: TID252
+from ...loopback import engine, lab, pki  # noqa: TID252
 
-__all__ = ["lab", "pki"]
+__all__ = ["engine", "lab", "pki"]
 
 CLIENT_ADDRESS = ("192.0.2.10", 40000)
 SERVER_ADDRESS = ("192.0.2.1", 443)

@@ -37,6 +37,7 @@ from ...loopback import (  # noqa: TID252
     Lab,
     eventually,
     icmp_type_and_code,
+    python_engine,
     sized_packet,
     udp_packet,
 )
@@ -343,6 +344,7 @@ async def test_multicast_and_link_local_noise_stays_at_home(lab: Lab) -> None:
     assert gateway.tun.written == [] and client.tun.written == []
 
 
+@python_engine
 async def test_a_full_window_leaves_packets_in_the_tun(lab: Lab) -> None:
     """Back-pressure: the kernel's transports see the queue, and nothing is dropped."""
     gateway = lab.gateway()

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 from aioquic.quic.congestion.base import QuicCongestionControl, create_congestion_control
-from zgate_datapath.congestion import CHOICES, algorithm_name
+from zgate_datapath.congestion import CHOICES, algorithm_name, choice_of
 
 PACKET_BYTES = 1200
 
@@ -18,7 +18,7 @@ class Packet:
     packet_number: int = 0
 
 
-@pytest.fixture(params=CHOICES)
+@pytest.fixture(params=[choice for choice in CHOICES if choice != "none"])
 def control(request: pytest.FixtureRequest) -> QuicCongestionControl:
     return create_congestion_control(algorithm_name(request.param), max_datagram_size=PACKET_BYTES)
 
@@ -64,6 +64,25 @@ def test_a_loss_still_closes_it(control: QuicCongestionControl) -> None:
     assert control.bytes_in_flight == 0
 
 
+def test_none_is_a_window_that_nothing_moves() -> None:
+    control = create_congestion_control(algorithm_name("none"), max_datagram_size=PACKET_BYTES)
+    before = control.congestion_window
+    exchange(control, 100, 1.0)
+    packets = [Packet(sent_time=2.0) for _ in range(10)]
+    for packet in packets:
+        control.on_packet_sent(packet=packet)
+    control.on_packets_lost(now=2.1, packets=packets)
+    control.on_persistent_congestion()
+    assert control.congestion_window == before
+    assert control.bytes_in_flight == 0
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_the_choice_can_be_told_from_the_registered_name(choice: str) -> None:
+    assert choice_of(algorithm_name(choice)) == choice
+    assert choice_of(choice) == "auto"
+
+
 def test_an_unknown_choice_is_an_error() -> None:
-    with pytest.raises(ValueError, match="expected one of cubic, reno"):
+    with pytest.raises(ValueError, match="expected one of auto, model, cubic, reno, none"):
         algorithm_name("bbr")

@@ -23,6 +23,7 @@ from ...loopback import (  # noqa: TID252
     Lab,
     Peer,
     eventually,
+    python_engine,
     sized_packet,
     udp_packet,
 )
@@ -196,6 +197,7 @@ async def test_small_packets_share_one_quic_packet(lab: Lab) -> None:
     assert counters.sealed_packets - before < len(packets) / 8
 
 
+@python_engine
 async def test_what_fits_no_more_when_it_is_sent_is_a_counted_drop(lab: Lab) -> None:
     gateway = lab.gateway()
     peer = await lab.peer(gateway)
@@ -210,6 +212,7 @@ async def test_what_fits_no_more_when_it_is_sent_is_a_counted_drop(lab: Lab) -> 
     assert gateway.table.total_drops() == {DropReason.TOO_BIG: 1}
 
 
+@python_engine
 async def test_a_full_queue_says_so_and_tells_when_there_is_room(lab: Lab) -> None:
     gateway = lab.gateway()
     peer = await lab.peer(gateway)
@@ -229,6 +232,7 @@ async def test_a_full_queue_says_so_and_tells_when_there_is_room(lab: Lab) -> No
     assert connection.has_room() and room == [True]
 
 
+@python_engine
 async def test_the_congestion_window_holds_back_what_the_engine_seals(lab: Lab) -> None:
     gateway = lab.gateway()
     peer = await lab.peer(gateway)
@@ -241,6 +245,7 @@ async def test_the_congestion_window_holds_back_what_the_engine_seals(lab: Lab) 
     assert 0 < connection.queued_packets() < connection.queue_packets
 
 
+@python_engine
 async def test_a_probe_on_an_unproved_path_needs_credit(lab: Lab) -> None:
     gateway = lab.gateway()
     await lab.connect(gateway)
@@ -296,6 +301,7 @@ async def test_a_goodbye_is_taken_at_its_word(lab: Lab) -> None:
     assert gateway.record.down == [("alice", "bye")]
 
 
+@python_engine
 async def test_what_waits_at_the_end_is_counted(lab: Lab) -> None:
     gateway = lab.gateway()
     peer = await lab.peer(gateway)
@@ -349,6 +355,7 @@ async def test_tracebacks_that_peers_provoke_are_limited(
             peer = await lab.peer(gateway)
             connection = next(iter(gateway.endpoint.connections))
             monkeypatch.setattr(connection.quic, "receive_datagram", fault)
+            peer.quic.change_connection_id()
             peer.connection.ping()
             peer.flush()
             await eventually(lambda: not gateway.endpoint.connections)

@@ -21,6 +21,7 @@ from ...loopback import (  # noqa: TID252
     Lab,
     eventually,
     icmp_type_and_code,
+    python_engine,
     sized_packet,
     udp_packet,
 )
@@ -67,6 +68,7 @@ async def test_the_tunnel_carries_at_least_1400_bytes_on_a_path_of_1500(lab: Lab
     assert gateway.session("alice").tunnel.mtu_bytes >= 1400
 
 
+@python_engine
 async def test_a_full_queue_is_a_counted_drop_and_never_aioquics(lab: Lab) -> None:
     gateway = lab.gateway(queue_packets=50)
     client, _ = await lab.connect(gateway)

@@ -44,4 +44,4 @@ def test_remembered_pairs() -> None:
         destination = IPv4Address(0x08080000 + number).packed
         head = bytes.fromhex("4500001400000000400000000a000001")
         assert session.unwrap(b"\0" + head + destination) == head + destination
-        assert session._gate.cached_pairs <= 8
+        assert session.gate.cached_pairs <= 8
