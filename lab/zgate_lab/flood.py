@@ -73,7 +73,7 @@ def _unknown_versions(source: random.Random) -> bytes:
 
 def _initials(source: random.Random) -> bytes:
     """Well-formed first packets of version 1, with nothing that decrypts inside."""
-    head = b"\xc3\0\0\0\1\x08" + source.randbytes(8) + b"\0\0" + struct.pack("!H", 0x4000 | 1184)
+    head = b"\xc3\0\0\0\1\x08" + source.randbytes(8) + b"\0\0" + struct.pack("!H", 0x4000 | 1182)
     return (head + source.randbytes(1200))[:1200]
 
 
