@@ -157,6 +157,7 @@ def test_packet_numbers_at_the_ends_of_what_can_be_told(number_bytes: int) -> No
         (10, 255, 1),
         (2**62 - 2, 2**62 - 250, 1),  # a range higher would be no packet number
         (2**62 - 1, 2**62 - 8000, 2),
+        (2**62, 2**62 - 131, 1),  # the last number was received
     ),
 )
 def test_packet_numbers_end_at_both_ends(expected: int, number: int, number_bytes: int) -> None:
@@ -341,6 +342,7 @@ def test_overtaken_packets_of_the_phase_before(sender: Direction) -> None:
         assert opener.struct.phase_begin == 8
         assert opener.open_one(sender.seal(7, b"old")).result == OPENED
         # Not below the phase's begin: an update, and not with the old key (section 6.4).
+        assert opener.open_one(sender.seal(8, b"old")).result == FOREIGN
         assert opener.open_one(sender.seal(10, b"old")).result == FOREIGN
         assert opener.open_one(sender.seal(11, b"newer", phase=2)).result == FOREIGN
         native().zdp_opener_drop_previous(opener.struct)
