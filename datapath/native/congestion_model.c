@@ -190,9 +190,11 @@ void zdp_model_restart(struct zdp_congestion_state *state, uint64_t now_ns)
 {
 	struct zdp_model *model = &state->model;
 
-	/* An idle path has no queue: what is sent into it shows its RTT by itself. */
+	/* An idle path has no queue of ours: what is sent into it shows the RTT without a probe. */
+	if (model->least_rtt_ns != NONE && now_ns - model->least_rtt_at_ns > RTT_WINDOW_NS)
+		model->take_next_rtt = true;
 	if (model->phase == ZDP_MODEL_PROBE_RTT) {
-		model->least_rtt_at_ns = now_ns;
+		model->take_next_rtt = true;
 		cruise(model, now_ns);
 	}
 	model->extra_began_ns = 0;
@@ -243,7 +245,8 @@ static void update_rtt(struct zdp_model *model, const struct zdp_ack_event *even
 	model->round_least_rtt_ns = smaller(model->round_least_rtt_ns, rtt);
 	if (model->phase == ZDP_MODEL_PROBE_RTT)
 		model->probe_least_rtt_ns = smaller(model->probe_least_rtt_ns, rtt);
-	if (rtt <= model->least_rtt_ns) {
+	if (rtt <= model->least_rtt_ns || model->take_next_rtt) {
+		model->take_next_rtt = false;
 		model->least_rtt_ns = rtt;
 		model->least_rtt_at_ns = event->now_ns;
 	}

@@ -142,6 +142,13 @@ def test_rests_are_not_held_against_it(congestion: int) -> None:
         assert mean_rate(result.flows[0], second + 0.2, second + 1) > 0.85 * RATE
 
 
+def test_after_a_long_rest_the_rtt_needs_no_probe() -> None:
+    """The path's RTT was 40 ms, and is 60 when the source comes back 12 s later."""
+    network = Network(seconds=20, delay_at_s=8, new_delay_s=0.03)
+    flow = network.run(Flow(on_s=2, off_s=12)).flows[0]
+    assert mean_rate(flow, 14.2, 16) > 0.9 * RATE
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("congestion", [MODEL, CUBIC], ids=["model", "cubic"])
 @pytest.mark.parametrize("length_s", [1, 3, 7])
