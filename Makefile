@@ -38,6 +38,7 @@ types: venv
 
 bench: root venv packages-bench
 	$(AS_ROOT) $(BIN)/python -m bench
+	$(AS_ROOT) $(BIN)/python -m bench.flood
 
 root:
 	@test "$(AS_ROOT)" = '' || command -v sudo >/dev/null || \

@@ -25,6 +25,7 @@ class GroSwitch:
     """GRO that was switched on, to be switched off again."""
 
     interface: str
+    index: int
 
     @classmethod
     def on(cls, interface: str) -> GroSwitch | None:
@@ -33,14 +34,16 @@ class GroSwitch:
             if _ethtool(interface, _ETHTOOL_GGRO):
                 return None
             _ethtool(interface, _ETHTOOL_SGRO, 1)
+            return cls(interface, socket.if_nametoindex(interface))
         except OSError as error:
             logger.warning("edge: GRO not switched on at %s: %s", interface, error.strerror)
             return None
-        return cls(interface)
 
     def close(self) -> None:
-        """As it was. An interface that is gone has nothing to be put back."""
+        """As it was. An interface that is gone, or another of its name, is left alone."""
         try:
+            if socket.if_nametoindex(self.interface) != self.index:
+                return
             _ethtool(self.interface, _ETHTOOL_SGRO, 0)
         except OSError as error:
             logger.info("edge: GRO not put back at %s: %s", self.interface, error.strerror)
