@@ -234,18 +234,16 @@ static bool is_path(const struct zdp_session *session, const union zdp_address *
 	       !memcmp(&from->ipv6.sin6_addr, &session->path.ipv6.sin6_addr, 16);
 }
 
-/* Whose packet it is: a short header, a connection ID and an address that belong together. */
+/* Whose packet it is: a short header, a connection ID and an address that belong together. `last`
+ * packet of the same sender was `session`'s. */
 static struct zdp_session *find_session(struct zdp_carrier *carrier, const uint8_t *packet,
 					size_t bytes, const union zdp_address *from,
-					struct zdp_session *last)
+					const uint8_t *last, struct zdp_session *session)
 {
-	struct zdp_session *session;
-
 	if (bytes < 1 + carrier->cid_bytes || (packet[0] & 0xc0) != 0x40)
 		return NULL;
-	if (last && last->opener.cid_bytes == carrier->cid_bytes &&
-	    !memcmp(packet + 1, last->cid, carrier->cid_bytes))
-		return last;
+	if (session && !memcmp(packet + 1, last + 1, carrier->cid_bytes))
+		return session;
 	session = zdp_table_find(&carrier->by_cid, packet + 1, carrier->cid_bytes);
 	return session && session->opener.key && is_path(session, from) ? session : NULL;
 }
@@ -291,6 +289,7 @@ static void take_message(struct zdp_carrier *carrier, size_t index, uint8_t **pl
 	const union zdp_address *from = &carrier->addresses[index];
 	const uint8_t *at = carrier->pieces[index].iov_base;
 	const uint8_t *end = at + carrier->messages[index].msg_len;
+	const uint8_t *last = NULL;
 	uint16_t segment_bytes = 0;
 	struct receive_run run;
 
@@ -304,7 +303,8 @@ static void take_message(struct zdp_carrier *carrier, size_t index, uint8_t **pl
 	while (at < end) {
 		const size_t left = (size_t)(end - at);
 		const size_t bytes = left < segment_bytes ? left : segment_bytes;
-		struct zdp_session *session = find_session(carrier, at, bytes, from, run.session);
+		struct zdp_session *session =
+			find_session(carrier, at, bytes, from, last, run.session);
 
 		if (session != run.session || run.count == ZDP_OPEN_BATCH) {
 			take_run(carrier, &run, plain, now_ns);
@@ -319,6 +319,7 @@ static void take_message(struct zdp_carrier *carrier, size_t index, uint8_t **pl
 				   &from->any);
 		}
 		carrier->counters.received_packets++;
+		last = at;
 		at += bytes;
 	}
 	take_run(carrier, &run, plain, now_ns);

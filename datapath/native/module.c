@@ -15,6 +15,7 @@
 typedef struct {
 	PyObject_HEAD
 	struct zdp_carrier *carrier;
+	size_t cid_bytes;
 } Carrier;
 
 typedef struct {
@@ -91,7 +92,8 @@ static int carrier_init(Carrier *self, PyObject *args, PyObject *named)
 		PyErr_SetString(PyExc_ValueError, "cid_bytes: expected 1 to 20, once");
 		return -1;
 	}
-	self->carrier = zdp_carrier_new(udp_fd, (size_t)cid_bytes);
+	self->cid_bytes = (size_t)cid_bytes;
+	self->carrier = zdp_carrier_new(udp_fd, self->cid_bytes);
 	if (!self->carrier)
 		PyErr_NoMemory();
 	return self->carrier ? 0 : -1;
@@ -315,6 +317,7 @@ static int session_init(Session *self, PyObject *args, PyObject *named)
 	self->carrier = (Carrier *)carrier;
 	self->is_open = true;
 	self->session.owner = self;
+	self->session.opener.cid_bytes = (uint8_t)self->carrier->cid_bytes;
 	self->session.is_client = is_client;
 	return 0;
 }
@@ -412,28 +415,37 @@ static PyObject *session_drop_previous_key(Session *self, PyObject *unused)
 	Py_RETURN_NONE;
 }
 
-static PyObject *session_set_cid(Session *self, PyObject *args)
+static PyObject *change_cid(Session *self, PyObject *args, bool add)
 {
-	struct zdp_session *session = &self->session;
 	struct zdp_table *table;
 	Py_buffer cid;
+	bool done = false;
 
 	if (!check_open(self) || !PyArg_ParseTuple(args, "y*", &cid))
 		return NULL;
 	table = zdp_carrier_by_cid(self->carrier->carrier);
-	if (session->opener.cid_bytes)
-		zdp_table_remove(table, session->cid, session->opener.cid_bytes, session);
-	session->opener.cid_bytes = 0;
-	if (cid.len > ZDP_MAX_CID_BYTES ||
-	    (cid.len && !zdp_table_put(table, cid.buf, (size_t)cid.len, session))) {
-		PyBuffer_Release(&cid);
-		PyErr_SetString(PyExc_ValueError, "a connection ID has at most 20 bytes");
+	if ((size_t)cid.len == self->session.opener.cid_bytes) {
+		if (add)
+			done = zdp_table_put(table, cid.buf, (size_t)cid.len, &self->session);
+		else
+			done = zdp_table_remove(table, cid.buf, (size_t)cid.len, &self->session);
+	}
+	PyBuffer_Release(&cid);
+	if (!done) {
+		PyErr_SetString(PyExc_ValueError, "a connection ID of another length, or not ours");
 		return NULL;
 	}
-	memcpy(session->cid, cid.buf, (size_t)cid.len);
-	session->opener.cid_bytes = (uint8_t)cid.len;
-	PyBuffer_Release(&cid);
 	Py_RETURN_NONE;
+}
+
+static PyObject *session_add_cid(Session *self, PyObject *args)
+{
+	return change_cid(self, args, true);
+}
+
+static PyObject *session_remove_cid(Session *self, PyObject *args)
+{
+	return change_cid(self, args, false);
 }
 
 static PyObject *session_set_peer_cid(Session *self, PyObject *args)
@@ -761,7 +773,8 @@ static PyMethodDef session_methods[] = {
 	{ "set_receive_key", (PyCFunction)session_set_receive_key, METH_VARARGS, NULL },
 	{ "set_send_key", (PyCFunction)session_set_send_key, METH_VARARGS, NULL },
 	{ "drop_previous_key", (PyCFunction)session_drop_previous_key, METH_NOARGS, NULL },
-	{ "set_cid", (PyCFunction)session_set_cid, METH_VARARGS, NULL },
+	{ "add_cid", (PyCFunction)session_add_cid, METH_VARARGS, NULL },
+	{ "remove_cid", (PyCFunction)session_remove_cid, METH_VARARGS, NULL },
 	{ "set_peer_cid", (PyCFunction)session_set_peer_cid, METH_VARARGS, NULL },
 	{ "set_path", (PyCFunction)session_set_path, METH_VARARGS, NULL },
 	{ "path_changed", (PyCFunction)session_path_changed, METH_NOARGS, NULL },

@@ -50,7 +50,6 @@ struct zdp_session {
 	void *owner; /* module.c's */
 	/* In. */
 	struct zdp_opener opener;
-	uint8_t cid[ZDP_MAX_CID_BYTES]; /* the connection ID that packets carry; its length: opener's */
 	struct zdp_ranges received;
 	struct zdp_ecn_counts ecn;
 	uint64_t largest_received_ns;

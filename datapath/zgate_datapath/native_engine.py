@@ -62,7 +62,7 @@ class NativeEngine:
         self._receive_context: object = None
         self._send_context: object = None
         self._header_keys: tuple[bytes, bytes] = (b"", b"")
-        self._cids: tuple[bytes, bytes] = (b"", b"")
+        self._cids: set[bytes] = set()
         self._path: Address | None = None
         self._limits = (0, 0)
         self._previous_key_until: float | None = None
@@ -178,11 +178,19 @@ class NativeEngine:
         return _CIPHERS[context.cipher_suite], key, iv, header_key, context.key_phase
 
     def _follow_ids(self, session: _native.Session) -> None:
-        ids = self._quic.host_cid, self._quic._peer_cid.cid
-        if ids != self._cids:
-            self._cids = ids
-            session.set_cid(ids[0])
-            session.set_peer_cid(ids[1])
+        """A server's peer that uses another ID may be migrating: that is aioquic's to see first."""
+        quic = self._quic
+        if quic.configuration.is_client:
+            ours = {issued.cid for issued in quic._host_cids}
+        else:
+            ours = {quic.host_cid}
+        if ours != self._cids:
+            for cid in self._cids - ours:
+                session.remove_cid(cid)
+            for cid in ours - self._cids:
+                session.add_cid(cid)
+            self._cids = ours
+        session.set_peer_cid(quic._peer_cid.cid)
 
     def _follow_path(self, session: _native.Session) -> None:
         path = private.active_path(self._quic)
