@@ -156,7 +156,7 @@ class EdgeConfig(StrictModel):
     interface: InterfaceName | None = None
     initials_per_source_per_s: Annotated[float, Field(ge=0.1, le=1e6)] = 50.0
     initials_burst: Annotated[int, Field(ge=1, le=1_000_000)] = 500
-    initials_per_s: Annotated[int, Field(ge=1, le=10_000_000)] = 2000
+    initials_per_s: Annotated[int, Field(ge=1, le=10_000_000)] = 1000
     blocklist: tuple[IpNetwork, ...] = ()
     blocklist_file: ReadableFile | None = None
 
