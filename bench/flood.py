@@ -35,10 +35,11 @@ from bench import facts
 from bench.errors import BenchError
 from bench.hosts import SERVER, UPLINK, Hosts
 from bench.load.tcp import Direction, run_tcp
-from bench.peers.zgate import GATEWAY_FILE, Zgate
+from bench.peers.zgate import BIN, GATEWAY_FILE, Zgate
 
 RESULTS_DIRECTORY = Path(__file__).resolve().parent / "results"
 TARGET_KEPT = 0.8
+SETTINGS = {"native": ("on", "native"), "generic": ("on", "generic"), "no edge": ("off", "auto")}
 EXTRA_S = 3.0
 WAIT_S = 20.0
 NOWHERE = "flood0"
@@ -48,6 +49,7 @@ class FloodedZgate(Zgate):
     """zgate with the edge on the uplink, or without it."""
 
     edge_enabled = "on"
+    edge_mode = "native"
 
     def start(self) -> None:
         if self._has_files:
@@ -55,13 +57,13 @@ class FloodedZgate(Zgate):
         super().start()
 
     def _gateway_config(self) -> dict[str, object]:
-        edge = {"enabled": self.edge_enabled, "interface": "uplink"}
+        edge = {"enabled": self.edge_enabled, "mode": self.edge_mode, "interface": "uplink"}
         return {**super()._gateway_config(), "edge": edge}
 
     def edge_line(self) -> str:
         """What zgatectl says of it."""
         done = self.hosts.gateway.run(
-            sys.executable, "-m", "zgate_cli.main", "--socket", self._file("gateway.sock"), "status"
+            BIN / "zgatectl", "--socket", self._file("gateway.sock"), "status"
         )
         found = re.search(r"^edge +(.*)$", done.stdout, re.MULTILINE)
         return found[1].strip() if found else "-"
@@ -165,7 +167,7 @@ def show(console: Console, settings: dict[str, Found]) -> bool:
     console.print(table)
     for title, found in settings.items():
         console.print(f"{title}: {found.edge}", highlight=False)
-    kept = settings["edge on"].ratio("flood", "calm")
+    kept = settings["native"].ratio("flood", "calm")
     console.print(f"{'✔ met' if kept >= TARGET_KEPT else '✘ missed'}: at least {TARGET_KEPT:g}")
     return kept >= TARGET_KEPT
 
@@ -183,7 +185,7 @@ def show(console: Console, settings: dict[str, Found]) -> bool:
 def main(rate: int, rounds: int, seconds: float, output: Path) -> None:
     """Measure what a flood leaves of a session, with the edge and without it."""
     console = Console(width=None if sys.stdout.isatty() else 120)
-    settings = {"edge on": Found(), "edge off": Found()}
+    settings = {title: Found() for title in SETTINGS}
     try:
         with Hosts.open() as hosts:
             # A veth takes the generator's frames where GRO is on, edge or not.
@@ -194,7 +196,7 @@ def main(rate: int, rounds: int, seconds: float, output: Path) -> None:
             peer = FloodedZgate(hosts)
             for number in range(1, rounds + 1):
                 for title, found in settings.items():
-                    peer.edge_enabled = "on" if title == "edge on" else "off"
+                    peer.edge_enabled, peer.edge_mode = SETTINGS[title]
                     measure(hosts, peer, found, rate, seconds)
                     flows = {name: round(values[-1]) for name, values in found.flows.items()}
                     console.print(f"round {number}/{rounds} {title}: {flows}", highlight=False)

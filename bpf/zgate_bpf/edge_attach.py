@@ -51,9 +51,15 @@ class Attachment:
 
 
 def attach(
-    program_fd: int, interface: str, interface_index: int, *, name: str, present: int = 0
+    program_fd: int,
+    interface: str,
+    interface_index: int,
+    *,
+    name: str,
+    present: int = 0,
+    modes: tuple[Mode, ...] = (Mode.NATIVE, Mode.GENERIC),
 ) -> Attachment:
-    """Attach a program in the driver where it can, else in the kernel's generic hook.
+    """Attach a program in the first of the modes that the interface can.
 
     `present` is the id of the program that is there already, as rtnetlink tells it (0: none). A
     leftover of the same ``name`` is replaced: choose names that no two living owners share.
@@ -67,7 +73,7 @@ def attach(
             f"{interface} has an XDP program already{_called(present)}; it was left there"
         )
     refused: dict[Mode, str] = {}
-    for mode in (Mode.NATIVE, Mode.GENERIC):
+    for mode in modes:
         try:
             fd = syscalls.link_create_xdp(program_fd, interface_index, mode)
         except OSError as error:

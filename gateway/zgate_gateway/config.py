@@ -142,6 +142,7 @@ class EdgeConfig(StrictModel):
     """The XDP program before the UDP port.
 
     :ivar enabled: ``auto``: where it can be attached; ``on``: not without it.
+    :ivar mode: ``auto``: in the driver if it can, else in the kernel's generic hook.
     :ivar interface: absent: ``uplink.interface``, or that of the listened address, or that of the
         default route.
     :ivar initials_per_source_per_s: first packets of one IPv4 address or IPv6 /64. A handshake
@@ -153,6 +154,7 @@ class EdgeConfig(StrictModel):
     """
 
     enabled: Literal["auto", "on", "off"] = "auto"
+    mode: Literal["auto", "native", "generic"] = "auto"
     interface: InterfaceName | None = None
     initials_per_source_per_s: Annotated[float, Field(ge=0.1, le=1e6)] = 50.0
     initials_burst: Annotated[int, Field(ge=1, le=1_000_000)] = 500

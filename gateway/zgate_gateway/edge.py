@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from zgate_bpf.edge import EdgeProgram, EdgeSettings, Owners, Rate
-from zgate_bpf.edge_attach import Attachment, attach
+from zgate_bpf.edge_attach import Attachment, Mode, attach
 from zgate_bpf.edge_layouts import EdgeReason
 from zgate_bpf.errors import BpfError, CapacityError
 from zgate_config import ConfigError
@@ -32,6 +32,13 @@ logger = logging.getLogger(__name__)
 _LOOK_INTERVAL_S = 5.0
 #: Enough for every client that asks which versions there are, and nothing beside a handshake.
 _VERSION_RATE = Rate(100, 100)
+
+
+_MODES: dict[str, tuple[Mode, ...]] = {
+    "auto": (Mode.NATIVE, Mode.GENERIC),
+    "native": (Mode.NATIVE,),
+    "generic": (Mode.GENERIC,),
+}
 
 
 class EdgeError(RuntimeError):
@@ -173,7 +180,14 @@ class Edge:
         assert found.interface is not None
         name, index = found.interface
         present = found.program
-        self._attachment = attach(program.fd, name, index, name=self._name, present=present)
+        self._attachment = attach(
+            program.fd,
+            name,
+            index,
+            name=self._name,
+            present=present,
+            modes=_MODES[self._config.mode],
+        )
         refused = self._attachment.native_refused
         self._note = f"not in the driver: {refused}" if refused else None
         logger.info(
