@@ -1,6 +1,6 @@
 """A flood of junk at the gateway's port beside a TCP flow: `python -m bench.flood`.
 
-Four conditions, interleaved in each round, with the edge and without it:
+Four conditions, interleaved in each round, with the edge in both modes and without it:
 
     calm     the flow alone
     control  the same generator at the same rate into a veth that leads nowhere: what the
