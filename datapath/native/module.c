@@ -390,6 +390,20 @@ static PyObject *session_set_receive_key(Session *self, PyObject *args)
 	Py_RETURN_NONE;
 }
 
+static PyObject *session_set_next_receive_key(Session *self, PyObject *args)
+{
+	unsigned int phase;
+	struct zdp_key *key;
+
+	if (!check_open(self))
+		return NULL;
+	key = parse_key(args, &phase);
+	if (!key)
+		return NULL;
+	zdp_opener_set_next(&self->session.opener, key);
+	Py_RETURN_NONE;
+}
+
 static PyObject *session_set_send_key(Session *self, PyObject *args)
 {
 	unsigned int phase;
@@ -771,6 +785,7 @@ static PyMemberDef session_members[] = {
 static PyMethodDef session_methods[] = {
 	{ "close", (PyCFunction)session_close, METH_NOARGS, NULL },
 	{ "set_receive_key", (PyCFunction)session_set_receive_key, METH_VARARGS, NULL },
+	{ "set_next_receive_key", (PyCFunction)session_set_next_receive_key, METH_VARARGS, NULL },
 	{ "set_send_key", (PyCFunction)session_set_send_key, METH_VARARGS, NULL },
 	{ "drop_previous_key", (PyCFunction)session_drop_previous_key, METH_NOARGS, NULL },
 	{ "add_cid", (PyCFunction)session_add_cid, METH_VARARGS, NULL },
@@ -835,6 +850,7 @@ static bool add_constants(PyObject *made)
 		{ "REPORT_PROBE_ACKED", ZDP_REPORT_PROBE_ACKED },
 		{ "REPORT_PROBE_LOST", ZDP_REPORT_PROBE_LOST },
 		{ "REPORT_BAD_ACK", ZDP_REPORT_BAD_ACK },
+		{ "REPORT_AEAD_LIMIT", ZDP_REPORT_AEAD_LIMIT },
 		{ "REPORT_KEY_WORN", ZDP_REPORT_KEY_WORN },
 		{ "SEND_DONE", ZDP_SEND_DONE },
 		{ "SEND_DROPPED", ZDP_SEND_DROPPED },

@@ -16,8 +16,6 @@
 /* Moving a payload to put an ACK before it is cheaper than another packet only while it is small. */
 #define MOST_MOVED_BYTES 512
 #define ACK_DELAY_EXPONENT 3
-/* RFC 9001 section 6.6: AES-GCM keys seal at most 2^23 packets. */
-#define MOST_PACKETS_PER_KEY ((1ULL << 23) - 64)
 /* Above this many ranges an ACK asks to be acknowledged, so that old ranges can be forgotten
  * (RFC 9000 section 13.2.4). */
 #define MANY_RANGES 8
@@ -165,6 +163,9 @@ static void seal(struct zdp_outbox *outbox)
 		out += outbox->jobs[i].payload_bytes + zdp_seal_overhead(&session->sealer);
 	}
 	zdp_seal_packets(&session->sealer, outbox->jobs, outbox->job_count);
+	/* At a limit of the key nothing is sealed, and nothing counts as sent. */
+	while (outbox->job_count && !outbox->jobs[outbox->job_count - 1].out_bytes)
+		outbox->job_count--;
 	for (size_t i = 0; i < outbox->job_count; i++)
 		add_run(outbox, &outbox->jobs[i]);
 	outbox->sealed_used = (size_t)(out - outbox->sealed);
@@ -183,8 +184,7 @@ void zdp_outbox_stage(struct zdp_outbox *outbox, struct zdp_session *session, ui
 	outbox->session = session;
 	outbox->now_ns = now_ns;
 	outbox->budget_bytes = 0;
-	if (session->may_send && session->sealer.key &&
-	    session->sealer.sealed_with_key < MOST_PACKETS_PER_KEY)
+	if (session->may_send && zdp_sealer_room(&session->sealer) == ZDP_OPEN_BATCH)
 		outbox->budget_bytes = zdp_recovery_allowance(session->recovery, now_ns);
 }
 

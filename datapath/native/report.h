@@ -15,6 +15,7 @@ enum zdp_report_kind {
 	ZDP_REPORT_PROBE_ACKED,  /* a path MTU probe of `number` bytes */
 	ZDP_REPORT_PROBE_LOST,
 	ZDP_REPORT_BAD_ACK,      /* the peer acknowledged what was never sent */
+	ZDP_REPORT_AEAD_LIMIT,   /* too many forged packets (RFC 9001 section 6.6) */
 	ZDP_REPORT_KEY_WORN,     /* the sending key has sealed enough: update it */
 };
 

@@ -214,6 +214,9 @@ void zdp_session_receive(struct zdp_session *session, const struct zdp_received 
 		}
 	}
 	count_ecn(session, ecn, session->counters.opened_packets - opened_before);
+	if (session->opener.key &&
+	    session->opener.forged >= zdp_key_forged_limit(session->opener.key))
+		zdp_report(reports, ZDP_REPORT_AEAD_LIMIT, session, NULL, 0, 0, NULL);
 }
 
 void zdp_session_batch_done(struct zdp_session *session, uint64_t now_ns)
@@ -233,6 +236,9 @@ bool zdp_session_note_received(struct zdp_session *session, uint64_t first, uint
 	for (uint64_t number = first; number <= last; number++)
 		if (!zdp_replay_add(&session->opener.window, number))
 			return false;
+	/* The first packet of a new key phase is always aioquic's. */
+	if (session->opener.previous && session->opener.phase_begin == UINT64_MAX)
+		session->opener.phase_begin = last;
 	if (!session->received.count || last > session->received.items[0].last)
 		session->largest_received_ns = now_ns;
 	if (eliciting && session->ack_due_ns == ZDP_NEVER)

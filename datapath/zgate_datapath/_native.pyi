@@ -8,6 +8,7 @@ REPORT_READ: int
 REPORT_PROBE_ACKED: int
 REPORT_PROBE_LOST: int
 REPORT_BAD_ACK: int
+REPORT_AEAD_LIMIT: int
 REPORT_KEY_WORN: int
 SEND_DONE: int
 SEND_DROPPED: int
@@ -68,6 +69,9 @@ class Session:
     ) -> None: ...
     def close(self) -> None: ...
     def set_receive_key(
+        self, cipher: int, key: bytes, iv: bytes, header_key: bytes, phase: int, /
+    ) -> None: ...
+    def set_next_receive_key(
         self, cipher: int, key: bytes, iv: bytes, header_key: bytes, phase: int, /
     ) -> None: ...
     def set_send_key(

@@ -14,7 +14,12 @@ from aioquic import tls
 from aioquic.h3.connection import H3Connection
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import QuicConnection, QuicConnectionState, QuicNetworkPath
-from aioquic.quic.crypto import CryptoContext, CryptoPair, derive_key_iv_hp
+from aioquic.quic.crypto import (
+    CryptoContext,
+    CryptoPair,
+    derive_key_iv_hp,
+    next_key_phase,
+)
 from aioquic.quic.recovery import QuicPacketRecovery, QuicPacketSpace
 from aioquic.quic.retry import QuicRetryTokenHandler
 from aioquic.quic.stream import QuicStream
@@ -168,6 +173,11 @@ def derive_keys(context: CryptoContext) -> tuple[bytes, bytes, bytes]:
         cipher_suite=context.cipher_suite, secret=context.secret, version=context.version
     )
     return keys
+
+
+def next_phase(context: CryptoContext) -> CryptoContext:
+    """The keys of the phase after this one (RFC 9001 section 6.1)."""
+    return next_key_phase(context)
 
 
 def peer_reset_token(quic: QuicConnection) -> bytes:

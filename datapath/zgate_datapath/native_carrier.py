@@ -221,6 +221,8 @@ class NativeCarrier:
         elif kind == _native.REPORT_BAD_ACK:
             # RFC 9000 section 13.1.
             engine.failed(QuicErrorCode.PROTOCOL_VIOLATION, "an ACK of a packet never sent")
+        elif kind == _native.REPORT_AEAD_LIMIT:
+            engine.failed(QuicErrorCode.AEAD_LIMIT_REACHED, "too many forged packets")
         elif kind == _native.REPORT_KEY_WORN:
             engine.update_key(self._loop.time())
 

@@ -155,6 +155,11 @@ class NativeEngine:
             is_update = self._receive_context is not None
             self._receive_context = pair.recv.aead
             session.set_receive_key(*self._keys(pair.recv, 0, is_update=is_update))
+            # Made ahead of time (RFC 9001 section 6.3): a forged packet of the other phase is
+            # found out by the engine, and never costs aioquic a key derivation.
+            session.set_next_receive_key(
+                *self._keys(private.next_phase(pair.recv), 0, is_update=True)
+            )
             if is_update:
                 probe_timeout_s = private.recovery(self._quic).get_probe_timeout()
                 self._previous_key_until = now + _PREVIOUS_KEY_PTOS * probe_timeout_s
