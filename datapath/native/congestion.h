@@ -76,6 +76,7 @@ struct zdp_model {
 	/* Rounds: one ends when a packet is acknowledged that was sent after it began. */
 	uint64_t round, round_end_delivered, round_least_rtt_ns;
 	uint32_t slow_rounds; /* in which the RTT stayed far above the least */
+	bool queueing; /* the RTT stayed above the least for the last round */
 	bool take_next_rtt; /* it was sent into an idle path, when the least was old */
 	uint64_t full_rate; /* that STARTUP or UP compares with */
 	uint64_t up_gain; /* percent */

@@ -27,6 +27,7 @@
 #define DOWN_GAIN 75
 #define FULL_GROWTH 125
 #define FULL_ROUNDS 3
+#define QUEUEING_GAIN 125
 #define CRUISE_ROUNDS 6
 #define PHASE_ROUNDS 4 /* DRAIN and DOWN end after as many, whatever is in flight */
 #define MIN_PACKETS 4
@@ -262,6 +263,9 @@ static void suspect(struct zdp_model *model)
 		model->slow_rounds++;
 	else
 		model->slow_rounds = 0;
+	model->queueing = model->round_least_rtt_ns != NONE &&
+			  model->round_least_rtt_ns >
+				  percent(model->least_rtt_ns, QUEUEING_GAIN) + 2 * MS_NS;
 	model->round_least_rtt_ns = NONE;
 }
 
@@ -343,9 +347,11 @@ static void test_losses(struct zdp_congestion_state *state, const struct zdp_ack
 	model->test_in_flight = 0;
 }
 
+/* A TCP inside that fills the path by itself leaves room in our window, and would so keep the queue in
+ * the path, where nothing manages it: a round in which the RTT never came down tells of that. */
 static void test_full(struct zdp_model *model, const struct zdp_ack_event *event)
 {
-	if (model->full || event->app_limited)
+	if (model->full || (event->app_limited && !model->queueing))
 		return;
 	if (model->rate.samples[0].value >= percent(model->full_rate, FULL_GROWTH)) {
 		model->full_rate = model->rate.samples[0].value;
