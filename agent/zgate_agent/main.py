@@ -147,6 +147,7 @@ def check_identity(config: AgentConfig) -> None:
 
 
 def _run(config: AgentConfig) -> int:
+    from zgate_datapath.event_loop import new_event_loop
     from zgate_datapath.tun import TunError
 
     from zgate_agent.rtnl import RoutingError
@@ -154,8 +155,8 @@ def _run(config: AgentConfig) -> int:
 
     directory = RuntimeDir(config.runtime_dir)
     try:
-        with directory.locked():
-            return asyncio.run(serve(config, directory))
+        with directory.locked(), asyncio.Runner(loop_factory=new_event_loop) as runner:
+            return runner.run(serve(config, directory))
     except (AlreadyRunning, TunError, RoutingError) as error:
         click.echo(f"zgate-agent: {error}", err=True)
     except OSError as error:

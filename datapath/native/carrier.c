@@ -594,3 +594,13 @@ uint64_t zdp_carrier_deadline(struct zdp_carrier *carrier, uint64_t now_ns)
 	}
 	return at;
 }
+
+bool zdp_carrier_owns(const struct zdp_carrier *carrier, int fd)
+{
+	return fd == carrier->udp_fd || (fd == carrier->tun_fd && carrier->tun_wanted);
+}
+
+bool zdp_carrier_is_wanted(const struct zdp_carrier *carrier)
+{
+	return carrier->reports.count || carrier->error_pending || carrier->tun_gone;
+}

@@ -53,6 +53,10 @@ void zdp_carrier_activate(struct zdp_carrier *carrier, struct zdp_session *sessi
 bool zdp_carrier_run(struct zdp_carrier *carrier, uint64_t limit_ns);
 /* Serves the sessions that are active, without receiving or reading. */
 void zdp_carrier_flush(struct zdp_carrier *carrier);
+/* Whether the descriptor is one that the carrier reads by itself. */
+bool zdp_carrier_owns(const struct zdp_carrier *carrier, int fd);
+/* Whether Python must look: reports, an error, a TUN that is gone. */
+bool zdp_carrier_is_wanted(const struct zdp_carrier *carrier);
 /* When zdp_carrier_run is wanted though nothing arrives; ZDP_NEVER. */
 uint64_t zdp_carrier_deadline(struct zdp_carrier *carrier, uint64_t now_ns);
 /* What went wrong since the last call: the socket's error queue is worth a look. */

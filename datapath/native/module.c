@@ -7,7 +7,9 @@
 #include <structmember.h>
 
 #include <arpa/inet.h>
+#include <errno.h>
 #include <math.h>
+#include <sys/epoll.h>
 
 #include "bytes.h"
 #include "carrier.h"
@@ -202,6 +204,103 @@ static PyObject *carrier_run(Carrier *self, PyObject *args)
 	return reports ? Py_BuildValue("(NN)", PyBool_FromLong(more), reports) : NULL;
 }
 
+#define WAIT_EVENTS 64
+/* How long one run may keep whoever waits beside the packets waiting. */
+#define WAIT_RUN_NS 1000000ULL
+
+/* Waits with the GIL given up; errno stays. */
+static int wait_events(int epoll_fd, struct epoll_event *events, uint64_t wait_ns)
+{
+	const struct timespec timeout = { .tv_sec = (time_t)(wait_ns / 1000000000ULL),
+					  .tv_nsec = (long)(wait_ns % 1000000000ULL) };
+	int count;
+
+	Py_BEGIN_ALLOW_THREADS
+	count = epoll_pwait2(epoll_fd, events, WAIT_EVENTS, wait_ns == ZDP_NEVER ? NULL : &timeout,
+			     NULL);
+	Py_END_ALLOW_THREADS
+	return count;
+}
+
+/* Takes out of `events` what is the carrier's own; the number of those that are left. */
+static int sift(const struct zdp_carrier *carrier, struct epoll_event *events, int count, bool *own,
+		bool *error)
+{
+	int kept = 0;
+
+	*own = *error = false;
+	for (int i = 0; i < count; i++) {
+		if (!zdp_carrier_owns(carrier, events[i].data.fd)) {
+			events[kept++] = events[i];
+			continue;
+		}
+		*own = true;
+		*error = *error || events[i].events & EPOLLERR;
+	}
+	return kept;
+}
+
+/* The way of every packet but a few: epoll says that a descriptor is ready, the carrier runs, and
+ * Python hears nothing of it. Returns for what is not the carrier's own: the number of events, or 0
+ * when `until_ns` has come or (`*is_wanted`) Python must look. -1: errno. */
+static int wait_and_carry(struct zdp_carrier *carrier, int epoll_fd, struct epoll_event *events,
+			  uint64_t until_ns, bool *is_wanted)
+{
+	bool more = false, own, error;
+
+	for (;;) {
+		uint64_t now_ns = zdp_now_ns();
+		const uint64_t due_ns = zdp_carrier_deadline(carrier, now_ns);
+		const uint64_t wake_ns = due_ns < until_ns ? due_ns : until_ns;
+		uint64_t wait_ns = ZDP_NEVER;
+		int count;
+
+		if (more || wake_ns <= now_ns)
+			wait_ns = 0;
+		else if (wake_ns != ZDP_NEVER)
+			wait_ns = wake_ns - now_ns;
+		count = wait_events(epoll_fd, events, wait_ns);
+		if (count < 0)
+			return -1;
+		count = sift(carrier, events, count, &own, &error);
+		now_ns = zdp_now_ns();
+		more = (own || due_ns <= now_ns) && zdp_carrier_run(carrier, WAIT_RUN_NS);
+		*is_wanted = error || zdp_carrier_is_wanted(carrier);
+		if (count || *is_wanted || now_ns >= until_ns)
+			return count;
+	}
+}
+
+static PyObject *carrier_wait(Carrier *self, PyObject *args)
+{
+	struct epoll_event events[WAIT_EVENTS];
+	double timeout_s;
+	uint64_t until_ns;
+	bool is_wanted = false;
+	PyObject *list;
+	int epoll_fd, count;
+
+	if (!PyArg_ParseTuple(args, "id", &epoll_fd, &timeout_s))
+		return NULL;
+	until_ns = timeout_s < 0 ? ZDP_NEVER : zdp_now_ns() + (uint64_t)(timeout_s * 1e9);
+	count = wait_and_carry(self->carrier, epoll_fd, events, until_ns, &is_wanted);
+	if (count < 0) {
+		if (errno != EINTR)
+			return PyErr_SetFromErrno(PyExc_OSError);
+		count = 0;
+	}
+	list = PyList_New(count);
+	for (int i = 0; list && i < count; i++) {
+		PyObject *event = Py_BuildValue("(iI)", events[i].data.fd, events[i].events);
+
+		if (event)
+			PyList_SET_ITEM(list, i, event);
+		else
+			Py_CLEAR(list);
+	}
+	return list ? Py_BuildValue("(NN)", list, PyBool_FromLong(is_wanted)) : NULL;
+}
+
 static PyObject *carrier_flush(Carrier *self, PyObject *unused)
 {
 	(void)unused;
@@ -263,6 +362,7 @@ static PyMethodDef carrier_methods[] = {
 	{ "read_tun", (PyCFunction)carrier_read_tun, METH_VARARGS, NULL },
 	{ "set_only", (PyCFunction)carrier_set_only, METH_VARARGS, NULL },
 	{ "run", (PyCFunction)carrier_run, METH_VARARGS, NULL },
+	{ "wait", (PyCFunction)carrier_wait, METH_VARARGS, NULL },
 	{ "flush", (PyCFunction)carrier_flush, METH_NOARGS, NULL },
 	{ "deadline", (PyCFunction)carrier_deadline, METH_NOARGS, NULL },
 	{ "take_error", (PyCFunction)carrier_take_error, METH_NOARGS, NULL },

@@ -213,6 +213,8 @@ void zdp_session_receive(struct zdp_session *session, const struct zdp_received 
 			break;
 		}
 	}
+	if (session->counters.opened_packets != opened_before)
+		zdp_recovery_heard(session->recovery, now_ns);
 	count_ecn(session, ecn, session->counters.opened_packets - opened_before);
 	if (session->opener.key &&
 	    session->opener.forged >= zdp_key_forged_limit(session->opener.key))

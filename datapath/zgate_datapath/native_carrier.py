@@ -15,6 +15,7 @@ from aioquic.quic.packet import QuicErrorCode
 
 from zgate_datapath import _native
 from zgate_datapath.connection_ids import CONNECTION_ID_BYTES
+from zgate_datapath.event_loop import selector_of
 from zgate_datapath.udp import Address, UdpSocket
 
 if TYPE_CHECKING:
@@ -59,6 +60,12 @@ class NativeCarrier:
         self._on_gone: Callable[[], None] | None = None
         self._alarm: asyncio.TimerHandle | None = None
         self._alarm_at = 0.0
+        self._selector = selector_of(loop)
+
+    @property
+    def udp_fd(self) -> int:
+        """The socket's descriptor; negative when it is closed."""
+        return self._udp.fileno()
 
     # Descriptors.
 
@@ -66,9 +73,13 @@ class NativeCarrier:
         """Begin to receive."""
         self.native.set_udp(self._udp.fileno())
         self._loop.add_reader(self._udp.fileno(), self._on_udp)
+        if self._selector is not None:
+            self._selector.attach(self)
 
     def stop(self) -> None:
         """Stop receiving and reading."""
+        if self._selector is not None:
+            self._selector.detach(self)
         if self._udp.fileno() >= 0:
             self._loop.remove_reader(self._udp.fileno())
         self.native.set_udp(-1)
@@ -141,7 +152,8 @@ class NativeCarrier:
         """Send what Python has put into sessions, and look when to come back."""
         if reports := self.native.flush():
             self._take(reports)
-        self._arm()
+        if self._selector is None:  # which knows the engine's deadlines by itself
+            self._arm()
 
     def _arm(self) -> None:
         at = self.native.deadline()
