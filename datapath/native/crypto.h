@@ -19,10 +19,6 @@ enum zdp_cipher {
 	ZDP_AES_128_GCM,
 	ZDP_AES_256_GCM,
 	ZDP_CHACHA20_POLY1305,
-#ifdef ZDP_BENCH_NULL_CIPHER
-	/* For measuring what QUIC and the AEAD cost; never in a build that is installed. */
-	ZDP_NULL_CIPHER,
-#endif
 };
 
 /* One direction's keys: opaque, made once per key phase. */
