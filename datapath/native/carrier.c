@@ -448,32 +448,76 @@ static void serve(struct zdp_carrier *carrier, uint64_t now_ns)
 
 /* 6: send. */
 
-static void set_segment(struct msghdr *header, struct message_control *control, uint16_t bytes)
+#define ECT0 2
+
+static void add_control(struct msghdr *header, struct message_control *control,
+				   int level, int type, const void *value, size_t bytes)
 {
-	struct cmsghdr *c;
+	struct cmsghdr *c = (struct cmsghdr *)(control->bytes + header->msg_controllen);
 
 	header->msg_control = control->bytes;
-	header->msg_controllen = CMSG_SPACE(sizeof(bytes));
-	c = CMSG_FIRSTHDR(header);
-	c->cmsg_level = SOL_UDP;
-	c->cmsg_type = UDP_SEGMENT;
-	c->cmsg_len = CMSG_LEN(sizeof(bytes));
-	memcpy(CMSG_DATA(c), &bytes, sizeof(bytes));
+	header->msg_controllen += CMSG_SPACE(bytes);
+	c->cmsg_level = level;
+	c->cmsg_type = type;
+	c->cmsg_len = CMSG_LEN(bytes);
+	memcpy(CMSG_DATA(c), value, bytes);
+}
+
+/* An IPv4 peer of a dual-stack socket is sent IPv4 packets. */
+static bool is_ipv4(const union zdp_address *address)
+{
+	return address->any.sa_family == AF_INET ||
+	       IN6_IS_ADDR_V4MAPPED(&address->ipv6.sin6_addr);
+}
+
+static void set_controls(struct msghdr *header, struct message_control *control,
+			 const struct zdp_out_run *run)
+{
+	const int tos = ECT0;
+
+	header->msg_controllen = 0;
+	if (run->count > 1)
+		add_control(header, control, SOL_UDP, UDP_SEGMENT, &run->segment_bytes,
+			    sizeof(run->segment_bytes));
+	if (run->is_ect && is_ipv4(&run->session->path))
+		add_control(header, control, IPPROTO_IP, IP_TOS, &tos, sizeof(tos));
+	else if (run->is_ect)
+		add_control(header, control, IPPROTO_IPV6, IPV6_TCLASS, &tos, sizeof(tos));
+}
+
+static void fill_message(struct msghdr *header, struct iovec *piece,
+			 struct message_control *control, const struct zdp_out_run *run)
+{
+	memset(header, 0, sizeof(*header));
+	*piece = (struct iovec){ (void *)run->data, run->bytes };
+	header->msg_name = &run->session->path;
+	header->msg_namelen = run->session->path_bytes;
+	header->msg_iov = piece;
+	header->msg_iovlen = 1;
+	set_controls(header, control, run);
 }
 
 /* Packet by packet: where GSO is not to be had, or to see which packet is refused. */
 static void send_singly(struct zdp_carrier *carrier, const struct zdp_out_run *run)
 {
+	struct zdp_out_run one = *run;
+	struct message_control control;
+	struct msghdr header;
+	struct iovec piece;
+
+	one.count = 1;
 	for (size_t at = 0; at < run->bytes; at += run->segment_bytes) {
 		const size_t left = run->bytes - at;
 		const size_t bytes = left < run->segment_bytes ? left : run->segment_bytes;
 		ssize_t sent = -1;
 
+		one.data = run->data + at;
+		one.bytes = bytes;
+		fill_message(&header, &piece, &control, &one);
 		/* The error that a call reports may be an ICMP message about an earlier packet;
 		 * reported, it is gone: the second try is the real one. */
 		for (int tries = 0; tries < 2 && sent < 0; tries++) {
-			sent = sendto(carrier->udp_fd, run->data + at, bytes, MSG_DONTWAIT,
-				      &run->session->path.any, run->session->path_bytes);
+			sent = sendmsg(carrier->udp_fd, &header, MSG_DONTWAIT);
 			if (sent < 0 && (errno == EAGAIN || errno == EMSGSIZE))
 				break;
 		}
@@ -507,27 +551,16 @@ static size_t send_some(struct zdp_carrier *carrier, const struct zdp_out_run *r
 
 	if (count > SEND_MESSAGES)
 		count = SEND_MESSAGES;
-	memset(messages, 0, count * sizeof(*messages));
 	for (size_t i = 0; i < count; i++) {
-		struct msghdr *header = &messages[i].msg_hdr;
-
-		pieces[i] = (struct iovec){ (void *)runs[i].data, runs[i].bytes };
-		header->msg_name = &runs[i].session->path;
-		header->msg_namelen = runs[i].session->path_bytes;
-		header->msg_iov = &pieces[i];
-		header->msg_iovlen = 1;
-		if (runs[i].count > 1) {
-			if (!carrier->has_gso) {
-				if (i)
-					count = i;
-				else {
-					send_singly(carrier, runs);
-					return 1;
-				}
-				break;
+		if (runs[i].count > 1 && !carrier->has_gso) {
+			if (!i) {
+				send_singly(carrier, runs);
+				return 1;
 			}
-			set_segment(header, &controls[i], runs[i].segment_bytes);
+			count = i;
+			break;
 		}
+		fill_message(&messages[i].msg_hdr, &pieces[i], &controls[i], &runs[i]);
 	}
 	sent = sendmmsg(carrier->udp_fd, messages, (unsigned int)count, MSG_DONTWAIT);
 	carrier->counters.send_calls++;

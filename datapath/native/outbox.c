@@ -19,6 +19,9 @@
 /* Above this many ranges an ACK asks to be acknowledged, so that old ranges can be forgotten
  * (RFC 9000 section 13.2.4). */
 #define MANY_RANGES 8
+/* What a full batch of payloads may become. */
+#define BATCH_SEALED_BYTES \
+	(ZDP_PLAIN_BYTES + ZDP_OPEN_BATCH * (1 + ZDP_MAX_CID_BYTES + 4 + ZDP_TAG_BYTES))
 
 struct zdp_outbox *zdp_outbox_new(void)
 {
@@ -44,15 +47,26 @@ void zdp_outbox_free(struct zdp_outbox *outbox)
 	free(outbox);
 }
 
-static size_t packet_most_bytes(const struct zdp_session *session)
+/* A DATAGRAM frame with its type: the peer may take less in one than a packet holds. */
+static size_t frame_most_bytes(const struct zdp_session *session)
 {
 	return session->max_frame_payload_bytes + 1;
+}
+
+/* The frames of one packet: what the path carries, whatever the peer thinks of datagrams. */
+static size_t packet_most_bytes(const struct zdp_session *session)
+{
+	const size_t frame = frame_most_bytes(session);
+	const size_t overhead = zdp_seal_overhead(&session->sealer);
+
+	return session->max_packet_bytes > frame + overhead ? session->max_packet_bytes - overhead :
+							      frame;
 }
 
 bool zdp_outbox_is_full(const struct zdp_outbox *outbox)
 {
 	return outbox->run_count + ZDP_OPEN_BATCH > ZDP_OUT_RUNS ||
-	       outbox->sealed_used + ZDP_PLAIN_BYTES > ZDP_SEALED_BYTES;
+	       outbox->sealed_used + BATCH_SEALED_BYTES > ZDP_SEALED_BYTES;
 }
 
 bool zdp_outbox_is_empty(const struct zdp_outbox *outbox)
@@ -63,7 +77,10 @@ bool zdp_outbox_is_empty(const struct zdp_outbox *outbox)
 static size_t write_ack(const struct zdp_session *session, uint8_t *out, size_t room,
 			uint64_t now_ns)
 {
-	const uint64_t delay_us = (now_ns - session->largest_received_ns) / 1000;
+	/* What is sent may have been made before what is acknowledged came. */
+	const uint64_t delay_us = now_ns > session->largest_received_ns ?
+					  (now_ns - session->largest_received_ns) / 1000 :
+					  0;
 	const bool has_ecn = session->ecn.ect0 || session->ecn.ect1 || session->ecn.ce;
 
 	return zdp_write_ack(out, room, &session->received, delay_us >> ACK_DELAY_EXPONENT,
@@ -84,7 +101,7 @@ static void add_ack(struct zdp_outbox *outbox)
 	struct zdp_seal_job *last = &outbox->jobs[outbox->job_count - 1];
 	uint8_t ack[MOST_MOVED_BYTES];
 	uint8_t *payload = (uint8_t *)last->payload;
-	size_t room = packet_most_bytes(session), bytes;
+	size_t room = outbox->last_room, bytes;
 
 	if (session->ack_due_ns == ZDP_NEVER || last->payload_bytes > MOST_MOVED_BYTES ||
 	    !outbox->eliciting[outbox->job_count - 1] || last->payload_bytes >= room)
@@ -100,13 +117,13 @@ static void add_ack(struct zdp_outbox *outbox)
 }
 
 /* One more packet for the socket: part of the last run when it fits behind it. */
-static void add_run(struct zdp_outbox *outbox, const struct zdp_seal_job *job)
+static void add_run(struct zdp_outbox *outbox, const struct zdp_seal_job *job, bool is_ect)
 {
 	struct zdp_out_run *run =
 		outbox->run_count ? &outbox->runs[outbox->run_count - 1] : NULL;
 	const bool is_whole = run && run->bytes == (size_t)run->segment_bytes * run->count;
 
-	if (run && is_whole && run->session == outbox->session &&
+	if (run && is_whole && run->session == outbox->session && run->is_ect == is_ect &&
 	    job->out_bytes <= run->segment_bytes && run->count < ZDP_GSO_MAX_SEGMENTS &&
 	    run->bytes + job->out_bytes <= ZDP_GSO_MAX_BYTES) {
 		run->bytes += job->out_bytes;
@@ -119,6 +136,7 @@ static void add_run(struct zdp_outbox *outbox, const struct zdp_seal_job *job)
 		.bytes = job->out_bytes,
 		.segment_bytes = (uint16_t)job->out_bytes,
 		.count = 1,
+		.is_ect = is_ect,
 	};
 }
 
@@ -132,7 +150,7 @@ static void register_sent(struct zdp_outbox *outbox)
 		const struct zdp_seal_job *first = &outbox->jobs[i];
 		uint32_t count = 1;
 
-		if (!outbox->eliciting[i]) {
+		if (!outbox->eliciting[i] || !first->out_bytes) {
 			i++;
 			continue;
 		}
@@ -153,6 +171,7 @@ static void register_sent(struct zdp_outbox *outbox)
 static void seal(struct zdp_outbox *outbox)
 {
 	struct zdp_session *session = outbox->session;
+	bool marks;
 	uint8_t *out = outbox->sealed + outbox->sealed_used;
 
 	if (!outbox->job_count)
@@ -166,8 +185,10 @@ static void seal(struct zdp_outbox *outbox)
 	/* At a limit of the key nothing is sealed, and nothing counts as sent. */
 	while (outbox->job_count && !outbox->jobs[outbox->job_count - 1].out_bytes)
 		outbox->job_count--;
+	/* What recovery is not told of is not marked: the peer's counts are compared with its own. */
+	marks = zdp_recovery_marks_ect0(session->recovery);
 	for (size_t i = 0; i < outbox->job_count; i++)
-		add_run(outbox, &outbox->jobs[i]);
+		add_run(outbox, &outbox->jobs[i], marks && outbox->eliciting[i]);
 	outbox->sealed_used = (size_t)(out - outbox->sealed);
 	register_sent(outbox);
 	session->counters.sealed_packets += outbox->job_count;
@@ -201,6 +222,7 @@ static struct zdp_seal_job *new_payload(struct zdp_outbox *outbox, size_t most, 
 	memset(job, 0, sizeof(*job));
 	job->payload = outbox->plain + outbox->plain_used;
 	outbox->plain_used += most;
+	outbox->last_room = most;
 	outbox->eliciting[outbox->job_count++] = eliciting;
 	outbox->is_open = false;
 	return job;
@@ -227,13 +249,15 @@ uint8_t *zdp_outbox_datagram(struct zdp_outbox *outbox, size_t bytes)
 	struct zdp_session *session = outbox->session;
 	const size_t most = packet_most_bytes(session);
 	const size_t framed = 1 + zdp_varint_bytes(bytes) + bytes;
+	const bool takes_length = framed <= frame_most_bytes(session);
 	const size_t overhead = zdp_seal_overhead(&session->sealer);
 	struct zdp_seal_job *job;
 	uint8_t *at;
 
 	if (outbox->is_open) {
 		job = &outbox->jobs[outbox->job_count - 1];
-		if (job->payload_bytes + framed <= most && framed <= outbox->budget_bytes) {
+		if (takes_length && job->payload_bytes + framed <= outbox->last_room &&
+		    framed <= outbox->budget_bytes) {
 			outbox->budget_bytes -= framed;
 			return append_with_length(job, bytes);
 		}
@@ -244,7 +268,7 @@ uint8_t *zdp_outbox_datagram(struct zdp_outbox *outbox, size_t bytes)
 	if (!job)
 		return NULL;
 	outbox->budget_bytes -= framed + overhead;
-	if (framed + LEAST_SHARED_BYTES <= most) {
+	if (takes_length && framed + LEAST_SHARED_BYTES <= most) {
 		outbox->is_open = true;
 		return append_with_length(job, bytes);
 	}

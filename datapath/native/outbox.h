@@ -19,6 +19,7 @@ struct zdp_out_run {
 	size_t bytes;
 	uint16_t segment_bytes;
 	uint16_t count;
+	bool is_ect; /* to be marked ECT(0) */
 };
 
 struct zdp_outbox {
@@ -30,6 +31,7 @@ struct zdp_outbox {
 	bool eliciting[ZDP_OPEN_BATCH];
 	size_t job_count;
 	bool is_open; /* the last payload takes more datagrams */
+	size_t last_room; /* bytes that the last payload may have */
 	uint8_t *plain;
 	size_t plain_used;
 	/* Sealed packets of any session. */

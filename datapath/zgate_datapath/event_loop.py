@@ -1,9 +1,9 @@
 """An asyncio event loop in whose waiting packets are carried.
 
 asyncio asks its selector what is ready. `CarryingSelector` answers for the native engine's own
-descriptors by itself: as long as only they are ready it moves packets, in C, and returns to Python for
-everything else. So a bulk transfer costs no turn of the event loop, and an idle one as little as
-`epoll` does.
+descriptors by itself: as long as only they are ready it moves packets, in C, and returns to Python
+for everything else. So a bulk transfer costs no turn of the event loop, and an idle one as little
+as `epoll` does.
 """
 
 from __future__ import annotations
