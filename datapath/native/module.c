@@ -8,11 +8,15 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <malloc.h>
 #include <math.h>
 #include <sys/epoll.h>
 
 #include "bytes.h"
 #include "carrier.h"
+
+#define KEPT_HEAP_BYTES (16 << 20)
+#define MAPPED_BLOCK_BYTES (1 << 20)
 
 typedef struct {
 	PyObject_HEAD
@@ -608,6 +612,11 @@ static PyObject *session_set_limits(Session *self, PyObject *args)
 		return NULL;
 	if (frame_payload_bytes > UINT16_MAX)
 		frame_payload_bytes = UINT16_MAX;
+	if (!packet_bytes || packet_bytes > UINT16_MAX) {
+		PyErr_SetString(PyExc_ValueError, "a UDP payload has 1 to 65535 bytes");
+		return NULL;
+	}
+	self->session.max_packet_bytes = packet_bytes;
 	self->session.max_frame_payload_bytes = frame_payload_bytes;
 	zdp_recovery_set_packet_bytes(self->session.recovery, packet_bytes);
 	Py_RETURN_NONE;
@@ -974,6 +983,10 @@ PyMODINIT_FUNC PyInit__native(void)
 {
 	PyObject *made;
 
+	/* Queues hold blocks of 64 kB for a moment each: given back to the kernel and asked for again,
+	 * every one of them would be cleared page by page. */
+	mallopt(M_TRIM_THRESHOLD, KEPT_HEAP_BYTES);
+	mallopt(M_MMAP_THRESHOLD, MAPPED_BLOCK_BYTES);
 	if (PyType_Ready(&carrier_type) || PyType_Ready(&session_type))
 		return NULL;
 	made = PyModule_Create(&module);

@@ -61,7 +61,9 @@ void zdp_recovery_path_changed(struct zdp_recovery *recovery)
 
 bool zdp_recovery_marks_ect0(const struct zdp_recovery *recovery)
 {
-	return zdp_ecn_marks(&recovery->ecn);
+	/* RFC 9484 section 10.2: without congestion control there is nobody to answer a mark. */
+	return recovery->config.congestion != ZDP_CONGESTION_NONE &&
+	       zdp_ecn_marks(&recovery->ecn);
 }
 
 static uint32_t age(uint64_t since_ns, uint64_t now_ns)
@@ -124,7 +126,7 @@ bool zdp_recovery_sent(struct zdp_recovery *recovery, uint64_t first, uint32_t c
 		       uint32_t bytes, bool app_limited, uint64_t now_ns)
 {
 	struct zdp_sent *sent = &recovery->sent;
-	bool marked = zdp_ecn_marks(&recovery->ecn), remembered;
+	bool marked = zdp_recovery_marks_ect0(recovery), remembered;
 
 	if (sent->packets == 0) {
 		recovery->first_sent_ns = recovery->delivered_ns = now_ns;
