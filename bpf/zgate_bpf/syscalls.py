@@ -49,14 +49,17 @@ class MapType(IntEnum):
     LRU_HASH = 9
     LPM_TRIE = 11
     ARRAY_OF_MAPS = 12
+    REUSEPORT_SOCKARRAY = 20
     RINGBUF = 27
 
 
 class ProgramType(IntEnum):
     """``enum bpf_prog_type``."""
 
+    SOCKET_FILTER = 1
     SCHED_CLS = 3
     XDP = 6
+    SK_REUSEPORT = 21
 
 
 NO_PREALLOC = 1

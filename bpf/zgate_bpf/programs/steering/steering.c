@@ -1,0 +1,74 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Which worker gets a packet: zg_steer_udp what arrives at the UDP port (SK_REUSEPORT), by the
+ * connection ID; zg_steer_tun what the kernel routes into the TUN (SOCKET_FILTER), by the
+ * destination address. Workers are numbered, and so are their sockets and queues.
+ *
+ * A connection ID that a worker has issued is 8 bytes: the worker's number, masked by a keyed
+ * function of the 7 random bytes that follow (zgate_datapath.connection_ids). What names nobody,
+ * such as the ID that a client makes up for its first packet, goes where the kernel's hash of
+ * addresses and ports sends it: always to the same worker.
+ */
+#include <linux/bpf.h>
+
+#define ZG_UDP_HEADER_BYTES 8
+#define ZG_CID_BYTES 8
+#define ZG_LONG_HEADER 0x80
+/* First byte and version lie before the length of a long header's connection ID. */
+#define ZG_LONG_LENGTH_OFFSET 5
+#define ZG_RANDOM_BITS 56
+#define ZG_WORD(name) ((__u64)(__u32)name##_HIGH << 32 | (__u32)name##_LOW)
+
+#define zg_map(name) ((void *)bpf_pseudo_fd(1, ZG_MAP_##name))
+
+static __always_inline __u32 zg_owner(__u64 word)
+{
+	const __u64 rest = word & ((1ULL << ZG_RANDOM_BITS) - 1);
+	const __u64 mask = rest * ZG_WORD(ZG_MASK_FACTOR) + ZG_WORD(ZG_MASK_OFFSET);
+
+	return (word >> ZG_RANDOM_BITS) ^ (mask >> ZG_RANDOM_BITS);
+}
+
+int zg_steer_udp(struct sk_reuseport_md *md)
+{
+	__u32 offset = ZG_UDP_HEADER_BYTES;
+	__u8 first, length;
+	__u64 word;
+	__u32 owner;
+
+	if (bpf_skb_load_bytes(md, offset, &first, sizeof(first)))
+		return SK_PASS;
+	if (first & ZG_LONG_HEADER) {
+		if (bpf_skb_load_bytes(md, offset + ZG_LONG_LENGTH_OFFSET, &length, sizeof(length)))
+			return SK_PASS;
+		if (length != ZG_CID_BYTES)
+			return SK_PASS;
+		offset += ZG_LONG_LENGTH_OFFSET;
+	}
+	if (bpf_skb_load_bytes(md, offset + 1, &word, sizeof(word)))
+		return SK_PASS;
+	owner = zg_owner(bpf_ntohll(word));
+	/* Where nothing is selected, the kernel's hash decides. */
+	if (owner < ZG_WORKERS)
+		bpf_sk_select_reuseport(md, zg_map(sockets), &owner, 0);
+	return SK_PASS;
+}
+
+int zg_steer_tun(struct __sk_buff *skb)
+{
+	struct {
+		__u8 bytes[16];
+	} address = {};
+	const __u32 *owner;
+	__u8 first;
+
+	if (bpf_skb_load_bytes(skb, 0, &first, sizeof(first)))
+		return 0;
+	if (first >> 4 == 4) {
+		if (bpf_skb_load_bytes(skb, 16, &address, 4))
+			return 0;
+	} else if (bpf_skb_load_bytes(skb, 24, &address, 16)) {
+		return 0;
+	}
+	owner = bpf_map_lookup_elem(zg_map(owners), &address);
+	return owner ? *owner : 0;
+}
