@@ -14,9 +14,12 @@ from pathlib import Path
 
 _TUNSETIFF = 0x400454CA
 _TUNSETOFFLOAD = 0x400454D0
+_TUNSETSTEERINGEBPF = 0x800454E0
 _IFF_TUN = 0x0001
+_IFF_MULTI_QUEUE = 0x0100
 _IFF_NO_PI = 0x1000
 _IFF_VNET_HDR = 0x4000
+_IFF_TUN_EXCL = 0x8000
 _TUN_F_CSUM, _TUN_F_TSO4, _TUN_F_TSO6, _TUN_F_TSO_ECN = 0x01, 0x02, 0x04, 0x08
 _TUN_F_USO4, _TUN_F_USO6 = 0x20, 0x40
 _TCP_OFFLOADS = _TUN_F_CSUM | _TUN_F_TSO4 | _TUN_F_TSO6 | _TUN_F_TSO_ECN
@@ -66,6 +69,45 @@ class Tun:
         Raises:
             TunError: no /dev/net/tun, no permission, or the name is taken.
         """
+        return cls._attach(name, 0, has_vnet_header=has_vnet_header)
+
+    @classmethod
+    def open_queues(cls, name: str, count: int, *, has_vnet_header: bool = False) -> list[Tun]:
+        """Make the device `name` with `count` queues, in the order of their numbers.
+
+        The kernel chooses a queue by the flow, until `steer` tells it otherwise.
+
+        Raises:
+            TunError: as `open`.
+        """
+        queues: list[Tun] = []
+        try:
+            for _ in range(count):
+                # Only the first one makes the device: another process's is not to be joined.
+                exclusive = 0 if queues else _IFF_TUN_EXCL
+                flags = _IFF_MULTI_QUEUE | exclusive
+                queues.append(cls._attach(name, flags, has_vnet_header=has_vnet_header))
+        except TunError:
+            for queue in queues:
+                queue.close()
+            raise
+        return queues
+
+    def steer(self, program_fd: int) -> None:
+        """Let a BPF program (SOCKET_FILTER) choose the queue: it returns the number.
+
+        Raises:
+            TunError: the kernel refused.
+        """
+        try:
+            fcntl.ioctl(self.fd, _TUNSETSTEERINGEBPF, struct.pack("=i", program_fd))
+        except OSError as error:
+            raise TunError(
+                f"cannot steer the queues of TUN device {self.name}: {error.strerror}"
+            ) from error
+
+    @classmethod
+    def _attach(cls, name: str, flags: int, *, has_vnet_header: bool) -> Tun:
         if not name or len(name.encode()) >= _IFNAMSIZ:
             raise TunError(f"TUN name {name!r}: expected 1 to {_IFNAMSIZ - 1} bytes")
         device = Path("/dev/net/tun")
@@ -75,7 +117,7 @@ class Tun:
             raise TunError(
                 f"cannot open {device}: {error.strerror}; load the tun module and run as root"
             ) from error
-        flags = _IFF_TUN | _IFF_NO_PI | (_IFF_VNET_HDR if has_vnet_header else 0)
+        flags |= _IFF_TUN | _IFF_NO_PI | (_IFF_VNET_HDR if has_vnet_header else 0)
         request = struct.pack("16sH22x", name.encode(), flags)
         try:
             answer = fcntl.ioctl(fd, _TUNSETIFF, request)

@@ -86,21 +86,33 @@ class UdpSocket:
         Raises:
             OSError: the address or port cannot be bound.
         """
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return cls.bind_group(host, port, 1)[0]
+
+    @classmethod
+    def bind_group(cls, host: str, port: int, count: int) -> list[UdpSocket]:
+        """`count` sockets on one port, among which the kernel shares out what arrives.
+
+        Port 0: a free one, the same for all. Nobody else can join: the first socket claims the
+        port for itself, and only then lets the others in (SO_REUSEPORT).
+
+        Raises:
+            OSError: the address or port cannot be bound.
+        """
+        made: list[socket.socket] = []
         try:
-            sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
-        except OSError as error:
-            if host != "::" or error.errno != errno.EAFNOSUPPORT:
-                raise
-            return cls.bind("0.0.0.0", port)  # noqa: S104 - the IPv4 reading of "::"
-        try:
-            if family == socket.AF_INET6:
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-            sock.bind((host, port))
+            made.append(_bound(host, port, shared=False))
+            made[0].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            port = made[0].getsockname()[1]
+            while len(made) < count:
+                made.append(_bound(host, port, shared=True))
+            if count == 1:
+                # One that has joined makes it a group, which can be steered; and leaves again.
+                _bound(host, port, shared=True).close()
         except OSError:
-            sock.close()
+            for sock in made:
+                sock.close()
             raise
-        return cls(sock)
+        return [cls(sock) for sock in made]
 
     @classmethod
     def towards(cls, address: Address) -> UdpSocket:
@@ -247,6 +259,26 @@ def _segment_runs(datagrams: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
                 break
         yield datagrams[start:end]
         start = end
+
+
+def _bound(host: str, port: int, *, shared: bool) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+    except OSError as error:
+        if host != "::" or error.errno != errno.EAFNOSUPPORT:
+            raise
+        return _bound("0.0.0.0", port, shared=shared)  # noqa: S104 - the IPv4 reading of "::"
+    try:
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        if shared:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        sock.bind((host, port))
+    except OSError:
+        sock.close()
+        raise
+    return sock
 
 
 def _try_option(sock: socket.socket, level: int, option: int, value: int) -> bool:

@@ -9,6 +9,7 @@ import socket
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from zgate_datapath import udp
 from zgate_datapath.udp import UdpSocket, _segment_runs, udp_overhead_bytes
 
 
@@ -133,3 +134,42 @@ def test_a_dead_peer_costs_the_others_no_packet(
         assert receive(client, size) == sent
     assert server.dropped_on_send == 0
     assert {error.address[1] for error in server.path_errors()} == {dead_address[1]}
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_group_shares_a_port_and_nobody_else_joins(count: int) -> None:
+    group = UdpSocket.bind_group("127.0.0.1", 0, count)
+    port = group[0].local_address[1]
+    assert [one.local_address for one in group] == [("127.0.0.1", port)] * count
+    with pytest.raises(OSError, match="in use"):
+        UdpSocket.bind_group("127.0.0.1", port, 2)
+    senders = [UdpSocket.towards(("127.0.0.1", port)) for _ in range(200)]
+    for sender in senders:
+        sender.send_batch([b"hello"], ("127.0.0.1", port))
+    received = [len(list(one.receive_batch(300))) for one in group]
+    assert sum(received) == 200
+    assert all(received)
+    for one in (*senders, *group):
+        one.close()
+    UdpSocket.bind("127.0.0.1", port).close()
+
+
+def test_a_group_that_cannot_be_bound_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    free = UdpSocket.bind("127.0.0.1", 0)
+    port = free.local_address[1]
+    free.close()
+    made = 0
+    bound = udp._bound
+
+    def bound_twice(host: str, port: int, *, shared: bool) -> socket.socket:
+        nonlocal made
+        made += 1
+        if made == 3:
+            raise OSError("no")
+        return bound(host, port, shared=shared)
+
+    monkeypatch.setattr(udp, "_bound", bound_twice)
+    with pytest.raises(OSError, match="no"):
+        UdpSocket.bind_group("127.0.0.1", port, 4)
+    monkeypatch.undo()
+    UdpSocket.bind("127.0.0.1", port).close()
