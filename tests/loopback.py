@@ -27,9 +27,11 @@ from zgate_datapath.connection import Connection, Ending, Headers
 from zgate_datapath.connection_ids import CONNECTION_ID_BYTES, ConnectionIds
 from zgate_datapath.endpoint import Endpoint, ServerEndpoint
 from zgate_datapath.udp import UdpSocket
+from zgate_gateway.admission import Admission, Answer, Applicant, Refusal
 from zgate_gateway.forwarder import Forwarder
 from zgate_gateway.listener import Listener, ListenerSettings
 from zgate_gateway.pool import PoolExhausted
+from zgate_gateway.registry import Registry, RegistrySettings, SessionRecord
 from zgate_gateway.sessions import ClientConnection, Session, SessionSettings, SessionTable
 from zgate_identity.authority import CertificateAuthority
 from zgate_identity.profile import Usage
@@ -258,16 +260,76 @@ class Record:
         self.refused: list[tuple[str, str, str]] = []
         self.fails: Exception | None = None
 
-    def session_up(self, session: Session) -> None:
+    def session_up(self, session: SessionRecord) -> None:
         self.up.append(session.client)
 
-    def session_down(self, session: Session, cause: str) -> None:
+    def session_down(self, session: SessionRecord, cause: str) -> None:
         if self.fails is not None:
             raise self.fails
         self.down.append((session.client, cause))
 
     def session_refused(self, client: str, peer: str, reason: str, text: str) -> None:
         self.refused.append((client, reason, text))
+
+
+class FakeSteering:
+    """Which worker gets the packets for an address."""
+
+    def __init__(self) -> None:
+        self.owners: dict[bytes, int] = {}
+
+    def assign(self, address: IPv4Address | IPv6Address, owner: int) -> None:
+        self.owners[address.packed] = owner
+
+    def release(self, address: IPv4Address | IPv6Address, owner: int) -> None:
+        if self.owners.get(address.packed) == owner:
+            del self.owners[address.packed]
+
+
+class Near:
+    """Supervisor and worker in one process: `Registrar` and `WorkerLink` without messages.
+
+    `delays`: answers wait in `held` until `release` is called, as they do between processes.
+    """
+
+    def __init__(self, registry: Registry, index: int = 0) -> None:
+        self.registry = registry
+        self.index = index
+        self.table: SessionTable | None = None
+        self.delays = False
+        self.held: list[Callable[[], None]] = []
+
+    def release(self) -> None:
+        held, self.held = self.held, []
+        for each in held:
+            each()
+
+    def _later(self, action: Callable[[], None]) -> None:
+        if self.delays:
+            self.held.append(action)
+        else:
+            action()
+
+    def apply(self, applicant: Applicant, answer: Answer) -> None:
+        try:
+            session = self.registry.admit(applicant, self)
+        except Refusal as refusal:
+            refused = refusal
+            self._later(lambda: answer(refused))
+        else:
+            admission = Admission(session.session_id, session.addresses)
+            self._later(lambda: answer(admission))
+
+    def ended(self, session_id: str, cause: str) -> None:
+        self.registry.ended(session_id, self, cause)
+
+    def refused(self, client: str, peer: str, refusal: Refusal) -> None:
+        self.registry.count_refused(client, peer, refusal)
+
+    def close_session(self, session_id: str, cause: str) -> None:
+        assert self.table is not None
+        table = self.table
+        self._later(lambda: table.closed(session_id, cause))
 
 
 # Both ends.
@@ -309,23 +371,30 @@ class Gateway:
         self.verifier = ReloadingClientVerifier(
             pki.ca_file, pki.authority.crl_file, datetime.now(UTC)
         )
-        self.table = SessionTable(
-            SessionSettings(
-                newest_wins=newest_wins,
-                max_sessions=max_sessions,
-                routes=tuple(IpRange.of(ip_network(each)) for each in routes),
-                template=default_template("gateway"),
-            ),
+        self.steering = FakeSteering()
+        self.registry = Registry(
+            RegistrySettings(newest_wins=newest_wins, max_sessions=max_sessions),
             pools=self.pools,  # type: ignore[arg-type]
             kernel=self.kernel,
+            steering=self.steering,
             listener=self.record,
+            recheck=self.verifier.recheck,
+            loop=loop,
+        )
+        self.link = Near(self.registry)
+        self.table = self.link.table = SessionTable(
+            SessionSettings(
+                routes=tuple(IpRange.of(ip_network(each)) for each in routes),
+                template=default_template("gateway"),
+                gateway_addresses=(GATEWAY_V4.packed, GATEWAY_V6.packed),
+            ),
+            registrar=self.link,
             write_tun=self.tun.write,
+            owner_of=self.steering.owners.get,
             loop=loop,
         )
         self.listener = Listener(
             ListenerSettings(
-                address=address,
-                port=port,
                 certificate_file=identity.certificate,
                 key_file=identity.key,
                 engine=engine,
@@ -340,7 +409,7 @@ class Gateway:
             connection_ids=connection_ids,
             retry_key=retry_key,
         )
-        self.listener.open(loop)
+        self.listener.open(UdpSocket.bind(address, port), loop)
         self.forwarder = Forwarder(
             self.tun,  # type: ignore[arg-type]
             self.table,
@@ -388,7 +457,9 @@ class Gateway:
     def assert_holds_nothing(self) -> None:
         """No session, no address, no kernel entry, no connection is left."""
         endpoint, table = self.endpoint, self.table
-        assert not table.by_client and not table.by_address
+        assert not table.by_client and not table.by_address and not table.by_id
+        assert not self.registry.by_client and not self.registry.by_id
+        assert not self.steering.owners
         assert self.kernel.clients == {}
         assert [pool.held for pool in self.pools] == [[] for _ in self.pools]
         assert not endpoint.connections and not endpoint._by_id

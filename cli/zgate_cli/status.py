@@ -46,6 +46,7 @@ def _rows(answer: schemas.Status) -> list[tuple[str, Text | str]]:
         ("up", f"{duration_text(answer.uptime_s)} since {time_text(answer.started_at)}"),
         ("listens on", ", ".join(f"{address}/udp" for address in answer.listen)),
         ("interface", f"{answer.tun_name}, MTU {answer.tun_mtu_bytes}"),
+        *_workers(answer.workers),
         ("sessions", _sessions(answer)),
         ("policy", _policy(answer.policy)),
     ]
@@ -61,6 +62,18 @@ def _rows(answer: schemas.Status) -> list[tuple[str, Text | str]]:
         rows.append(("audit", _audit(answer.audit)))
     if answer.edge is not None:
         rows += _edge(answer.edge)
+    return rows
+
+
+def _workers(workers: list[schemas.Worker]) -> list[tuple[str, Text | str]]:
+    rows: list[tuple[str, Text | str]] = []
+    for one in workers:
+        state = f"pid {one.pid}" if one.pid is not None else "ended, being started again"
+        text = f"{state}, {one.sessions} sessions, {one.restarts} restarts"
+        if one.misdirected_packets:
+            text += f", {one.misdirected_packets} packets of other workers"
+        troubled = one.pid is None or one.restarts or one.misdirected_packets
+        rows.append((f"worker {one.worker}", cell(text, "yellow" if troubled else "")))
     return rows
 
 

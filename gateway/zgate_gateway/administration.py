@@ -17,6 +17,7 @@ from zgate_bpf.kernel_policy import ClientCounters, Direction
 from zgate_bpf.tables import NO_RULE, Action
 from zgate_config import ConfigError
 from zgate_control.store import StoreError
+from zgate_datapath.tunnel import add_drops
 from zgate_protocol.drop_reason import DropReason
 
 from zgate_gateway.api import schemas
@@ -30,13 +31,13 @@ from zgate_gateway.api.facade import (
 from zgate_gateway.api.policy_report import check_text, diff_text, limits_in, warnings_among
 from zgate_gateway.flows import open_flows
 from zgate_gateway.kernel import KernelError
-from zgate_gateway.metrics import ClientTraffic, MetricsSnapshot, PoolLevel
+from zgate_gateway.metrics import ClientTraffic, MetricsSnapshot, PoolLevel, WorkerLoad
 from zgate_gateway.policy.policy_set import Explanation, NextChange
 from zgate_gateway.policy.rules import Rule
 from zgate_gateway.policy_file import PolicyFileError
 from zgate_gateway.policy_keeper import PolicyMoved, PolicyNotWritten, UnknownRevision
 from zgate_gateway.probe_packet import build_probe_packet
-from zgate_gateway.sessions import Session
+from zgate_gateway.registry import SessionRecord
 
 if TYPE_CHECKING:
     from zgate_gateway.daemon import Gateway
@@ -54,10 +55,15 @@ class Administration:
 
     # Reading.
 
+    async def refresh(self) -> None:
+        """See `GatewayFacade.refresh`."""
+        await self._gateway.crew.refresh()
+
     def status(self) -> schemas.Status:
         """See `GatewayFacade.status`."""
         gateway = self._gateway
         programs = gateway.kernel.programs
+        held = self._sessions_by_worker()
         return schemas.Status(
             version=gateway.version,
             state=schemas.GatewayState(gateway.state),
@@ -65,8 +71,18 @@ class Administration:
             started_at=gateway.started_at,
             uptime_s=max(0.0, (datetime.now(UTC) - gateway.started_at).total_seconds()),
             pid=os.getpid(),
-            listen=[gateway.listener.local_address],
+            listen=[gateway.local_address],
             engine=gateway.engine_name,
+            workers=[
+                schemas.Worker(
+                    worker=one.index,
+                    pid=one.pid,
+                    sessions=held[one.index],
+                    restarts=one.restarts,
+                    misdirected_packets=one.counters.get("misdirected_packets", 0),
+                )
+                for one in gateway.crew.states()
+            ],
             tun_name=gateway.config.tun.name,
             tun_mtu_bytes=gateway.config.tun.mtu_bytes,
             sessions=len(gateway.sessions.by_client),
@@ -111,7 +127,6 @@ class Administration:
     def _edge(self) -> schemas.EdgeState:
         gateway = self._gateway
         state = gateway.edge.state()
-        endpoint = gateway.listener.endpoint
         return schemas.EdgeState(
             mode=state.mode,
             interface=state.interface,
@@ -120,7 +135,7 @@ class Administration:
             dropped={one.name: n for one, n in state.packets.items() if not one.passed},
             blocked=state.blocked,
             blocklist_problem=state.blocklist_problem,
-            retry_active=endpoint is not None and endpoint.retry_active,
+            retry_active=gateway.crew.retry_active,
         )
 
     def _problems(self) -> list[str]:
@@ -129,12 +144,16 @@ class Administration:
 
     def _refused(self) -> dict[str, int]:
         gateway = self._gateway
-        return dict(Counter(gateway.sessions.refused) + Counter(gateway.certificates_refused))
+        return dict(Counter(gateway.sessions.refused) + gateway.crew.certificates_refused())
+
+    def _sessions_by_worker(self) -> Counter[int]:
+        return Counter(one.worker.index for one in self._gateway.sessions.by_id.values())
 
     def _drops(self) -> dict[str, int]:
         gateway = self._gateway
-        total = Counter(gateway.kernel.programs.drops()) + Counter(gateway.sessions.total_drops())
-        return {DropReason(reason).name: count for reason, count in sorted(total.items())}
+        total = {DropReason(reason): n for reason, n in gateway.kernel.programs.drops().items()}
+        add_drops(total, ((DropReason[name], n) for name, n in gateway.crew.drops().items()))
+        return {reason.name: count for reason, count in sorted(total.items()) if count}
 
     def _policy_summary(self) -> schemas.PolicySummary:
         gateway = self._gateway
@@ -156,28 +175,29 @@ class Administration:
         """See `GatewayFacade.sessions`."""
         return [self._session(s) for s in self._gateway.sessions.by_client.values()]
 
-    def _session(self, session: Session) -> schemas.Session:
+    def _session(self, session: SessionRecord) -> schemas.Session:
         gateway = self._gateway
         now_s = gateway.sessions.loop.time()
         identity = session.identity
-        statistics = session.owner.connection.statistics()
+        report = gateway.crew.session(session.session_id, session.worker.index)
         return schemas.Session(
             client=session.client,
             groups=list(identity.groups),
             session_id=session.session_id,
-            peer=session.owner.peer,
+            peer=session.peer,
+            worker=session.worker.index,
             addresses=[f"{a}/{a.max_prefixlen}" for a in session.addresses],
             established_at=session.established_at,
             age_s=now_s - session.established_s,
-            idle_s=max(0.0, now_s - session.last_packet_s),
-            rtt_ms=statistics["smoothed_rtt_s"] * 1000 or None,
-            mtu_bytes=session.tunnel.mtu_bytes,
-            scope_target=str(session.scope.target or "*"),
-            scope_protocol=session.scope.ip_protocol,
+            idle_s=max(0.0, now_s - report.last_packet_s) if report else None,
+            rtt_ms=(report.rtt_s * 1000 or None) if report else None,
+            mtu_bytes=report.mtu_bytes if report else 0,
+            scope_target=session.target,
+            scope_protocol=session.ip_protocol,
             certificate_serial=f"{identity.serial:040x}",
             certificate_not_after=identity.not_after,
             counters=_counters(gateway.kernel.counters(session.client)) or schemas.Counters(),
-            drops={reason.name: n for reason, n in session.tunnel.drops.items()},
+            drops=report.drops if report else {},
         )
 
     def clients(self) -> list[schemas.Client]:
@@ -261,7 +281,7 @@ class Administration:
                     counted.down_bytes,
                     counted.dropped_packets,
                 )
-        endpoint = gateway.listener.endpoint
+        held = self._sessions_by_worker()
         edge = gateway.edge.state()
         return MetricsSnapshot(
             version=gateway.version,
@@ -291,11 +311,14 @@ class Administration:
             events_suppressed=programs.suppressed_events(),
             audit_written=gateway.audit.written,
             audit_lost=gateway.audit.lost,
-            engine={
-                "unknown_packets": endpoint.unknown_packets if endpoint else 0,
-                "retries_sent": endpoint.retries_sent if endpoint else 0,
-                "initials_refused": endpoint.refused_initials if endpoint else 0,
-                "udp_send_drops": endpoint.udp.dropped_on_send if endpoint else 0,
+            workers={
+                one.index: WorkerLoad(
+                    is_up=one.pid is not None,
+                    sessions=held[one.index],
+                    restarts=one.restarts,
+                    counters=one.counters,
+                )
+                for one in gateway.crew.states()
             },
             edge_mode=edge.mode,
             edge_interface=edge.interface or "",
@@ -303,7 +326,7 @@ class Administration:
                 ("pass" if reason.passed else "drop", reason.name): count
                 for reason, count in edge.packets.items()
             },
-            retry_active=endpoint is not None and endpoint.retry_active,
+            retry_active=gateway.crew.retry_active,
         )
 
     # Why.
@@ -362,7 +385,7 @@ class Administration:
         )
 
     def _ask_kernel(
-        self, session: Session | None, query: schemas.WhyQuery
+        self, session: SessionRecord | None, query: schemas.WhyQuery
     ) -> tuple[schemas.Verdict | None, str | None, str | None]:
         """The verdict of the loaded program on that packet, or why it cannot be asked."""
         if session is None:

@@ -7,6 +7,7 @@ holds them; files that the configuration names must exist. Units stand in the ke
 
 from __future__ import annotations
 
+import os
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -34,6 +35,7 @@ _MAX_MTU_BYTES = 65_535
 _MIN_QUIC_PACKET_BYTES = 1331
 _MAX_UDP_PAYLOAD_BYTES = 65_527
 _MAX_CLIENTS = 65_536
+_MAX_WORKERS = 16
 #: Some hundred records: smaller files would be names without content.
 _MIN_AUDIT_BYTES = 64 * 1024
 _NARROWEST_IPV4_POOL = 30
@@ -191,6 +193,7 @@ def _default_socket(validated: dict[str, Any]) -> Path:
 class GatewayConfig(StrictModel):
     """All of it. ``GatewayConfig()`` is a gateway without a file.
 
+    :ivar workers: processes that carry packets; auto: one for each core, at most 16.
     :ivar policy_file: None: everything is denied.
     :ivar pki: None: the gateway makes its own authority in ``state_dir``.
     :ivar server_names: host names and addresses in the certificate that it then issues to itself.
@@ -210,6 +213,7 @@ class GatewayConfig(StrictModel):
     uplink: UplinkConfig = UplinkConfig()
     routes: tuple[IpNetwork, ...] = (IPv4Network("0.0.0.0/0"), IPv6Network("::/0"))
     sessions: SessionsConfig = SessionsConfig()
+    workers: Annotated[int, Field(ge=1, le=_MAX_WORKERS)] | Literal["auto"] = "auto"
     engine: Literal["auto", "native", "python"] = "auto"
     quic: QuicConfig = QuicConfig()
     edge: EdgeConfig = EdgeConfig()
@@ -217,6 +221,13 @@ class GatewayConfig(StrictModel):
     log: LogConfig = LogConfig()
     metrics: MetricsConfig = MetricsConfig()
     limits: LimitsConfig = LimitsConfig()
+
+    @property
+    def worker_count(self) -> int:
+        """How many workers there are to be."""
+        if self.workers == "auto":
+            return min(_MAX_WORKERS, len(os.sched_getaffinity(0)))
+        return self.workers
 
     @model_validator(mode="after")
     def _parts_fit(self) -> GatewayConfig:

@@ -1,14 +1,19 @@
 """The gateway's life: what is set up in which order, what goes on meanwhile, how it ends.
 
     start   store, certificates, policy, audit       nothing of the kernel's is touched yet
+            worker processes                         they load while the rest is set up
             BPF programs loaded, policy in them      empty maps deny
             leftovers of a killed predecessor away
             TUN; programs attached, addresses, nftables, link up   (`zgate_gateway.net`)
-            sessions, Unix socket, UDP port, XDP before it (`zgate_gateway.edge`), ready
-    stop    not ready, no new sessions; sessions told and closed; UDP port; kernel objects;
-            audit and store flushed
+            sessions, UDP port, Unix socket, workers at work, XDP before the port
+            (`zgate_gateway.edge`), ready
+    stop    not ready, no new sessions; sessions told and closed; workers; UDP port; kernel
+            objects; audit and store flushed
 
 A step that fails takes back the ones before it.
+
+This process is the supervisor: it holds what all share. The packets are the workers'
+(`zgate_gateway.worker`).
 """
 
 from __future__ import annotations
@@ -18,54 +23,55 @@ import contextlib
 import logging
 import os
 import signal
-import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
 from zgate_bpf.edge import Owners
 from zgate_bpf.kernel_policy import BpfLoadError, KernelPolicy
+from zgate_bpf.steering import Steering
 from zgate_config import ConfigError
 from zgate_control.store import Store, StoreError
 from zgate_datapath import aioquic_private
-from zgate_datapath.connection import Connection
+from zgate_datapath.connection_ids import SECRET_BYTES, OwnerMask
 from zgate_datapath.engine import engine_name
-from zgate_datapath.peer_authentication import ServerQuicConnection
 from zgate_datapath.tun import Tun
-from zgate_datapath.udp import format_address
-from zgate_identity.files import IdentityError
+from zgate_datapath.udp import UdpSocket, format_address
+from zgate_identity.files import PRIVATE_MODE, IdentityError, read_file, write_file
 from zgate_identity.gateway_identity import ensure_gateway_identity
 from zgate_identity.refusal import CertificateRefused
 from zgate_identity.reload import ReloadingClientVerifier
 from zgate_identity.tls_files import check_server_files
-from zgate_protocol.icmp import TokenBucket
-from zgate_protocol.ip_range import IpRange, normalize_ranges
-from zgate_protocol.uri_template import default_template
+from zgate_protocol.structured_field import ProxyError
 
+from zgate_gateway.admission import PeerPath, Refusal
 from zgate_gateway.alerts import MapAlerts
 from zgate_gateway.api.server import ApiServer, ApiSocketError
 from zgate_gateway.audit import AuditError, AuditLog
 from zgate_gateway.audit_head import HeadKeeper
 from zgate_gateway.config import GatewayConfig
 from zgate_gateway.edge import Edge, EdgeError
-from zgate_gateway.forwarder import Forwarder
 from zgate_gateway.journal import Journal
 from zgate_gateway.kernel import Kernel, KernelError
-from zgate_gateway.listener import Listener, ListenerSettings
 from zgate_gateway.net.errors import NetError
+from zgate_gateway.net.links import interface_names
 from zgate_gateway.net.netstate import GatewayNetwork, NetworkSettings
 from zgate_gateway.policy_keeper import PolicyKeeper
 from zgate_gateway.pool import AddressPool
-from zgate_gateway.sessions import ClientConnection, SessionSettings, SessionTable
+from zgate_gateway.registry import Registry, RegistrySettings
+from zgate_gateway.worker import messages
+from zgate_gateway.worker.crew import Crew, WorkerError
+from zgate_gateway.worker.process import WorkerProcess
 
 logger = logging.getLogger(__name__)
 
-_STOP_DEADLINE_S = 2.0
 _UPKEEP_INTERVAL_S = 0.25
 _LEASE_INTERVAL_S = 60.0
 _RENEW_INTERVAL_S = 3600.0
-_REFUSAL_RECORDS_PER_S = 10
-_REFUSAL_RECORDS_BURST = 50
+#: How long the workers of a killed predecessor may take to die.
+_PREDECESSOR_S = 2.0
+_RETRY_KEY_BYTES = 16
 
 
 class StartError(Exception):
@@ -77,22 +83,18 @@ class StartError(Exception):
 
 
 class Gateway:
-    """One gateway process."""
+    """One gateway: the supervisor's side of it (`zgate_gateway.worker.crew.CrewOwner`)."""
 
     def __init__(self, config: GatewayConfig) -> None:
         self.config = config
         self.version = version("zgate")
         self.started_at = datetime.now(UTC)
         self.state = "starting"
-        self.certificates_refused: dict[str, int] = {}
+        self.local_address = "-"
         self._undo = contextlib.ExitStack()
         self._stop_requested = asyncio.Event()
         self._stop_cause = ""
         self._exit_status = 0
-        self._refusal_bucket = TokenBucket(
-            rate_per_s=_REFUSAL_RECORDS_PER_S, burst=_REFUSAL_RECORDS_BURST
-        )
-        self._refusals_left_out = 0
         self._events_lost_told = 0
         self._reloads: set[asyncio.Task[None]] = set()
 
@@ -126,6 +128,7 @@ class Gateway:
                 NetError,
                 OSError,
                 StoreError,
+                WorkerError,
                 aioquic_private.IncompatibleAioquic,
             ) as error:
                 raise StartError(
@@ -149,21 +152,26 @@ class Gateway:
             raise StartError(str(error), is_bad_input=True) from error
         self._make_directories()
         self._open_state()
+        self.crew = Crew(self.config.worker_count, self, loop)
+        self.crew.spawn()
         self._open_kernel(loop)
+        await self._predecessor_gone()
         self._open_network()
         self._open_sessions(loop)
+        self._bind_port()
         await self._open_api()
-        self._open_port(loop)
-        self._open_edge()
+        await self.crew.work()
+        self.edge.open()
         self.state = "ready"
         self.audit.gateway_started(
-            version=self.version, pid=os.getpid(), listen=[self.listener.local_address]
+            version=self.version, pid=os.getpid(), listen=[self.local_address]
         )
         logger.info(
-            "ready: UDP %s, policy revision %d, engine %s",
-            self.listener.local_address,
+            "ready: UDP %s, policy revision %d, engine %s, %d workers",
+            self.local_address,
             self.kernel.revision,
             self.engine_name,
+            self.config.worker_count,
         )
 
     def _make_directories(self) -> None:
@@ -187,6 +195,23 @@ class Gateway:
         self.pools = [
             AddressPool(network, self.store) for network in (config.pool.ipv4, config.pool.ipv6)
         ]
+        self._secret = self._find_secret()
+        self._retry_key = os.urandom(_RETRY_KEY_BYTES)
+
+    def _find_secret(self) -> bytes:
+        """The secret of connection IDs and reset tokens: the same after a restart.
+
+        So that clients of the last life learn at once that their connections are no more.
+        """
+        file = self.config.state_dir / "quic.key"
+        if file.exists():
+            secret = read_file(file)
+            if len(secret) == SECRET_BYTES:
+                return secret
+            logger.warning("%s does not hold %d bytes: made anew", file, SECRET_BYTES)
+        secret = os.urandom(SECRET_BYTES)
+        write_file(file, secret, PRIVATE_MODE)
+        return secret
 
     def _find_certificates(self, now: datetime) -> None:
         pki = self.config.pki
@@ -208,6 +233,22 @@ class Gateway:
         self.alerts = MapAlerts(programs.map_usage)
         self.journal = Journal(self.audit, self.store, self.kernel, loop)
         self.policy.start(store=self.store, kernel=self.kernel, audit=self.audit)
+        mask = OwnerMask.derive(self._secret)
+        self.steering = Steering(
+            workers=self.config.worker_count,
+            mask_factor=mask.factor,
+            mask_offset=mask.offset,
+            max_addresses=len(self.pools) * limits.max_clients,
+        )
+        self._undo.callback(self.steering.close)
+
+    async def _predecessor_gone(self) -> None:
+        """Wait for the workers of a killed gateway: its device goes with the last of them."""
+        deadline = asyncio.get_running_loop().time() + _PREDECESSOR_S
+        while self.config.tun.name in interface_names():
+            if asyncio.get_running_loop().time() >= deadline:
+                return  # whose it is says the next step
+            await asyncio.sleep(0.02)
 
     def _open_network(self) -> None:
         config = self.config
@@ -224,8 +265,14 @@ class Gateway:
         )
         for line in self.network.prepare():
             logger.warning("leftovers: %s", line)
-        self.tun = Tun.open(config.tun.name, has_vnet_header=self.engine_name == "native")
-        self._undo.callback(self.tun.close)
+        self._queues = Tun.open_queues(
+            config.tun.name,
+            config.worker_count,
+            has_vnet_header=self.engine_name == "native",
+        )
+        for queue in self._queues:
+            self._undo.callback(queue.close)
+        self._queues[0].steer(self.steering.tun_fd)
         programs = self.kernel.programs
         self.network.open(programs.ingress_fd, programs.egress_fd)
         self._undo.callback(self._close_network)
@@ -237,19 +284,16 @@ class Gateway:
             logger.error("not everything could be taken back: %s", error)
 
     def _open_sessions(self, loop: asyncio.AbstractEventLoop) -> None:
-        config = self.config
-        routes = normalize_ranges(IpRange.of(network) for network in config.routes)
-        self.sessions = SessionTable(
-            SessionSettings(
-                newest_wins=config.sessions.per_identity == "newest",
-                max_sessions=config.sessions.max,
-                routes=routes,
-                template=default_template("gateway"),
+        sessions = self.config.sessions
+        self.sessions = Registry(
+            RegistrySettings(
+                newest_wins=sessions.per_identity == "newest", max_sessions=sessions.max
             ),
             pools=self.pools,
             kernel=self.kernel,
+            steering=self.steering.owners,
             listener=self.journal,
-            write_tun=self.tun.write,
+            recheck=self.verifier.recheck,
             loop=loop,
         )
 
@@ -266,70 +310,94 @@ class Gateway:
         await server.start()
         self._api = server
 
-    def _open_port(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _bind_port(self) -> None:
         config = self.config
-        self.listener = Listener(
-            ListenerSettings(
-                address=str(config.listen.address),
-                port=config.listen.port,
-                certificate_file=self.certificate_file,
-                key_file=self.key_file,
-                engine=config.engine,
-                congestion=config.quic.congestion,
-                idle_timeout_s=config.sessions.idle_timeout_s,
-                max_udp_payload_bytes=config.quic.max_datagram_bytes,
-            ),
-            self.verifier,
-            make_handler=self._make_handler,
-            on_refused=self._certificate_refused,
+        self._sockets = UdpSocket.bind_group(
+            str(config.listen.address), config.listen.port, config.worker_count
         )
-        self.listener.open(loop)
-        self._undo.callback(self.listener.close)
-        assert self.listener.endpoint is not None
-        self.forwarder = Forwarder(
-            self.tun, self.sessions, self.listener.endpoint, loop, on_lost=self._tun_lost
-        )
-        self.forwarder.start()
-        self._undo.callback(self.forwarder.stop)
-
-    def _open_edge(self) -> None:
-        """Last: the port is bound, so no other living gateway has an edge before it."""
-        config = self.config
-        endpoint = self.listener.endpoint
-        assert endpoint is not None
-        ids = endpoint.connection_ids
+        for sock in self._sockets:
+            self._undo.callback(sock.close)
+        self.steering.steer_sockets([sock.fileno() for sock in self._sockets])
+        self.local_address = format_address(self._sockets[0].local_address)
+        mask = OwnerMask.derive(self._secret)
+        # After the port: it is bound, so no other living gateway has an edge before it.
         self.edge = Edge(
             config.edge,
             listen=config.listen.address,
-            port=endpoint.udp.local_address[1],
+            port=self._sockets[0].local_address[1],
             uplink=config.uplink.interface,
-            owners=Owners(ids.mask.factor, ids.mask.offset, ids.owners),
+            owners=Owners(mask.factor, mask.offset, config.worker_count),
         )
         self._undo.callback(self.edge.close)
-        self.edge.open()
+
+    # The workers (`CrewOwner`).
+
+    def configuration(self, index: int) -> tuple[messages.Configure, Sequence[int]]:
+        """See `CrewOwner.configuration`."""
+        config = self.config
+        configure = messages.Configure(
+            worker=index,
+            workers=config.worker_count,
+            log_level=config.log.level,
+            secret=self._secret,
+            retry_key=self._retry_key,
+            certificate_file=self.certificate_file,
+            key_file=self.key_file,
+            ca_file=self.ca_file,
+            crl_file=self.crl_file,
+            engine=self.engine_name,
+            congestion=config.quic.congestion,
+            idle_timeout_s=config.sessions.idle_timeout_s,
+            max_udp_payload_bytes=config.quic.max_datagram_bytes,
+            tun_name=config.tun.name,
+            routes=tuple(str(network) for network in config.routes),
+            gateway_ipv4=config.pool.ipv4[1],
+            gateway_ipv6=config.pool.ipv6[1],
+        )
+        sock, queue = self._sockets[index], self._queues[index]
+        return configure, (sock.fileno(), queue.fd, self.steering.owners.fd)
+
+    def message(self, process: WorkerProcess, message: messages.Message) -> None:
+        """See `CrewOwner.message`."""
+        match message:
+            case messages.Apply():
+                self._admit(process, message)
+            case messages.SessionEnded(session_id, cause):
+                self.sessions.ended(session_id, process, cause)
+            case messages.ClientMoved(session_id, path):
+                self.sessions.moved(session_id, process, path)
+            case messages.RequestRefused(client, peer, status, error, text):
+                refusal = Refusal(status, ProxyError(error), text)
+                self.sessions.count_refused(client, peer, refusal)
+            case messages.CertificateRefused(peer, reason, text, left_out):
+                if left_out:
+                    self.audit.rate_limited(client=None, suppressed=left_out)
+                self.audit.session_refused(peer=peer, reason=reason, text=text)
+            case messages.TunLost():
+                self._tun_lost()
+            case _:
+                logger.error("worker %d makes no sense: killed", process.index)
+                process.kill()
+
+    def _admit(self, process: WorkerProcess, message: messages.Apply) -> None:
+        try:
+            session = self.sessions.admit(message.applicant, process)
+        except Refusal as refusal:
+            answer: messages.Message = messages.Denied(
+                message.request_id, refusal.status, str(refusal.error.value), str(refusal)
+            )
+        else:
+            answer = messages.Admitted(message.request_id, session.session_id, session.addresses)
+        process.send(answer)
+
+    def worker_lost(self, process: WorkerProcess, cause: str) -> list[PeerPath]:
+        """See `CrewOwner.worker_lost`."""
+        return self.sessions.worker_lost(process, cause) if hasattr(self, "sessions") else []
 
     def _tun_lost(self) -> None:
         """Nothing can be carried any more: end, so that whoever watches starts us anew."""
         self._exit_status = 1
         self._request_stop("the TUN device is gone")
-
-    def _make_handler(
-        self, listener: Listener, connection: Connection, quic: ServerQuicConnection
-    ) -> ClientConnection:
-        assert listener.endpoint is not None
-        return ClientConnection(self.sessions, listener.endpoint, connection, quic)
-
-    def _certificate_refused(self, connection: Connection, reason: str, text: str) -> None:
-        self.certificates_refused[reason] = self.certificates_refused.get(reason, 0) + 1
-        # Strangers can come by the hundred: their records must not fill the disk.
-        if not self._refusal_bucket.allow(time.monotonic()):
-            self._refusals_left_out += 1
-            return
-        if self._refusals_left_out:
-            self.audit.rate_limited(client=None, suppressed=self._refusals_left_out)
-            self._refusals_left_out = 0
-        peer = format_address(connection.peer_address)
-        self.audit.session_refused(peer=peer, reason=reason, text=text)
 
     # Meanwhile.
 
@@ -340,6 +408,7 @@ class Gateway:
             asyncio.create_task(self._keep_leases()),
             asyncio.create_task(self.audit.run()),
             asyncio.create_task(self.policy.watch()),
+            asyncio.create_task(self.crew.watch()),
             asyncio.create_task(self.alerts.watch()),
             asyncio.create_task(self.edge.keep()),
         ]
@@ -385,7 +454,7 @@ class Gateway:
         """The embedded CA: sign the revocation list anew, and our certificate, in time."""
         try:
             self._find_certificates(datetime.now(UTC))
-            self.listener.reload_certificate()
+            self.crew.tell(messages.ReloadCertificate())
         except (IdentityError, OSError, ValueError) as error:
             logger.error("own certificates not renewed: %s", error)
 
@@ -393,7 +462,8 @@ class Gateway:
         """Read changed CA and CRL files; close the sessions of the revoked and the expired."""
         now = datetime.now(UTC)
         try:
-            self.verifier.reload_if_changed(now)
+            if self.verifier.reload_if_changed(now):
+                self.crew.tell(messages.ReloadTrust())
         except IdentityError as error:
             logger.error("certificates not reloaded, the old ones stay: %s", error)
         for session in list(self.sessions.by_client.values()):
@@ -423,8 +493,12 @@ class Gateway:
         self.state = "draining"
         if was_ready:
             self.sessions.accepting = False
-            self.listener.stop_accepting()
-            await self._close_sessions()
+            self.crew.tell(messages.StopAccepting())
+            for session in list(self.sessions.by_client.values()):
+                self.sessions.close(session, "the gateway is shutting down")
+        if hasattr(self, "crew"):
+            await self.crew.stop()
+        if was_ready:
             self.poll_events()
             self.audit.gateway_stopped(cause=self._stop_cause or "error")
         if hasattr(self, "_api"):
@@ -436,15 +510,3 @@ class Gateway:
         self.state = "stopped"
         if was_ready:
             logger.info("stopped")
-
-    async def _close_sessions(self) -> None:
-        """Tell every client, and give the goodbyes a moment to leave."""
-        for session in list(self.sessions.by_client.values()):
-            self.sessions.close(session, "the gateway is shutting down")
-        endpoint = self.listener.endpoint
-        if endpoint is None:
-            return
-        endpoint.flush_touched()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_STOP_DEADLINE_S):
-                await endpoint.wait_empty()

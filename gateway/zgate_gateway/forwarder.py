@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from zgate_datapath.endpoint import Endpoint
-from zgate_datapath.tun import Tun
+from zgate_datapath.tun import VNET_HEADER_BYTES, Tun
 from zgate_protocol.drop_reason import DropReason
 from zgate_protocol.icmp import TokenBucket, error_for_drop
 
@@ -119,9 +119,9 @@ class Forwarder:
             self._endpoint.carrier.detach_tun()
         self._icmp.close()
 
-    def _nobodys(self, read: bytes) -> None:  # noqa: ARG002
+    def _nobodys(self, read: bytes) -> None:
         """The native engine has read a packet for an address that nobody holds."""
-        self._table.count_drop(DropReason.NO_SESSION)
+        self._table.count_stray(_destination_of(read[VNET_HEADER_BYTES:]))
 
     def _on_readable(self) -> None:
         self._read()
@@ -131,10 +131,10 @@ class Forwarder:
         """Give each packet that waits to its session; whoever calls flushes."""
         by_address, touch = self._table.by_address, self._endpoint.touch
         for packet in self._tun.read_batch(_BATCH_PACKETS):
-            destination = packet[16:20] if packet[0] >> 4 == 4 else packet[24:40]
+            destination = _destination_of(packet)
             session = by_address.get(destination)
             if session is None:
-                self._table.count_drop(DropReason.NO_SESSION)
+                self._table.count_stray(destination)
                 continue
             tunnel = session.tunnel
             reason = tunnel.send(packet)
@@ -156,3 +156,7 @@ class Forwarder:
         error = error_for_drop(reason, packet, self._table.gateway_addresses, mtu_bytes)
         if error is not None:
             self._icmp.send(error)
+
+
+def _destination_of(packet: bytes) -> bytes:
+    return packet[16:20] if packet[0] >> 4 == 4 else packet[24:40]

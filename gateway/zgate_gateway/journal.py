@@ -12,13 +12,13 @@ from zgate_protocol.drop_reason import DropReason
 from zgate_gateway.audit import AuditLog
 from zgate_gateway.flows import FlowFeed, flow_of
 from zgate_gateway.kernel import FlowEvent, Kernel
-from zgate_gateway.sessions import Session
+from zgate_gateway.registry import SessionRecord
 
 logger = logging.getLogger(__name__)
 
 
 class Journal:
-    """Writes audit records (`zgate_gateway.sessions.SessionListener`).
+    """Writes audit records (`zgate_gateway.registry.SessionListener`).
 
     :ivar feed: whoever follows flows hears of them here.
     """
@@ -33,13 +33,13 @@ class Journal:
         self._loop = loop
         self.events_received = 0
 
-    def session_up(self, session: Session) -> None:
+    def session_up(self, session: SessionRecord) -> None:
         """Who came, from where, and what it holds."""
         self._audit.session_up(
             client=session.client,
             groups=session.identity.groups,
             session=session.session_id,
-            peer=session.owner.peer,
+            peer=session.peer,
             addresses=session.addresses,
             certificate_serial=f"{session.identity.serial:040x}",
         )
@@ -56,13 +56,13 @@ class Journal:
             # Only `zgatectl clients` is poorer for it; the session is up.
             logger.error("client %s not noted: %s", identity.name, error)
 
-    def session_down(self, session: Session, cause: str) -> None:
+    def session_down(self, session: SessionRecord, cause: str) -> None:
         """Who left, why, and what the kernel had counted; called before it forgets."""
         up_bytes, down_bytes = self._kernel.client_bytes(session.client)
         self._audit.session_down(
             client=session.client,
             session=session.session_id,
-            peer=session.owner.peer,
+            peer=session.peer,
             addresses=session.addresses,
             cause=cause,
             duration_s=self._loop.time() - session.established_s,

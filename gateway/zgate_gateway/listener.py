@@ -25,7 +25,7 @@ from zgate_datapath.peer_authentication import (
     ServerQuicConnection,
     load_own_certificate,
 )
-from zgate_datapath.udp import UdpSocket, format_address
+from zgate_datapath.udp import UdpSocket
 from zgate_identity.refusal import CertificateRefused
 from zgate_identity.reload import ReloadingClientVerifier
 from zgate_identity.verifier import PeerIdentity
@@ -37,8 +37,6 @@ logger = logging.getLogger(__name__)
 class ListenerSettings:
     """What the port needs to know; files are PEM."""
 
-    address: str
-    port: int
     certificate_file: Path
     key_file: Path
     engine: str
@@ -90,13 +88,8 @@ class Listener:
         load_own_certificate(configuration, settings.certificate_file, settings.key_file)
         return configuration
 
-    def open(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Bind the port and begin to accept.
-
-        Raises:
-            OSError: the address or port cannot be bound.
-        """
-        udp = UdpSocket.bind(self._settings.address, self._settings.port)
+    def open(self, udp: UdpSocket, loop: asyncio.AbstractEventLoop) -> None:
+        """Begin to accept on a bound socket, which is the listener's from now on."""
         self.endpoint = ServerEndpoint(
             udp,
             loop,
@@ -129,13 +122,6 @@ class Listener:
         if self.endpoint is not None:
             self.endpoint.close()
             self.endpoint = None
-
-    @property
-    def local_address(self) -> str:
-        """The bound address and port, for people."""
-        if self.endpoint is None:
-            return "-"
-        return format_address(self.endpoint.udp.local_address)
 
     def _make_connection(
         self, original_cid: bytes, retry_cid: bytes | None, now: float

@@ -54,13 +54,10 @@ def main(config_path: Path | None, check: bool) -> None:
 
 
 def _run(config: GatewayConfig) -> int:
-    from zgate_datapath.event_loop import new_event_loop
-
     from zgate_gateway.daemon import Gateway, StartError
 
     try:
-        with asyncio.Runner(loop_factory=new_event_loop) as runner:
-            return runner.run(Gateway(config).run())
+        return asyncio.run(Gateway(config).run())
     except StartError as error:
         click.echo(f"zgate-gateway: {error}", err=True)
         return EXIT_BAD_INPUT if error.is_bad_input else EXIT_FAILED

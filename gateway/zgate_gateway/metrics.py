@@ -28,6 +28,16 @@ class ClientTraffic:
 
 
 @dataclass(frozen=True, slots=True)
+class WorkerLoad:
+    """One worker process; counters are those of all its lives."""
+
+    is_up: bool
+    sessions: int
+    restarts: int
+    counters: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class PoolLevel:
     """One address pool: how many addresses it has and how many are leased."""
 
@@ -42,7 +52,7 @@ class MetricsSnapshot:
 
     Mappings are keyed by label value: ``drops`` by drop reason name, ``sessions_refused`` by
     reason, ``pools`` by family (``ipv4``, ``ipv6``), ``kernel_maps`` by map name as (used, size),
-    ``clients`` by client name, ``engine`` by counter name, ``edge_packets`` by verdict and reason.
+    ``clients`` by client name, ``workers`` by their number, ``edge_packets`` by verdict and reason.
     ``alerts`` are the names of those that last.
     """
 
@@ -66,7 +76,7 @@ class MetricsSnapshot:
     events_suppressed: int = 0
     audit_written: int = 0
     audit_lost: int = 0
-    engine: Mapping[str, int] = field(default_factory=dict)
+    workers: Mapping[int, WorkerLoad] = field(default_factory=dict)
     edge_mode: str = "off"
     edge_interface: str = ""
     edge_packets: Mapping[tuple[str, str], int] = field(default_factory=dict)
@@ -91,6 +101,7 @@ class GatewayCollector(Collector):
         yield from _pools(now)
         yield from _traffic(now)
         yield from _kernel(now)
+        yield from _workers(now)
         yield from _edge(now)
         yield from _logs(now)
 
@@ -179,7 +190,31 @@ def _kernel(now: MetricsSnapshot) -> Iterator[Metric]:
     for name in now.alerts:
         alerts.add_metric([name], 1)
     yield alerts
-    yield _counters("zgate_engine", "Packet engine counters, by name", "counter", now.engine)
+
+
+def _workers(now: MetricsSnapshot) -> Iterator[Metric]:
+    up = GaugeMetricFamily("zgate_worker_up", "1 while its process runs", labels=["worker"])
+    sessions = GaugeMetricFamily("zgate_worker_sessions", "Sessions it holds", labels=["worker"])
+    restarts = CounterMetricFamily(
+        "zgate_worker_restarts", "Times that it ended and was started again", labels=["worker"]
+    )
+    misdirected = CounterMetricFamily(
+        "zgate_misdirected_packets", "Packets of another worker's sessions", labels=["worker"]
+    )
+    counters = CounterMetricFamily(
+        "zgate_engine", "Packet engine counters, by name", labels=["worker", "counter"]
+    )
+    for index, load in now.workers.items():
+        name = [str(index)]
+        up.add_metric(name, int(load.is_up))
+        sessions.add_metric(name, load.sessions)
+        restarts.add_metric(name, load.restarts)
+        for counter, value in load.counters.items():
+            if counter == "misdirected_packets":
+                misdirected.add_metric(name, value)
+            else:
+                counters.add_metric([*name, counter], value)
+    yield from (up, sessions, restarts, misdirected, counters)
 
 
 def _edge(now: MetricsSnapshot) -> Iterator[Metric]:

@@ -1,7 +1,7 @@
-"""Sessions: who is connected, which addresses it holds, where its packets go.
+"""The sessions of one worker: who is connected, where its packets go.
 
-A request's way: HTTP/3 headers -> `ConnectIpSession` checks them (RFC 9484) -> `SessionTable.admit`
-decides -> addresses from the pools -> the kernel learns the client -> 200, ADDRESS_ASSIGN,
+A request's way: HTTP/3 headers -> `ConnectIpSession` checks them (RFC 9484) -> the supervisor's
+`Registry` decides, takes addresses from the pools, tells the kernel -> 200, ADDRESS_ASSIGN,
 ROUTE_ADVERTISEMENT -> packets. The other way round at the end: the kernel forgets the client
 first, then the peer is told.
 """
@@ -9,17 +9,13 @@ first, then the peer is told.
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
-from typing import Protocol
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
 from aioquic.h3.connection import ErrorCode
-from zgate_control.store import StoreError
 from zgate_datapath.connection import Connection, Ending, Headers
 from zgate_datapath.endpoint import ServerEndpoint
 from zgate_datapath.path_mtu import PathMtuState
@@ -35,60 +31,45 @@ from zgate_protocol.drop_reason import DropReason
 from zgate_protocol.errors import H3Error
 from zgate_protocol.icmp import TokenBucket, answer_echo, error_for_drop
 from zgate_protocol.ip_range import IpRange
-from zgate_protocol.structured_field import ProxyError, build_proxy_status
+from zgate_protocol.structured_field import ProxyError
 from zgate_protocol.uri_template import Scope, UriTemplate
 
-from zgate_gateway.pool import AddressPool, PoolExhausted
+from zgate_gateway.admission import (
+    Admission,
+    Answer,
+    Applicant,
+    IpAddress,
+    PeerPath,
+    Refusal,
+    Registrar,
+)
 
 logger = logging.getLogger(__name__)
 
-IpAddress = IPv4Address | IPv6Address
 IpNetwork = IPv4Network | IPv6Network
 
-_PROXY_NAME = "zgate"
 _RESOLVE_TIMEOUT_S = 5.0
 # One session per connection: a client needs one request, and a few to try again.
 _MAX_OPEN_REQUESTS = 4
 _MAX_REQUESTS = 64
 _REQUEST_TIMEOUT_S = 10.0
 _ICMP_PER_S = 100
+_DEPARTED_S = 2.0
 _PATH_TOO_SMALL = "the path carries no IPv6 packet of 1280 bytes"
-
-
-class KernelClients(Protocol):
-    """What the sessions need of the kernel: `zgate_gateway.kernel.Kernel`."""
-
-    def add_client(self, name: str, groups: Sequence[str], addresses: Sequence[IpAddress]) -> None:
-        """From now on the kernel judges packets of these addresses by this client's policy."""
-
-    def remove_client(self, name: str) -> None:
-        """From now on it passes none."""
-
-    def client_bytes(self, name: str) -> tuple[int, int]:
-        """Bytes counted up and down."""
-
-
-class SessionListener(Protocol):
-    """Who is told of sessions: the audit log."""
-
-    def session_up(self, session: Session) -> None:
-        """A session is established."""
-
-    def session_down(self, session: Session, cause: str) -> None:
-        """A session has ended."""
-
-    def session_refused(self, client: str, peer: str, reason: str, text: str) -> None:
-        """A verified client was refused."""
 
 
 @dataclass(frozen=True, slots=True)
 class SessionSettings:
-    """What an operator can say about sessions."""
+    """What a worker tells its clients, and which one it is.
 
-    newest_wins: bool
-    max_sessions: int
+    Attributes:
+        gateway_addresses: the gateway's own virtual IPs, packed, IPv4 and IPv6.
+    """
+
     routes: tuple[IpRange, ...]
     template: UriTemplate
+    gateway_addresses: tuple[bytes, bytes]
+    worker: int = 0
 
 
 @dataclass(eq=False, slots=True)
@@ -100,10 +81,9 @@ class Session:
     owner: ClientConnection
     tunnel: Tunnel
     addresses: tuple[IpAddress, ...]
-    scope: Scope
-    established_at: datetime
-    established_s: float
+    path: PeerPath
     last_packet_s: float
+    carried_packets: int = 0
     closed: bool = False
 
     @property
@@ -117,180 +97,149 @@ class Session:
         yield from self.tunnel.connection.dropped.items()
 
 
-class Refusal(Exception):
-    """A request is refused: HTTP status, Proxy-Status error type, and the reason for our log."""
-
-    def __init__(self, status: int, error: ProxyError, text: str) -> None:
-        super().__init__(text)
-        self.status = status
-        self.proxy_status = build_proxy_status(_PROXY_NAME, error, text)
-        self.reason = str(error.value)
-
-
 def _tell_nobody(packet: bytes, reason: DropReason, mtu_bytes: int) -> None:
     """Nothing forwards yet."""
 
 
 class SessionTable:
-    """All sessions of the gateway."""
+    """The sessions of one worker.
+
+    `owner_of` says which worker should get the packets for an address (packed); None: no one.
+    """
 
     def __init__(
         self,
         settings: SessionSettings,
         *,
-        pools: Sequence[AddressPool],
-        kernel: KernelClients,
-        listener: SessionListener,
+        registrar: Registrar,
         write_tun: Callable[[bytes], bool],
+        owner_of: Callable[[bytes], int | None],
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         self.settings = settings
-        self.accepting = True
         self.by_client: dict[str, Session] = {}
+        self.by_id: dict[str, Session] = {}
         self.by_address: dict[bytes, Session] = {}
-        self.established_total = 0
-        self.refused: dict[str, int] = {}
         self.drops: dict[DropReason, int] = {}
+        self.misdirected_packets = 0
         self.write_tun = write_tun
         # Tells the sender of a packet for a client why it was dropped; the forwarder sets it.
         self.on_undelivered: Callable[[bytes, DropReason, int], None] = _tell_nobody
         self.loop = loop
-        self._pools = tuple(pools)
-        self._kernel = kernel
-        self._listener = listener
-        self._ids = itertools.count(1)
+        self._registrar = registrar
+        self._owner_of = owner_of
+        # Addresses of late, and until when: what the device's queue still holds is no wonder.
+        self._departed: dict[bytes, float] = {}
 
     @property
     def gateway_addresses(self) -> tuple[bytes, bytes]:
         """The gateway's own virtual IPs, IPv4 and IPv6, as the source of ICMP errors."""
-        packed = {pool.family: pool.gateway.packed for pool in self._pools}
-        return packed.get(4, bytes(4)), packed.get(6, bytes(16))
+        return self.settings.gateway_addresses
 
-    @property
-    def own_networks(self) -> tuple[IpNetwork, ...]:
-        """The gateway's own virtual IPs as networks: reachable whatever routes are advertised."""
-        return tuple(ip_network(pool.gateway) for pool in self._pools)
+    def apply(self, applicant: Applicant, answer: Answer) -> None:
+        """Ask for a session; see `Registrar.apply`."""
+        self._registrar.apply(applicant, answer)
 
-    def admit(
-        self, owner: ClientConnection, identity: PeerIdentity, scope: Scope, tunnel: Tunnel
+    def establish(
+        self,
+        admission: Admission,
+        owner: ClientConnection,
+        identity: PeerIdentity,
+        tunnel: Tunnel,
     ) -> Session:
-        """Establish a session, or say why not.
-
-        Raises:
-            Refusal: the request must be answered with its status.
-        """
-        self._check_admission(identity)
-        previous = self.by_client.get(identity.name)
-        if previous is not None:
-            self.close(previous, "replaced by a newer session of the same client")
-        now = datetime.now(UTC)
-        addresses: list[IpAddress] = []
-        try:
-            for pool in self._pools:
-                addresses.append(pool.acquire(identity.name, now).address)
-            self._kernel.add_client(identity.name, identity.groups, addresses)
-        except PoolExhausted as error:
-            self._release(identity.name, addresses, now)
-            raise Refusal(
-                503, ProxyError.CONNECTION_LIMIT_REACHED, f"address pool: {error}"
-            ) from error
-        except (StoreError, OSError, RuntimeError) as error:
-            self._release(identity.name, addresses, now)
-            logger.error("cannot admit %s: %s", identity.name, error)
-            raise Refusal(
-                503, ProxyError.PROXY_INTERNAL_ERROR, "the gateway cannot take clients"
-            ) from error
+        """Begin the session that was granted."""
         session = Session(
-            session_id=f"s{next(self._ids)}",
+            session_id=admission.session_id,
             identity=identity,
             owner=owner,
             tunnel=tunnel,
-            addresses=tuple(addresses),
-            scope=scope,
-            established_at=now,
-            established_s=self.loop.time(),
+            addresses=admission.addresses,
+            path=owner.path(),
             last_packet_s=self.loop.time(),
         )
-        self.by_client[identity.name] = session
-        for address in addresses:
+        self.by_client[identity.name] = self.by_id[session.session_id] = session
+        for address in admission.addresses:
             self.by_address[address.packed] = session
-        self.established_total += 1
+            self._departed.pop(address.packed, None)
         return session
 
-    def announce(self, session: Session) -> None:
-        """The peer has been told: the session counts as up."""
-        self._listener.session_up(session)
-
-    def _check_admission(self, identity: PeerIdentity) -> None:
-        if not self.accepting:
-            raise Refusal(503, ProxyError.DESTINATION_UNAVAILABLE, "the gateway is shutting down")
-        if identity.name in self.by_client:
-            if not self.settings.newest_wins:
-                raise Refusal(
-                    409, ProxyError.CONNECTION_LIMIT_REACHED, "this client has a session already"
-                )
-        elif len(self.by_client) >= self.settings.max_sessions:
-            raise Refusal(
-                503, ProxyError.CONNECTION_LIMIT_REACHED, "the gateway has no room for sessions"
-            )
-
-    def _release(self, client: str, acquired: Sequence[IpAddress], now: datetime) -> None:
-        families = {address.version for address in acquired}
-        for pool in self._pools:
-            if pool.family in families:
-                pool.release(client, now)
+    def decline(self, admission: Admission, cause: str) -> None:
+        """Give back what was granted: the client has gone meanwhile."""
+        self._registrar.ended(admission.session_id, cause)
 
     def count_refused(self, client: str, peer: str, refusal: Refusal) -> None:
-        """A verified client's request was refused."""
-        self.refused[refusal.reason] = self.refused.get(refusal.reason, 0) + 1
-        self._listener.session_refused(client, peer, refusal.reason, str(refusal))
+        """A verified client's request was refused here, before anybody was asked."""
+        self._registrar.refused(client, peer, refusal)
 
     def close(self, session: Session, cause: str) -> None:
         """End a session: the kernel first, then the peer. Twice is no error."""
-        if session.closed:
-            return
+        if not session.closed:
+            self._registrar.ended(session.session_id, cause)
+            self._end(session, cause)
+
+    def closed(self, session_id: str, cause: str) -> None:
+        """The supervisor has ended a session: tell the peer."""
+        session = self.by_id.get(session_id)
+        if session is not None:
+            self._end(session, cause)
+
+    def _end(self, session: Session, cause: str) -> None:
         session.closed = True
         session.tunnel.session.close()
-        try:
-            # First, for what the kernel has counted for the client goes with it.
-            self._listener.session_down(session, cause)
-        except Exception:
-            # A log that fails must not keep a revoked client alive.
-            logger.exception("the end of session %s was not recorded", session.session_id)
         self._forget(session)
         session.owner.end_session(session, cause)
 
     def _forget(self, session: Session) -> None:
+        self.by_id.pop(session.session_id, None)
         if self.by_client.get(session.client) is session:
             del self.by_client[session.client]
-            try:
-                self._kernel.remove_client(session.client)
-            except (OSError, RuntimeError) as error:
-                # No packet of the client reaches the kernel any more, whatever it remembers.
-                logger.error("client %s stays in the kernel: %s", session.client, error)
+        now = self.loop.time()
         for address in session.addresses:
             if self.by_address.get(address.packed) is session:
                 del self.by_address[address.packed]
+                self._departed[address.packed] = now + _DEPARTED_S
         add_drops(self.drops, session.all_drops())
         session.tunnel.connection.dropped.clear()
-        self._release(session.client, session.addresses, datetime.now(UTC))
-
-    def touch_leases(self) -> None:
-        """Note in the store that the connected clients are there."""
-        now = datetime.now(UTC)
-        for pool in self._pools:
-            pool.touch_connected(now)
 
     def total_drops(self) -> dict[DropReason, int]:
         """Packets dropped in userspace by reason, ended sessions included."""
         total = dict(self.drops)
-        for session in self.by_client.values():
+        for session in self.by_id.values():
             add_drops(total, session.all_drops())
         return total
 
     def count_drop(self, reason: DropReason) -> None:
         """A packet was dropped that belongs to no session."""
         self.drops[reason] = self.drops.get(reason, 0) + 1
+
+    def count_stray(self, destination: bytes) -> None:
+        """A packet for a client came out of the TUN, and no session here has its address.
+
+        It is lost; the question is whether it came to the wrong worker. Not if the address was
+        ours a moment ago: it waited in our queue.
+        """
+        self.count_drop(DropReason.NO_SESSION)
+        if destination in self._departed:
+            return
+        owner = self._owner_of(destination)
+        if owner is not None and owner != self.settings.worker:
+            self.misdirected_packets += 1
+
+    def upkeep(self) -> list[Session]:
+        """Forget the departed; the sessions whose client has moved since this was last asked."""
+        now = self.loop.time()
+        for address in [one for one, until in self._departed.items() if until <= now]:
+            del self._departed[address]
+        moved = []
+        for session in self.by_id.values():
+            carried = session.tunnel.connection.engine.carried.received_packets
+            if carried != session.carried_packets:  # the native engine tells of none
+                session.carried_packets, session.last_packet_s = carried, now
+            path = session.owner.path()
+            if path != session.path:
+                session.path = path
+                moved.append(session)
+        return moved
 
 
 class ClientConnection:
@@ -311,6 +260,7 @@ class ClientConnection:
         self._streams: dict[int, ConnectIpSession] = {}
         self._resolving: dict[int, asyncio.Task[None]] = {}
         self._session: Session | None = None
+        self._applied = False
         self._requests = 0
         self._request_deadline: asyncio.TimerHandle | None = None
         self._icmp_bucket = TokenBucket(rate_per_s=_ICMP_PER_S, burst=_ICMP_PER_S)
@@ -319,6 +269,11 @@ class ClientConnection:
     def peer(self) -> str:
         """The client's outer address and port."""
         return format_address(self.connection.peer_address)
+
+    def path(self) -> PeerPath:
+        """Where the client is, and which of our connection IDs it sends to."""
+        host, port, *_ = self.connection.peer_address or ("-", 0)
+        return PeerPath(str(host), int(port), self._quic.host_cid)
 
     # ConnectionHandler.
 
@@ -472,9 +427,9 @@ class ClientConnection:
     ) -> None:
         hostname = request.scope.hostname
         if hostname is None:
-            self._answer_request(stream_id, session, request.scope, ())
+            self._ask(stream_id, session, request.scope, ())
         elif self._resolving:
-            self._refuse(
+            self._refuse_here(
                 stream_id,
                 session,
                 Refusal(409, ProxyError.CONNECTION_LIMIT_REACHED, "a name is being resolved"),
@@ -491,9 +446,9 @@ class ClientConnection:
         try:
             networks = await self._look_up(hostname)
             if stream_id in self._streams:
-                self._answer_request(stream_id, session, scope, networks)
+                self._ask(stream_id, session, scope, networks)
         except Refusal as refusal:
-            self._refuse(stream_id, session, refusal)
+            self._refuse_here(stream_id, session, refusal)
         except Exception:
             # Nobody waits for this task.
             logger.exception("a request raised; its connection ends")
@@ -519,13 +474,14 @@ class ClientConnection:
             raise Refusal(502, ProxyError.DNS_ERROR, "the name has no address")
         return networks
 
-    def _answer_request(
+    def _ask(
         self,
         stream_id: int,
         session: ConnectIpSession,
         scope: Scope,
         resolved: tuple[IpNetwork, ...],
     ) -> None:
+        """Ask for a session, unless it is clear from here that there can be none."""
         identity = self._identity
         assert identity is not None
         assert self.connection.h3 is not None
@@ -534,26 +490,74 @@ class ClientConnection:
                 raise Refusal(
                     400, ProxyError.HTTP_REQUEST_ERROR, "SETTINGS_H3_DATAGRAM is required"
                 )
-            if self._session is not None:
+            if self._session is not None or self._applied:
                 raise Refusal(
                     409, ProxyError.CONNECTION_LIMIT_REACHED, "one session per connection"
                 )
-            tunnel = Tunnel(self.connection, session, stream_id)
-            established = self._table.admit(self, identity, scope, tunnel)
         except Refusal as refusal:
-            self._refuse(stream_id, session, refusal)
+            self._refuse_here(stream_id, session, refusal)
             return
+
+        def answer(outcome: Admission | Refusal) -> None:
+            self._answered(stream_id, session, resolved, outcome)
+
+        self._applied = True
+        self._table.apply(
+            Applicant(identity, self.path(), str(scope.target or "*"), scope.ip_protocol), answer
+        )
+
+    def _answered(
+        self,
+        stream_id: int,
+        session: ConnectIpSession,
+        resolved: tuple[IpNetwork, ...],
+        outcome: Admission | Refusal,
+    ) -> None:
+        """The supervisor has decided. Whatever goes wrong here costs this connection only."""
+        self._applied = False
+        is_there = stream_id in self._streams and not self.connection.is_terminated
+        if not is_there:
+            if isinstance(outcome, Admission):
+                self._table.decline(outcome, "closed by the client")
+            return
+        if isinstance(outcome, Refusal):
+            self._refuse(stream_id, session, outcome)
+        else:
+            self._establish(stream_id, session, resolved, outcome)
+        self._endpoint.touch(self.connection)
+        self._table.loop.call_soon(self._endpoint.flush_touched)
+
+    def _establish(
+        self,
+        stream_id: int,
+        session: ConnectIpSession,
+        resolved: tuple[IpNetwork, ...],
+        admission: Admission,
+    ) -> None:
+        identity = self._identity
+        assert identity is not None
+        tunnel = Tunnel(self.connection, session, stream_id)
+        established = self._table.establish(admission, self, identity, tunnel)
         self._session = established
-        self.connection.send_headers(stream_id, session.accept(resolved))
-        self._assign(session, stream_id, session.pending_requests)
-        self.connection.send_data(stream_id, session.advertise(self._table.settings.routes))
-        tunnel.carry([address.packed for address in established.addresses])
-        self._table.announce(established)
+        try:
+            self.connection.send_headers(stream_id, session.accept(resolved))
+            self._assign(session, stream_id, session.pending_requests)
+            self.connection.send_data(stream_id, session.advertise(self._table.settings.routes))
+            tunnel.carry([address.packed for address in established.addresses])
+        except Exception:
+            # Not raised into whoever brought the answer, who serves other sessions too.
+            logger.exception("a session did not begin; its connection ends")
+            self._table.close(established, "internal error")
+            return
         self._check_link(established)
 
-    def _refuse(self, stream_id: int, session: ConnectIpSession, refusal: Refusal) -> None:
+    def _refuse_here(self, stream_id: int, session: ConnectIpSession, refusal: Refusal) -> None:
+        """Refuse what nobody else need be asked about."""
         identity = self._identity
         self._table.count_refused(identity.name if identity else "-", self.peer, refusal)
+        self._refuse(stream_id, session, refusal)
+
+    def _refuse(self, stream_id: int, session: ConnectIpSession, refusal: Refusal) -> None:
         headers = session.refuse(refusal.status, refusal.proxy_status)
         self._refuse_headers(stream_id, headers, str(refusal))
 

@@ -21,6 +21,7 @@ class FakeGateway:
 
     def __init__(self) -> None:
         self.calls: list[tuple[Any, ...]] = []
+        self.refreshed = 0
         self.error: Exception | None = None
         self.state = GatewayState.READY
         self.not_ready_because: list[str] = []
@@ -77,6 +78,9 @@ class FakeGateway:
         self.calls.append(call)
         if self.error is not None:
             raise self.error
+
+    async def refresh(self) -> None:
+        self.refreshed += 1
 
     def status(self) -> schemas.Status:
         self._called("status")

@@ -90,6 +90,7 @@ def _probe_routes(facade: GatewayFacade, registry: CollectorRegistry) -> APIRout
     @router.get("/metrics", response_class=Response)
     async def metrics(request: Request) -> Response:
         """Prometheus text or OpenMetrics, as the scraper accepts."""
+        await facade.refresh()
         encode, content_type = choose_encoder(request.headers.get("accept", ""))
         return Response(encode(registry), media_type=content_type)
 
@@ -102,11 +103,13 @@ def _read_routes(facade: GatewayFacade) -> APIRouter:
     @router.get("/status")
     async def status() -> schemas.Status:
         """The gateway at a glance."""
+        await facade.refresh()
         return facade.status()
 
     @router.get("/sessions")
     async def sessions() -> schemas.SessionList:
         """The sessions that are up, by client and age."""
+        await facade.refresh()
         found = sorted(facade.sessions(), key=lambda one: (one.client, one.established_at))
         return schemas.SessionList(sessions=found)
 

@@ -79,6 +79,9 @@ class OperationFailed(FacadeError):
 class GatewayFacade(Protocol):
     """The gateway as its administrators see it."""
 
+    async def refresh(self) -> None:
+        """Bring up to date what worker processes count: before status, sessions and metrics."""
+
     def status(self) -> schemas.Status:
         """Return the gateway at a glance."""
 

@@ -172,6 +172,16 @@ class EventState(Answer):
 # --- answers --------------------------------------------------------------------------------------
 
 
+class Worker(Answer):
+    """A process that carries packets."""
+
+    worker: int = Field(ge=0, description="its number")
+    pid: int | None = Field(description="null: it has ended, and is being started again")
+    sessions: int = Field(0, ge=0)
+    restarts: int = Field(0, ge=0, description="since the gateway's start")
+    misdirected_packets: int = Field(0, ge=0, description="of another worker's sessions; lost")
+
+
 class Status(Answer):
     """The gateway at a glance (``GET /v1/status``)."""
 
@@ -183,6 +193,7 @@ class Status(Answer):
     pid: int = Field(gt=0)
     listen: list[str] = Field(description="UDP address:port, one per socket")
     engine: str
+    workers: list[Worker] = Field(default_factory=list)
     tun_name: str
     tun_mtu_bytes: int
     sessions: int = Field(ge=0)
@@ -206,6 +217,7 @@ class Session(Answer):
     groups: list[str] = Field(default_factory=list)
     session_id: str
     peer: str = Field(description="the client's outer UDP address and port, as seen now")
+    worker: int = Field(0, ge=0, description="the process that carries its packets")
     addresses: list[str] = Field(description="virtual IPs with prefix length")
     established_at: AwareDatetime
     age_s: float = Field(ge=0)

@@ -162,7 +162,7 @@ async def test_a_server_without_datagrams_is_no_gateway(
 
 async def test_a_refusal_carries_status_and_reason(lab: Lab) -> None:
     gateway = lab.gateway()
-    gateway.table.accepting = False
+    gateway.registry.accepting = False
     client = lab.make_client(gateway)
     with pytest.raises(SessionRefused) as refused:
         await client.tunnel.connect(5)

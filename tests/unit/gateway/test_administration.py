@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Network, ip_address
@@ -34,6 +35,8 @@ from zgate_gateway.kernel import Kernel
 from zgate_gateway.policy.lookup import Tables
 from zgate_gateway.policy_keeper import PolicyKeeper
 from zgate_gateway.pool import AddressPool
+from zgate_gateway.worker.crew import WorkerState
+from zgate_gateway.worker.messages import SessionReport
 from zgate_protocol.drop_reason import DropReason
 
 NOW = datetime.now(UTC)
@@ -160,6 +163,33 @@ class FakePrograms:
         )
 
 
+class FakeCrew:
+    """Two workers, one of which is being started again."""
+
+    retry_active = True
+
+    def __init__(self) -> None:
+        self.refreshed = 0
+
+    async def refresh(self) -> None:
+        self.refreshed += 1
+
+    def states(self) -> list[WorkerState]:
+        counters = {"unknown_packets": 6, "misdirected_packets": 0}
+        return [WorkerState(0, None, 3, counters), WorkerState(1, 4243, 0, counters)]
+
+    def session(self, session_id: str, worker: int) -> SessionReport | None:
+        if (session_id, worker) != ("s1", 1) or not self.refreshed:
+            return None
+        return SessionReport("s1", 0.02, 1400, 999.0, {"TOO_BIG": 1})
+
+    def drops(self) -> Counter[str]:
+        return Counter({"TOO_BIG": 5})
+
+    def certificates_refused(self) -> Counter[str]:
+        return Counter({"expired": 2})
+
+
 class World:
     """A gateway that is none of a daemon's, and its administration."""
 
@@ -180,7 +210,6 @@ class World:
             engine_name="python",
             state="ready",
             started_at=NOW,
-            certificates_refused={"expired": 2},
             config=SimpleNamespace(
                 tun=SimpleNamespace(name="zgate0", mtu_bytes=1420),
                 sessions=SimpleNamespace(max=9),
@@ -192,13 +221,14 @@ class World:
             pools=[self.pool],
             alerts=self.alerts,
             journal=SimpleNamespace(feed=FlowFeed(), events_received=3),
-            listener=SimpleNamespace(local_address="[::]:443", endpoint=None),
+            local_address="[::]:443",
+            crew=FakeCrew(),
             edge=SimpleNamespace(state=EdgeState),
             sessions=SimpleNamespace(
                 by_client={},
+                by_id={},
                 refused={"expired": 1, "pool": 1},
                 established_total=4,
-                total_drops=lambda: {DropReason.TOO_BIG: 5},
                 loop=SimpleNamespace(time=lambda: 1000.0),
                 close=lambda session, why: self.closed.append((session.client, why)),
             ),
@@ -208,21 +238,18 @@ class World:
 
     def connect(self, name: str, *groups: str) -> None:
         self.kernel.add_client(name, groups, [A4])
-        self.gateway.sessions.by_client[name] = SimpleNamespace(
+        sessions = self.gateway.sessions
+        sessions.by_client[name] = sessions.by_id["s1"] = SimpleNamespace(
             client=name,
             session_id="s1",
             addresses=(A4,),
             established_at=NOW,
             established_s=990.0,
-            last_packet_s=999.0,
             identity=SimpleNamespace(name=name, groups=groups, serial=0xAB, not_after=NOW + HOUR),
-            owner=SimpleNamespace(
-                peer="192.0.2.1:5",
-                connection=SimpleNamespace(statistics=lambda: {"smoothed_rtt_s": 0.02}),
-            ),
-            scope=SimpleNamespace(target=None, ip_protocol=None),
-            tunnel=SimpleNamespace(drops={DropReason.TOO_BIG: 1}, mtu_bytes=1400),
-            mtu_bytes=1400,
+            peer="192.0.2.1:5",
+            worker=SimpleNamespace(index=1),
+            target="*",
+            ip_protocol=None,
         )
 
     def why(self, client: str = "alice", protocol: int = TCP) -> schemas.Why:
@@ -254,6 +281,10 @@ def test_status_is_what_the_parts_say(world: World) -> None:
     assert (status.kernel_events.received, status.kernel_events.lost) == (3, 1)
     assert status.kernel_maps == {"flows": schemas.MapUse(used=95, size=100)}
     assert status.alerts == []
+    assert status.workers == [
+        schemas.Worker(worker=0, pid=None, sessions=0, restarts=3),
+        schemas.Worker(worker=1, pid=4243, sessions=1),
+    ]
     world.gateway.state = "draining"
     assert world.administration.status().not_ready_because == ["the gateway is draining"]
 
@@ -265,8 +296,12 @@ def test_alerts_are_in_status_and_metrics(world: World) -> None:
     assert world.administration.metrics().alerts == ["map_flows"]
 
 
-def test_a_session_is_shown(world: World) -> None:
+async def test_a_session_is_shown(world: World) -> None:
     world.connect("alice", "staff")
+    (session,) = world.administration.sessions()
+    # Its worker has not answered yet, or not in time.
+    assert (session.worker, session.idle_s, session.rtt_ms, session.drops) == (1, None, None, {})
+    await world.administration.refresh()
     (session,) = world.administration.sessions()
     assert (session.client, session.groups, session.peer) == ("alice", ["staff"], "192.0.2.1:5")
     assert (session.age_s, session.idle_s, session.rtt_ms) == (10, 1, 20)

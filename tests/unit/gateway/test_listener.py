@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
@@ -360,15 +359,6 @@ async def test_the_certificate_chain_check_runs_before_our_flight(lab: Lab, pki:
 # The port.
 
 
-async def test_the_port_says_where_it_listens(lab: Lab) -> None:
-    gateway = lab.gateway()
-    assert gateway.listener.local_address == f"127.0.0.1:{gateway.port}"
-    gateway.listener.close()
-    assert gateway.listener.local_address == "-"
-    gateway.listener.open(asyncio.get_running_loop())
-    gateway.forwarder._endpoint = gateway.endpoint
-
-
 async def test_both_families_on_one_socket(lab: Lab) -> None:
     gateway = lab.gateway(address="::")
     for host in ("127.0.0.1", "::1"):
@@ -376,7 +366,6 @@ async def test_both_families_on_one_socket(lab: Lab) -> None:
         assert ip_address(state.gateway_address[0]) == ip_address(host)
     assert gateway.session("alice").owner.peer.startswith("[::1]:")
     assert gateway.session("bob").owner.peer.startswith("127.0.0.1:")
-    assert gateway.listener.local_address.startswith("[::]:")
 
 
 async def test_a_listener_that_stopped_accepting_keeps_who_is_there(lab: Lab) -> None:

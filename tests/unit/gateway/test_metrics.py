@@ -2,7 +2,13 @@
 
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
-from zgate_gateway.metrics import ClientTraffic, MetricsSnapshot, PoolLevel, make_registry
+from zgate_gateway.metrics import (
+    ClientTraffic,
+    MetricsSnapshot,
+    PoolLevel,
+    WorkerLoad,
+    make_registry,
+)
 
 FULL = MetricsSnapshot(
     version="0.1.0",
@@ -25,7 +31,10 @@ FULL = MetricsSnapshot(
     events_suppressed=9,
     audit_written=10,
     audit_lost=11,
-    engine={"datagrams_sent": 12},
+    workers={
+        0: WorkerLoad(True, 2, 1, {"datagrams_sent": 12, "misdirected_packets": 0}),
+        1: WorkerLoad(False, 0, 3),
+    },
     edge_mode="native",
     edge_interface="eth0",
     edge_packets={("pass", "INITIAL"): 13, ("drop", "FIXED_BIT"): 14},
@@ -73,7 +82,14 @@ def test_every_number_of_the_snapshot_is_there() -> None:
         ("zgate_drops_total", (("reason", "NO_CLIENT"),)): 6,
         ("zgate_kernel_map_entries", (("map", "flows"),)): 17,
         ("zgate_kernel_map_size", (("map", "flows"),)): 262144,
-        ("zgate_engine_total", (("counter", "datagrams_sent"),)): 12,
+        ("zgate_engine_total", (("counter", "datagrams_sent"), ("worker", "0"))): 12,
+        ("zgate_misdirected_packets_total", (("worker", "0"),)): 0,
+        ("zgate_worker_up", (("worker", "0"),)): 1,
+        ("zgate_worker_up", (("worker", "1"),)): 0,
+        ("zgate_worker_sessions", (("worker", "0"),)): 2,
+        ("zgate_worker_sessions", (("worker", "1"),)): 0,
+        ("zgate_worker_restarts_total", (("worker", "0"),)): 1,
+        ("zgate_worker_restarts_total", (("worker", "1"),)): 3,
         ("zgate_edge_info", (("interface", "eth0"), ("mode", "native"))): 1,
         ("zgate_edge_packets_total", (("reason", "INITIAL"), ("verdict", "pass"))): 13,
         ("zgate_edge_packets_total", (("reason", "FIXED_BIT"), ("verdict", "drop"))): 14,

@@ -8,7 +8,7 @@ from ipaddress import ip_address, ip_network
 import pytest
 from aioquic.h3.connection import ErrorCode
 from zgate_datapath.client import ConnectionLost, SessionRefused
-from zgate_gateway.sessions import _refusal_of, _satisfies
+from zgate_gateway.sessions import ClientConnection, _refusal_of, _satisfies
 from zgate_protocol.drop_reason import DropReason
 from zgate_protocol.varint import encode_varint
 
@@ -40,7 +40,7 @@ async def test_a_client_gets_addresses_routes_and_is_known_everywhere(lab: Lab) 
     session = gateway.session("alice")
     assert session.client == "alice"
     assert session.owner.peer.startswith("127.0.0.1:")
-    assert gateway.table.established_total == 1
+    assert gateway.registry.established_total == 1
     assert client.tunnel.drops() == {}
 
 
@@ -260,10 +260,10 @@ async def test_a_fault_in_admission_ends_the_connection_and_leaves_nothing(
 ) -> None:
     gateway = lab.gateway()
 
-    def fault(session: object) -> None:
+    def fault(*_: object) -> None:
         raise ZeroDivisionError("a fault of our own")
 
-    monkeypatch.setattr(gateway.table, "announce", fault)
+    monkeypatch.setattr(ClientConnection, "_assign", fault)
     with pytest.raises(ConnectionLost, match="internal error"):
         await lab.connect(gateway)
     await eventually(lambda: not gateway.endpoint.connections)
@@ -289,7 +289,7 @@ async def test_touching_leases_reaches_every_pool(lab: Lab) -> None:
     touched: list[object] = []
     for pool in gateway.pools:
         pool.touch_connected = touched.append  # type: ignore[method-assign]
-    gateway.table.touch_leases()
+    gateway.registry.touch_leases()
     assert len(touched) == 2
 
 

@@ -40,7 +40,7 @@ async def test_an_exhausted_pool_is_503_with_proxy_status(lab: Lab) -> None:
     assert refused.value.proxy_status.startswith("zgate; error=connection_limit_reached; details=")
     assert gateway.kernel.clients.keys() == {"alice"}
     assert gateway.record.refused[0][:2] == ("bob", "connection_limit_reached")
-    assert gateway.table.refused == {"connection_limit_reached": 1}
+    assert gateway.registry.refused == {"connection_limit_reached": 1}
 
 
 async def test_the_addresses_of_one_family_go_back_when_the_other_is_exhausted(lab: Lab) -> None:
@@ -64,7 +64,7 @@ async def test_too_many_sessions_are_503(lab: Lab) -> None:
 async def test_a_draining_gateway_takes_no_new_sessions(lab: Lab) -> None:
     gateway = lab.gateway()
     await lab.connect(gateway, "alice")
-    gateway.table.accepting = False
+    gateway.registry.accepting = False
     with pytest.raises(SessionRefused) as refused:
         await lab.connect(gateway, "bob")
     assert refused.value.status == 503

@@ -1,0 +1,269 @@
+"""The sessions of all workers: who may come, which addresses it holds, what the kernel knows.
+
+In the supervisor. What is decided here holds for the whole gateway: one session for each identity,
+the number of sessions, the addresses. A session's end goes the same way, whoever wants it: the
+kernel forgets the client first, then its worker tells the peer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Protocol
+
+from zgate_control.store import StoreError
+from zgate_identity.refusal import CertificateRefused
+from zgate_identity.verifier import PeerIdentity
+from zgate_protocol.structured_field import ProxyError
+
+from zgate_gateway.admission import Applicant, IpAddress, PeerPath, Refusal, WorkerLink
+from zgate_gateway.pool import AddressPool, PoolExhausted
+
+logger = logging.getLogger(__name__)
+
+
+class KernelClients(Protocol):
+    """What the sessions need of the kernel: `zgate_gateway.kernel.Kernel`."""
+
+    def add_client(self, name: str, groups: Sequence[str], addresses: Sequence[IpAddress]) -> None:
+        """From now on the kernel judges packets of these addresses by this client's policy."""
+
+    def remove_client(self, name: str) -> None:
+        """From now on it passes none."""
+
+    def client_bytes(self, name: str) -> tuple[int, int]:
+        """Bytes counted up and down."""
+
+
+class Steering(Protocol):
+    """Which worker gets the packets for an address: `zgate_bpf.steering_tables.AddressOwners`."""
+
+    def assign(self, address: IpAddress, owner: int) -> None:
+        """From now on this worker does."""
+
+    def release(self, address: IpAddress, owner: int) -> None:
+        """From now on this worker does not."""
+
+
+class SessionListener(Protocol):
+    """Who is told of sessions: the audit log."""
+
+    def session_up(self, session: SessionRecord) -> None:
+        """A session is established."""
+
+    def session_down(self, session: SessionRecord, cause: str) -> None:
+        """A session has ended."""
+
+    def session_refused(self, client: str, peer: str, reason: str, text: str) -> None:
+        """A verified client was refused."""
+
+
+@dataclass(frozen=True, slots=True)
+class RegistrySettings:
+    """What an operator can say about sessions."""
+
+    newest_wins: bool
+    max_sessions: int
+
+
+@dataclass(eq=False, slots=True)
+class SessionRecord:
+    """One established session, as the supervisor knows it; `path` follows the client's."""
+
+    session_id: str
+    identity: PeerIdentity
+    worker: WorkerLink
+    path: PeerPath
+    addresses: tuple[IpAddress, ...]
+    target: str
+    ip_protocol: int | None
+    established_at: datetime
+    established_s: float
+    closed: bool = False
+
+    @property
+    def client(self) -> str:
+        """The client's name."""
+        return self.identity.name
+
+    @property
+    def peer(self) -> str:
+        """The client's outer address and port, for people."""
+        return str(self.path)
+
+
+class Registry:
+    """All sessions of the gateway.
+
+    `recheck` raises `CertificateRefused` when an identity holds no more: a worker may have
+    verified it by files that are old by now.
+    """
+
+    def __init__(
+        self,
+        settings: RegistrySettings,
+        *,
+        pools: Sequence[AddressPool],
+        kernel: KernelClients,
+        steering: Steering,
+        listener: SessionListener,
+        recheck: Callable[[PeerIdentity, datetime], None],
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self.settings = settings
+        self.accepting = True
+        self.by_client: dict[str, SessionRecord] = {}
+        self.by_id: dict[str, SessionRecord] = {}
+        self.established_total = 0
+        self.refused: dict[str, int] = {}
+        self.loop = loop
+        self._pools = tuple(pools)
+        self._kernel = kernel
+        self._steering = steering
+        self._listener = listener
+        self._recheck = recheck
+        self._ids = itertools.count(1)
+
+    def admit(self, applicant: Applicant, worker: WorkerLink) -> SessionRecord:
+        """Establish a session.
+
+        Raises:
+            Refusal: counted and recorded; the request must be answered with its status.
+        """
+        try:
+            session = self._admit(applicant, worker)
+        except Refusal as refusal:
+            self.count_refused(applicant.identity.name, str(applicant.path), refusal)
+            raise
+        self._listener.session_up(session)
+        return session
+
+    def _admit(self, applicant: Applicant, worker: WorkerLink) -> SessionRecord:
+        identity, now = applicant.identity, datetime.now(UTC)
+        self._check(identity, now)
+        previous = self.by_client.get(identity.name)
+        if previous is not None:
+            self.close(previous, "replaced by a newer session of the same client")
+        addresses: list[IpAddress] = []
+        try:
+            for pool in self._pools:
+                addresses.append(pool.acquire(identity.name, now).address)
+            for address in addresses:
+                self._steering.assign(address, worker.index)
+            self._kernel.add_client(identity.name, identity.groups, addresses)
+        except PoolExhausted as error:
+            self._release(identity.name, addresses, worker, now)
+            raise Refusal(
+                503, ProxyError.CONNECTION_LIMIT_REACHED, f"address pool: {error}"
+            ) from error
+        except (StoreError, OSError, RuntimeError) as error:
+            self._release(identity.name, addresses, worker, now)
+            logger.error("cannot admit %s: %s", identity.name, error)
+            raise Refusal(
+                503, ProxyError.PROXY_INTERNAL_ERROR, "the gateway cannot take clients"
+            ) from error
+        session = SessionRecord(
+            session_id=f"s{next(self._ids)}",
+            identity=identity,
+            worker=worker,
+            path=applicant.path,
+            addresses=tuple(addresses),
+            target=applicant.target,
+            ip_protocol=applicant.ip_protocol,
+            established_at=now,
+            established_s=self.loop.time(),
+        )
+        self.by_client[identity.name] = self.by_id[session.session_id] = session
+        self.established_total += 1
+        return session
+
+    def _check(self, identity: PeerIdentity, now: datetime) -> None:
+        if not self.accepting:
+            raise Refusal(503, ProxyError.DESTINATION_UNAVAILABLE, "the gateway is shutting down")
+        try:
+            self._recheck(identity, now)
+        except CertificateRefused as refused:
+            raise Refusal(403, ProxyError.HTTP_REQUEST_DENIED, str(refused.reason)) from refused
+        if identity.name in self.by_client:
+            if not self.settings.newest_wins:
+                raise Refusal(
+                    409, ProxyError.CONNECTION_LIMIT_REACHED, "this client has a session already"
+                )
+        elif len(self.by_client) >= self.settings.max_sessions:
+            raise Refusal(
+                503, ProxyError.CONNECTION_LIMIT_REACHED, "the gateway has no room for sessions"
+            )
+
+    def _release(
+        self, client: str, acquired: Sequence[IpAddress], worker: WorkerLink, now: datetime
+    ) -> None:
+        families = {address.version for address in acquired}
+        for pool in self._pools:
+            if pool.family in families:
+                pool.release(client, now)
+        for address in acquired:
+            try:
+                self._steering.release(address, worker.index)
+            except OSError as error:
+                # The worker has no session for it: what comes is dropped there.
+                logger.error("packets for %s still go to a worker: %s", address, error)
+
+    def count_refused(self, client: str, peer: str, refusal: Refusal) -> None:
+        """A verified client's request was refused."""
+        self.refused[refusal.reason] = self.refused.get(refusal.reason, 0) + 1
+        self._listener.session_refused(client, peer, refusal.reason, str(refusal))
+
+    def close(self, session: SessionRecord, cause: str) -> None:
+        """End a session: the kernel first, then the peer. Twice is no error."""
+        if self._forget(session, cause):
+            session.worker.close_session(session.session_id, cause)
+
+    def ended(self, session_id: str, worker: WorkerLink, cause: str) -> None:
+        """A worker says that a session of its own is over."""
+        session = self.by_id.get(session_id)
+        if session is not None and session.worker is worker:
+            self._forget(session, cause)
+
+    def moved(self, session_id: str, worker: WorkerLink, path: PeerPath) -> None:
+        """A worker says that a client of its own is somewhere else now."""
+        session = self.by_id.get(session_id)
+        if session is not None and session.worker is worker:
+            session.path = path
+
+    def worker_lost(self, worker: WorkerLink, cause: str) -> list[PeerPath]:
+        """A worker has died: nothing of its sessions stays. Where their clients were."""
+        lost = [session for session in self.by_id.values() if session.worker is worker]
+        for session in lost:
+            self._forget(session, cause)
+        return [session.path for session in lost]
+
+    def _forget(self, session: SessionRecord, cause: str) -> bool:
+        if session.closed:
+            return False
+        session.closed = True
+        try:
+            # First, for what the kernel has counted for the client goes with it.
+            self._listener.session_down(session, cause)
+        except Exception:
+            # A log that fails must not keep a revoked client alive.
+            logger.exception("the end of session %s was not recorded", session.session_id)
+        self.by_id.pop(session.session_id, None)
+        if self.by_client.get(session.client) is session:
+            del self.by_client[session.client]
+            try:
+                self._kernel.remove_client(session.client)
+            except (OSError, RuntimeError) as error:
+                # No packet of the client reaches the kernel any more, whatever it remembers.
+                logger.error("client %s stays in the kernel: %s", session.client, error)
+        self._release(session.client, session.addresses, session.worker, datetime.now(UTC))
+        return True
+
+    def touch_leases(self) -> None:
+        """Note in the store that the connected clients are there."""
+        now = datetime.now(UTC)
+        for pool in self._pools:
+            pool.touch_connected(now)

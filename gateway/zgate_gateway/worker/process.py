@@ -1,0 +1,146 @@
+"""One life of a worker, as the supervisor sees it: a child process and the channel to it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import Protocol
+
+from zgate_gateway.admission import PeerPath
+from zgate_gateway.worker import messages
+from zgate_gateway.worker.channel import Channel, socket_pair
+from zgate_gateway.worker.messages import BATCH_ENTRIES, Message, Report, SessionReport
+
+logger = logging.getLogger(__name__)
+
+
+class ProcessOwner(Protocol):
+    """Who is told of a worker."""
+
+    def message(self, process: WorkerProcess, message: Message) -> None:
+        """A worker said something that is not about itself."""
+
+    def exited(self, process: WorkerProcess, status: int) -> None:
+        """A worker's process is gone: nothing runs of it any more."""
+
+
+class WorkerProcess:
+    """See the module's text (`zgate_gateway.admission.WorkerLink`).
+
+    Attributes:
+        ready: done when it accepts connections, with its packet engine's name; cancelled when it
+            ended before.
+        failure: why it could not do its work, in its own words.
+        latest: its counters when it was last asked; `sessions` the same, by session ID.
+        unanswered: how many questions are open.
+    """
+
+    def __init__(self, index: int, owner: ProcessOwner, loop: asyncio.AbstractEventLoop) -> None:
+        self.index = index
+        self.ready: asyncio.Future[str] = loop.create_future()
+        self.failure = ""
+        self.latest = Report(0, True, (), {}, {}, {}, False)
+        self.sessions: dict[str, SessionReport] = {}
+        self.unanswered = 0
+        self.started_s = loop.time()
+        self._owner = owner
+        self._loop = loop
+        self._answers: dict[int, asyncio.Future[None]] = {}
+        self._gathered: dict[str, SessionReport] = {}
+        ours, theirs = socket_pair()
+        try:
+            self._popen = subprocess.Popen(
+                [
+                    sys.executable,
+                    "-P",
+                    "-m",
+                    "zgate_gateway.worker",
+                    str(theirs.fileno()),
+                    str(os.getpid()),
+                ],
+                stdin=subprocess.DEVNULL,
+                pass_fds=(theirs.fileno(),),
+            )
+        except OSError:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        self._exit_fd = os.pidfd_open(self._popen.pid)
+        self._channel = Channel(ours, loop, on_message=self._on_message, on_lost=self._on_lost)
+        loop.add_reader(self._exit_fd, self._on_exit)
+
+    @property
+    def pid(self) -> int:
+        """Its process ID."""
+        return self._popen.pid
+
+    def send(self, message: Message, descriptors: Sequence[int] = ()) -> None:
+        """Say something."""
+        self._channel.send(message, descriptors)
+
+    def close_session(self, session_id: str, cause: str) -> None:
+        """See `WorkerLink.close_session`."""
+        self.send(messages.CloseSession(session_id, cause))
+
+    def end_lost(self, paths: Sequence[PeerPath]) -> None:
+        """Have it tell the clients of a predecessor that their connections are no more."""
+        for start in range(0, len(paths), BATCH_ENTRIES):
+            self.send(messages.EndLost(tuple(paths[start : start + BATCH_ENTRIES])))
+
+    def ask(self, request_id: int, *, with_sessions: bool) -> asyncio.Future[None]:
+        """Ask for its counters; done when they are there, never if it does not answer."""
+        answer = self._answers[request_id] = self._loop.create_future()
+        self.unanswered += 1
+        self._gathered = {}
+        self.send(messages.AskReport(request_id, with_sessions))
+        return answer
+
+    def kill(self) -> None:
+        """End it here and now; `ProcessOwner.exited` follows."""
+        if self._popen.returncode is None:
+            self._popen.send_signal(signal.SIGKILL)
+
+    def _on_message(self, message: Message) -> None:
+        match message:
+            case messages.Ready(engine):
+                if not self.ready.done():
+                    self.ready.set_result(engine)
+            case messages.Failed(text):
+                self.failure = text
+            case messages.Report():
+                self._on_report(message)
+            case _:
+                self._owner.message(self, message)
+
+    def _on_report(self, report: Report) -> None:
+        self._gathered |= {one.session_id: one for one in report.sessions}
+        if report.is_last:
+            self.latest = report
+            self.unanswered = 0
+            answer = self._answers.pop(report.request_id, None)
+            if self._gathered:
+                self.sessions = self._gathered
+            if answer is not None and not answer.done():
+                answer.set_result(None)
+
+    def _on_lost(self, reason: str) -> None:
+        if self._popen.poll() is None:
+            logger.debug("worker %d, pid %d: %s", self.index, self.pid, reason)
+        # Whatever it still does, nobody could tell it to stop.
+        self.kill()
+
+    def _on_exit(self) -> None:
+        status = self._popen.wait()
+        self._loop.remove_reader(self._exit_fd)
+        os.close(self._exit_fd)
+        self._channel.close()
+        self.ready.cancel()
+        for answer in self._answers.values():
+            answer.cancel()
+        self._owner.exited(self, status)

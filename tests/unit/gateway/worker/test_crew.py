@@ -1,0 +1,265 @@
+"""Real worker processes on loopback: they serve, die, come back, and end with their supervisor.
+
+Fake: the supervisor's kernel and store, the TUN (a socket pair), and the map of address owners.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator, Sequence
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+from zgate_datapath.client import ClientConfig, SessionRefused, TunnelClient
+from zgate_datapath.connection_ids import ConnectionIds
+from zgate_datapath.udp import UdpSocket
+from zgate_gateway.admission import Applicant, PeerPath
+from zgate_gateway.worker import crew as crew_module
+from zgate_gateway.worker import messages
+from zgate_gateway.worker.crew import Crew, WorkerError
+from zgate_gateway.worker.process import WorkerProcess
+
+from ....loopback import HOST, WAIT_S, FakeTun, Pki, eventually, udp_packet  # noqa: TID252
+
+SECRET = bytes(range(32))
+V4, V6 = ip_address("10.100.0.2"), ip_address("fd00::2")
+LONG_S = 30.0  # processes take their time on a busy machine
+
+
+class Supervisor:
+    """Admits everybody, and notes what it hears (`CrewOwner`)."""
+
+    def __init__(self, pki: Pki, count: int) -> None:
+        self.pki = pki
+        self.tuns = [FakeTun() for _ in range(count)]
+        # A port each: without steering, this says which worker a client gets.
+        self.sockets = [UdpSocket.bind("127.0.0.1", 0) for _ in range(count)]
+        self.owners_fd = os.open("/dev/null", os.O_RDONLY)
+        self.heard: list[messages.Message] = []
+        self.applicants: list[tuple[WorkerProcess, Applicant]] = []
+        self.lost: list[int] = []
+        self.refuses = False
+        self.key_file = pki.gateway.key
+        self.crew = Crew(count, self, asyncio.get_running_loop())
+
+    def configuration(self, index: int) -> tuple[messages.Configure, Sequence[int]]:
+        configure = messages.Configure(
+            worker=index,
+            workers=len(self.tuns),
+            log_level="info",
+            secret=SECRET,
+            retry_key=bytes(16),
+            certificate_file=self.pki.gateway.certificate,
+            key_file=self.key_file,
+            ca_file=self.pki.ca_file,
+            crl_file=self.pki.authority.crl_file,
+            engine="python",
+            congestion="auto",
+            idle_timeout_s=30.0,
+            max_udp_payload_bytes=1452,
+            tun_name="fake0",
+            routes=("0.0.0.0/0",),
+            gateway_ipv4=IPv4Address("10.100.0.1"),
+            gateway_ipv6=IPv6Address("fd00::1"),
+        )
+        return configure, (self.sockets[index].fileno(), self.tuns[index].fd, self.owners_fd)
+
+    def message(self, process: WorkerProcess, message: messages.Message) -> None:
+        self.heard.append(message)
+        if isinstance(message, messages.Apply):
+            self.applicants.append((process, message.applicant))
+            answer = (
+                messages.Denied(message.request_id, 503, "connection_limit_reached", "no")
+                if self.refuses
+                else messages.Admitted(message.request_id, f"s{message.request_id}", (V4, V6))
+            )
+            process.send(answer)
+
+    def worker_lost(self, process: WorkerProcess, cause: str) -> list[PeerPath]:
+        self.lost.append(process.index)
+        return [one.path for worker, one in self.applicants if worker is process]
+
+    def client(self, name: str, index: int) -> tuple[TunnelClient, FakeTun]:
+        identity, tun = self.pki.client(name), FakeTun()
+        config = ClientConfig(
+            host="127.0.0.1",
+            port=int(self.sockets[index].local_address[1]),
+            server_name=HOST,
+            ca_file=str(self.pki.ca_file),
+            certificate_file=str(identity.certificate),
+            key_file=str(identity.key),
+            engine="python",
+        )
+        return TunnelClient(config=config, tun=tun, on_change=lambda _: None), tun  # type: ignore[arg-type]
+
+    async def work(self) -> None:
+        self.crew.spawn()
+        await self.crew.work()
+
+    def process(self, index: int) -> WorkerProcess | None:
+        return next((one for one in self.crew.processes if one.index == index), None)
+
+    def close(self) -> None:
+        for one in (*self.tuns, *self.sockets):
+            one.close()
+        os.close(self.owners_fd)
+
+
+@pytest_asyncio.fixture
+async def supervisor(pki: Pki) -> AsyncIterator[Supervisor]:
+    made = Supervisor(pki, 2)
+    yield made
+    await made.crew.stop()
+    assert made.crew.processes == []
+    made.close()
+
+
+async def test_a_client_is_served_by_a_worker(supervisor: Supervisor) -> None:
+    await supervisor.work()
+    client, tun = supervisor.client("alice", 1)
+    state = await client.connect(LONG_S)
+    assert [one.ip for one in state.addresses] == [V4, V6]
+    ((process, applicant),) = supervisor.applicants
+    assert process.index == 1
+    assert (applicant.identity.name, applicant.identity.groups) == ("alice", ("staff",))
+    assert applicant.path.host == "127.0.0.1"
+    assert ConnectionIds(SECRET, 0, 2).owner_of(applicant.path.connection_id) == 1
+
+    kernel = supervisor.tuns[1]._kernels
+    tun.inject(udp_packet(V4, "10.20.0.5"))
+    up = await eventually(lambda: _receive(kernel))
+    assert up == udp_packet(V4, "10.20.0.5")
+    supervisor.tuns[1].inject(udp_packet("10.20.0.5", V4))
+    await eventually(lambda: tun.written == [udp_packet("10.20.0.5", V4)])
+
+    await supervisor.crew.refresh()
+    report = supervisor.crew.session("s1", 1)
+    assert report is not None
+    assert report.mtu_bytes >= 1280
+    assert supervisor.crew.session("s1", 0) is None
+    assert [one.restarts for one in supervisor.crew.states()] == [0, 0]
+
+    process.close_session("s1", "kicked: for a reason")
+    assert await asyncio.wait_for(client.wait_closed(), WAIT_S) == "kicked: for a reason"
+    assert not [one for one in supervisor.heard if isinstance(one, messages.SessionEnded)]
+
+
+def _receive(sock: socket.socket) -> bytes:
+    try:
+        return sock.recv(65535)
+    except BlockingIOError:
+        return b""
+
+
+async def test_what_clients_do_is_told(supervisor: Supervisor) -> None:
+    await supervisor.work()
+    client, _ = supervisor.client("alice", 0)
+    await client.connect(LONG_S)
+    await client.close("the user said so")
+    await eventually(lambda: messages.SessionEnded("s1", "the user said so") in supervisor.heard)
+    supervisor.refuses = True
+    refused, _ = supervisor.client("bob", 0)
+    with pytest.raises(SessionRefused, match="503"):
+        await refused.connect(LONG_S)
+
+
+async def test_a_killed_worker_is_replaced_and_its_clients_are_told(
+    supervisor: Supervisor,
+) -> None:
+    await supervisor.work()
+    alice, _ = supervisor.client("alice", 0)
+    bob, bobs = supervisor.client("bob", 1)
+    await alice.connect(LONG_S)
+    await bob.connect(LONG_S)
+    first, other = supervisor.process(0), supervisor.process(1)
+    assert first is not None and other is not None
+    os.kill(first.pid, signal.SIGKILL)
+    await eventually(lambda: supervisor.lost == [0])
+    # Alice has said nothing: the successor speaks first.
+    assert "stateless reset" in await asyncio.wait_for(alice.wait_closed(), LONG_S)
+    again, _ = supervisor.client("alice", 0)
+    await again.connect(LONG_S)
+    assert [one.restarts for one in supervisor.crew.states()] == [1, 0]
+    assert supervisor.process(1) is other
+    supervisor.tuns[1].inject(udp_packet("10.20.0.5", V4))
+    await eventually(lambda: bobs.written)
+    await again.close()
+    await bob.close()
+
+
+async def test_a_worker_that_hangs_is_killed_and_replaced(
+    supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(crew_module, "_PING_INTERVAL_S", 0.05)
+    await supervisor.work()
+    watch = asyncio.create_task(supervisor.crew.watch())
+    hanging = supervisor.process(0)
+    assert hanging is not None
+    await eventually(lambda: hanging.latest.counters, LONG_S)
+    os.kill(hanging.pid, signal.SIGSTOP)
+    await eventually(lambda: supervisor.process(0) not in (None, hanging), LONG_S)
+    await eventually(lambda: (one := supervisor.process(0)) and one.ready.done(), LONG_S)
+    assert supervisor.crew.states()[0].restarts == 1
+    watch.cancel()
+
+
+async def test_a_worker_that_ends_again_and_again_is_restarted_less_often(
+    supervisor: Supervisor,
+) -> None:
+    await supervisor.work()
+    slot = supervisor.crew._slots[0]
+    delays = []
+    for number in range(1, 4):
+        process = await eventually(lambda: supervisor.process(0), LONG_S)
+        process.kill()
+        await eventually(lambda number=number: slot.restarts == number, LONG_S)
+        delays.append(slot.delay_s)
+    assert delays == [0.25, 0.5, 1.0]
+
+
+async def test_a_worker_that_is_told_nonsense_ends_and_is_replaced(supervisor: Supervisor) -> None:
+    await supervisor.work()
+    process = supervisor.process(0)
+    assert process is not None
+    process.send(messages.Ready("me?"))  # no message for a worker
+    await eventually(lambda: supervisor.lost == [0], LONG_S)
+    await eventually(lambda: supervisor.process(0) not in (None, process), LONG_S)
+
+
+async def test_a_worker_that_cannot_begin_says_why(supervisor: Supervisor, tmp_path: Path) -> None:
+    supervisor.key_file = tmp_path / "missing.key"
+    with pytest.raises(WorkerError, match=r"worker 0: .*missing\.key"):
+        await supervisor.work()
+
+
+async def test_signals_for_the_supervisor_are_not_for_workers(supervisor: Supervisor) -> None:
+    await supervisor.work()
+    process = supervisor.process(0)
+    assert process is not None
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        os.kill(process.pid, number)
+    client, _ = supervisor.client("alice", 0)
+    await client.connect(LONG_S)
+    await client.close()
+    assert supervisor.process(0) is process
+
+
+async def test_workers_that_were_never_configured_end_too(pki: Pki) -> None:
+    supervisor = Supervisor(pki, 1)
+    supervisor.crew.spawn()
+    await supervisor.crew.stop()
+    assert supervisor.crew.processes == []
+    supervisor.close()
+
+
+async def test_a_worker_ends_when_nobody_listens_any_more(supervisor: Supervisor) -> None:
+    await supervisor.work()
+    process = supervisor.process(0)
+    assert process is not None
+    process._channel._socket.shutdown(socket.SHUT_RDWR)
+    await eventually(lambda: supervisor.lost == [0], LONG_S)
