@@ -421,15 +421,25 @@ def counts(ect0: int = 0, ect1: int = 0, ce: int = 0) -> EcnCounts:
     return EcnCounts(ect0, ect1, ce)
 
 
-def test_ecn_is_validated(any_recovery: Recovery) -> None:
-    assert any_recovery.marks()
-    any_recovery.send(9, SECOND)
-    assert any_recovery.marks()
-    any_recovery.send(1, SECOND)
-    assert not any_recovery.marks()  # ten were sent: the answer is awaited
-    any_recovery.ack(SECOND + 40 * MS, (0, 9), ecn=counts(ect0=10))
-    assert any_recovery.marks()
-    assert any_recovery.stats.ecn_capable
+@pytest.mark.parametrize("congestion", [MODEL, CUBIC])
+def test_ecn_is_validated(congestion: int) -> None:
+    recovery = Recovery(congestion)
+    assert recovery.marks()
+    recovery.send(9, SECOND)
+    assert recovery.marks()
+    recovery.send(1, SECOND)
+    assert not recovery.marks()  # ten were sent: the answer is awaited
+    recovery.ack(SECOND + 40 * MS, (0, 9), ecn=counts(ect0=10))
+    assert recovery.marks()
+    assert recovery.stats.ecn_capable
+
+
+def test_9484_s10_2_nothing_is_marked_without_congestion_control() -> None:
+    recovery = Recovery(NONE)
+    assert not recovery.marks()
+    recovery.send(10, SECOND)
+    recovery.ack(SECOND + 40 * MS, (0, 9), ecn=counts())
+    assert not recovery.marks()
 
 
 @pytest.mark.parametrize(
@@ -437,21 +447,24 @@ def test_ecn_is_validated(any_recovery: Recovery) -> None:
     [None, counts(ect0=4), counts(ect0=11), counts(ect0=5, ect1=5), counts(ect0=6, ce=5)],
     ids=["no counts", "too few", "too many", "ECT(1)", "too many with CE"],
 )
-def test_ecn_that_does_not_add_up_is_given_up(recovery: Recovery, answer: EcnCounts | None) -> None:
+def test_ecn_that_does_not_add_up_is_given_up(answer: EcnCounts | None) -> None:
+    recovery = Recovery(MODEL)
     recovery.send(10, SECOND)
     recovery.ack(SECOND + 40 * MS, (0, 9), ecn=answer)
     assert not recovery.marks()
     assert not recovery.stats.ecn_capable
 
 
-def test_counts_of_an_old_ack_are_no_matter(recovery: Recovery) -> None:
+def test_counts_of_an_old_ack_are_no_matter() -> None:
+    recovery = Recovery(MODEL)
     recovery.send(10, SECOND)
     recovery.ack(SECOND + 40 * MS, (0, 9), ecn=counts(ect0=10))
     recovery.ack(SECOND + 41 * MS, (0, 5), ecn=counts(ect0=6))
     assert recovery.marks()
 
 
-def test_a_path_that_drops_marked_packets(recovery: Recovery) -> None:
+def test_a_path_that_drops_marked_packets() -> None:
+    recovery = Recovery(MODEL)
     recovery.send(10, SECOND)
     recovery.send(1, SECOND + MS)
     recovery.ack(SECOND + 40 * MS, (10, 10))
