@@ -106,8 +106,8 @@ static bool read_frame(struct reader *reader, struct zdp_frames *frames)
 	case FRAME_ACK_ECN:
 		if (frames->has_ack)
 			return false;
-		frames->has_ack = true;
-		return read_ack(reader, type == FRAME_ACK_ECN, &frames->ack);
+		frames->has_ack = read_ack(reader, type == FRAME_ACK_ECN, &frames->ack);
+		return frames->has_ack;
 	case FRAME_DATAGRAM:
 	case FRAME_DATAGRAM_LENGTH:
 		frames->ack_eliciting = true;

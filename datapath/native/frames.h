@@ -43,7 +43,8 @@ struct zdp_frames {
 	struct zdp_datagram datagrams[ZDP_MAX_DATAGRAMS]; /* point into the payload */
 };
 
-/* Parses a whole packet payload. More than one ACK frame, or more than ZDP_MAX_DATAGRAMS
+/* Parses a whole packet payload. Of one that is ZDP_FRAMES_OTHER `has_ack` and `ack` are right too:
+ * an ACK that stands before the frame that is not ours. More than one ACK frame, or more than ZDP_MAX_DATAGRAMS
  * datagrams, make it ZDP_FRAMES_OTHER; so does an empty payload (RFC 9000 section 12.4). */
 enum zdp_frames_result zdp_parse_frames(const uint8_t *payload, size_t bytes,
 					struct zdp_frames *frames);

@@ -188,7 +188,8 @@ static void seal(struct zdp_outbox *outbox)
 	/* What recovery is not told of is not marked: the peer's counts are compared with its own. */
 	marks = zdp_recovery_marks_ect0(session->recovery);
 	for (size_t i = 0; i < outbox->job_count; i++)
-		add_run(outbox, &outbox->jobs[i], marks && outbox->eliciting[i]);
+		if (outbox->jobs[i].out_bytes)
+			add_run(outbox, &outbox->jobs[i], marks && outbox->eliciting[i]);
 	outbox->sealed_used = (size_t)(out - outbox->sealed);
 	register_sent(outbox);
 	session->counters.sealed_packets += outbox->job_count;

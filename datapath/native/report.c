@@ -29,7 +29,7 @@ static bool grow(void **items, uint32_t *capacity, uint32_t wanted, uint32_t mos
 	return true;
 }
 
-void zdp_report(struct zdp_reports *reports, enum zdp_report_kind kind,
+bool zdp_report(struct zdp_reports *reports, enum zdp_report_kind kind,
 		struct zdp_session *session, const void *data, size_t bytes, uint32_t number,
 		const struct sockaddr *address)
 {
@@ -40,7 +40,7 @@ void zdp_report(struct zdp_reports *reports, enum zdp_report_kind kind,
 	    !grow((void **)&reports->data, &reports->bytes_capacity,
 		  reports->bytes + (uint32_t)bytes, ZDP_REPORT_BYTES_MAX, 1)) {
 		reports->lost++;
-		return;
+		return false;
 	}
 	item = &reports->items[reports->count++];
 	memset(item, 0, sizeof(*item));
@@ -56,6 +56,7 @@ void zdp_report(struct zdp_reports *reports, enum zdp_report_kind kind,
 		memcpy(&item->address, address,
 		       address->sa_family == AF_INET ? sizeof(struct sockaddr_in) :
 						       sizeof(struct sockaddr_in6));
+	return true;
 }
 
 void zdp_reports_forget(struct zdp_reports *reports, const struct zdp_session *session)

@@ -16,7 +16,7 @@ enum zdp_report_kind {
 	ZDP_REPORT_PROBE_LOST,
 	ZDP_REPORT_BAD_ACK,      /* the peer acknowledged what was never sent */
 	ZDP_REPORT_AEAD_LIMIT,   /* too many forged packets (RFC 9001 section 6.6) */
-	ZDP_REPORT_KEY_WORN,     /* the sending key has sealed enough: update it */
+	ZDP_REPORT_KEY_WORN,     /* the sending key of phase `number` has sealed enough: update it */
 };
 
 struct zdp_session;
@@ -41,7 +41,8 @@ struct zdp_reports {
 
 /* Hand them over before more is received: a round adds 512 packets or 4 MB at most. */
 bool zdp_reports_are_many(const struct zdp_reports *reports);
-void zdp_report(struct zdp_reports *reports, enum zdp_report_kind kind,
+/* False: it is lost, and counted. */
+bool zdp_report(struct zdp_reports *reports, enum zdp_report_kind kind,
 		struct zdp_session *session, const void *data, size_t bytes, uint32_t number,
 		const struct sockaddr *address);
 /* The session is about to be freed. */

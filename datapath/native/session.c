@@ -35,6 +35,7 @@ bool zdp_session_init(struct zdp_session *session, const struct zdp_recovery_con
 	session->ping_number = ZDP_NEVER;
 	session->probe.number = ZDP_NEVER;
 	session->key_update_packets = KEY_UPDATE_PACKETS;
+	session->max_packet_bytes = recovery->max_packet_bytes;
 	session->recovery = zdp_recovery_new(recovery);
 	return session->recovery != NULL;
 }
@@ -65,8 +66,9 @@ static bool acknowledges(const struct zdp_ack *ack, uint64_t number)
 static void end_probe(struct zdp_session *session, enum zdp_report_kind kind,
 		      struct zdp_reports *reports)
 {
-	session->probe.number = ZDP_NEVER;
-	zdp_report(reports, kind, session, NULL, 0, session->probe.bytes, NULL);
+	/* A report that finds no room is tried again with the next ACK or deadline. */
+	if (zdp_report(reports, kind, session, NULL, 0, session->probe.bytes, NULL))
+		session->probe.number = ZDP_NEVER;
 }
 
 static void take_ack(struct zdp_session *session, const struct zdp_ack *ack, uint64_t now_ns,
@@ -147,6 +149,7 @@ static void take_opened(struct zdp_session *session, const struct zdp_open_job *
 			uint64_t now_ns, struct zdp_coalescer *tun, struct zdp_reports *reports)
 {
 	struct zdp_frames frames;
+	bool is_ours;
 
 	/* Nearly every packet: one datagram that reaches to its end. */
 	if (job->out_bytes && job->out[0] == FRAME_DATAGRAM) {
@@ -154,17 +157,14 @@ static void take_opened(struct zdp_session *session, const struct zdp_open_job *
 			take_datagram(session, job->out + 1, job->out_bytes - 1, tun, reports);
 		return;
 	}
-	if (zdp_parse_frames(job->out, job->out_bytes, &frames) != ZDP_FRAMES_OURS) {
+	is_ours = zdp_parse_frames(job->out, job->out_bytes, &frames) == ZDP_FRAMES_OURS;
+	/* Also of a packet that aioquic gets: the peer may never repeat what it acknowledges there. */
+	if (frames.has_ack)
+		take_ack(session, &frames.ack, now_ns, reports);
+	/* aioquic waits for ACKs too: it gets the packet whole, as if nobody had seen it. */
+	if (!is_ours || (frames.has_ack && session->foreign_in_flight)) {
 		report_packet(session, job, reports);
 		return;
-	}
-	if (frames.has_ack) {
-		take_ack(session, &frames.ack, now_ns, reports);
-		/* aioquic waits for ACKs too: it gets the packet whole, as if nobody had seen it. */
-		if (session->foreign_in_flight) {
-			report_packet(session, job, reports);
-			return;
-		}
 	}
 	if (!note_number(session, job, frames.ack_eliciting, now_ns))
 		return;
@@ -181,6 +181,9 @@ static void count_ecn(struct zdp_session *session, uint8_t ecn, uint64_t packets
 
 	if (ecn)
 		*(uint64_t *)((char *)&session->ecn + places[ecn & 3]) += packets;
+	/* RFC 9000 section 13.2.1: congestion is told at once. */
+	if (ecn == 3 && packets)
+		session->ack_batches = ACK_BATCHES;
 }
 
 void zdp_session_receive(struct zdp_session *session, const struct zdp_received *packets,
@@ -443,8 +446,8 @@ void zdp_session_drain(struct zdp_session *session, struct zdp_outbox *outbox, u
 	if (session->sealer.sealed_with_key >= session->key_update_packets && !session->key_told &&
 	    session->sealer.largest_acked != UINT64_MAX &&
 	    session->sealer.largest_acked >= session->phase_began_at) {
-		session->key_told = true;
-		zdp_report(reports, ZDP_REPORT_KEY_WORN, session, NULL, 0, 0, NULL);
+		session->key_told = zdp_report(reports, ZDP_REPORT_KEY_WORN, session, NULL, 0,
+					       session->sealer.phase, NULL);
 	}
 }
 

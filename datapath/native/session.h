@@ -67,6 +67,7 @@ struct zdp_session {
 	struct zdp_probe probe;
 	uint64_t phase_began_at;   /* the first number sealed under the present key */
 	uint64_t first_sent_ns;    /* the first ack-eliciting packet since the last received one */
+	uint32_t max_packet_bytes; /* UDP payload */
 	uint32_t max_frame_payload_bytes;
 	uint8_t prefix[ZDP_PREFIX_MAX_BYTES]; /* of every datagram: quarter stream ID, context ID */
 	uint8_t prefix_bytes;

@@ -236,7 +236,7 @@ class NativeCarrier:
         elif kind == _native.REPORT_AEAD_LIMIT:
             engine.failed(QuicErrorCode.AEAD_LIMIT_REACHED, "too many forged packets")
         elif kind == _native.REPORT_KEY_WORN:
-            engine.update_key(self._loop.time())
+            engine.update_key(number, self._loop.time())
 
     def counters(self) -> dict[str, int]:
         """What the carrier did, by name."""

@@ -87,7 +87,8 @@ class NativeEngine:
         )
         self._session = session
         self._carrier.add(session, self)
-        session.set_limits(*self._limits)
+        if self._limits[0]:
+            session.set_limits(*self._limits)
         session.next_number = quic._packet_number
         self.leave_aioquic(now)
 
@@ -99,7 +100,7 @@ class NativeEngine:
         waiting = session.statistics()["queued_packets"]
         self._last_counters = session.counters()
         # aioquic may have a last word, under a number that nobody has used.
-        self._quic._packet_number = session.next_number
+        self._quic._packet_number = max(self._quic._packet_number, session.next_number)
         self._carrier.remove(session)
         session.close()
         return int(waiting)
@@ -111,7 +112,8 @@ class NativeEngine:
         session, quic = self._session, self._quic
         if session is None:
             return
-        quic._packet_number = session.next_number
+        # Never backwards: numbers that aioquic has used for packets it then failed to finish.
+        quic._packet_number = max(quic._packet_number, session.next_number)
         quic._spin_bit = session.spin
         space = private.application_space(quic)
         expected = session.expected_number
@@ -237,10 +239,12 @@ class NativeEngine:
         if on_probe is not None:
             on_probe(acknowledged, udp_payload_bytes)
 
-    def update_key(self, now: float) -> None:
-        """The sending key has sealed enough (RFC 9001 section 6.6)."""
-        self._quic.request_key_update()
+    def update_key(self, phase: int, now: float) -> None:
+        """The sending key of this phase has sealed enough (RFC 9001 section 6.6)."""
         pair = private.crypto_pair(self._quic)
+        if pair.send.key_phase != phase or private.is_ending(self._quic):
+            return  # the peer was first: its update has changed our key, too
+        self._quic.request_key_update()
         if pair._update_key_requested:
             pair._update_key("local_update")
         self.leave_aioquic(now)
