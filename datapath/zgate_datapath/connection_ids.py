@@ -7,7 +7,7 @@ Every connection ID that a server issues is 8 bytes:
 
 The mask is a keyed function of the random bytes, so that two IDs of one connection share nothing
 that an observer could compare (RFC 9000 section 5.1); `programs/steering` in zgate_bpf computes
-the same in the kernel. It hides a number below 16 and is no encryption: see docs/adr/0012.
+the same in the kernel. It hides a number below 16 and is no encryption: see docs/adr/0015.
 
 A stateless reset token (RFC 9000 section 10.3) is an HMAC of the connection ID under a key that
 all workers share and that survives them: whichever process finds that it does not know a
