@@ -22,8 +22,16 @@
 #define UDP_GRO 104
 #endif
 
-#define RECEIVE_CALLS 8
+/* One call of recvmmsg: two big messages where the kernel merges packets (UDP_GRO), up to 64 where it
+ * does not. What is handled at once should stay in the processor's cache. */
+#define RECEIVE_MOST 64
+#define RECEIVE_LEAST 2
+#define RECEIVE_GOAL_BYTES (128U << 10)
 #define RECEIVE_BYTES 65536
+/* Not a power of two: the beginnings of small messages must not all fall on the same cache lines. */
+#define RECEIVE_STRIDE_BYTES (RECEIVE_BYTES + 192)
+/* Opened packets are written to the TUN once there are so many. */
+#define WRITE_AT_BYTES (64U << 10)
 #define TUN_READS 64
 #define TUN_READ_BYTES ZDP_MAX_READ_BYTES
 #define SEND_MESSAGES 32
@@ -45,10 +53,11 @@ struct zdp_carrier {
 	struct zdp_carrier_counters counters;
 	uint8_t *received, *plain, *read;
 	/* Of recvmmsg. */
-	struct mmsghdr messages[RECEIVE_CALLS];
-	struct iovec pieces[RECEIVE_CALLS];
-	union zdp_address addresses[RECEIVE_CALLS];
-	struct message_control controls[RECEIVE_CALLS];
+	unsigned int calls; /* messages to ask for next time */
+	struct mmsghdr messages[RECEIVE_MOST];
+	struct iovec pieces[RECEIVE_MOST];
+	union zdp_address addresses[RECEIVE_MOST];
+	struct message_control controls[RECEIVE_MOST];
 };
 
 uint64_t zdp_now_ns(void)
@@ -77,8 +86,9 @@ struct zdp_carrier *zdp_carrier_new(int udp_fd, size_t cid_bytes)
 	carrier->tun_fd = -1;
 	carrier->cid_bytes = cid_bytes;
 	carrier->outbox = zdp_outbox_new();
-	carrier->received = malloc(RECEIVE_CALLS * RECEIVE_BYTES);
-	carrier->plain = malloc(RECEIVE_CALLS * RECEIVE_BYTES);
+	carrier->calls = RECEIVE_LEAST;
+	carrier->received = malloc(RECEIVE_MOST * RECEIVE_STRIDE_BYTES);
+	carrier->plain = malloc(WRITE_AT_BYTES + RECEIVE_BYTES);
 	carrier->read = malloc(TUN_READ_BYTES);
 	if (!carrier->outbox || !carrier->received || !carrier->plain || !carrier->read) {
 		zdp_carrier_free(carrier);
@@ -332,15 +342,10 @@ static void batches_done(struct zdp_carrier *carrier, uint64_t now_ns)
 		zdp_session_batch_done(s, now_ns);
 }
 
-static bool receive(struct zdp_carrier *carrier, uint64_t now_ns)
+static void prepare_messages(struct zdp_carrier *carrier)
 {
-	uint8_t *plain = carrier->plain;
-	int count;
-
-	if (carrier->udp_fd < 0)
-		return false;
-	for (size_t i = 0; i < RECEIVE_CALLS; i++) {
-		carrier->pieces[i].iov_base = carrier->received + i * RECEIVE_BYTES;
+	for (size_t i = 0; i < carrier->calls; i++) {
+		carrier->pieces[i].iov_base = carrier->received + i * RECEIVE_STRIDE_BYTES;
 		carrier->pieces[i].iov_len = RECEIVE_BYTES;
 		carrier->messages[i].msg_hdr = (struct msghdr){
 			.msg_name = &carrier->addresses[i],
@@ -351,7 +356,36 @@ static bool receive(struct zdp_carrier *carrier, uint64_t now_ns)
 			.msg_controllen = CONTROL_BYTES,
 		};
 	}
-	count = recvmmsg(carrier->udp_fd, carrier->messages, RECEIVE_CALLS, MSG_DONTWAIT, NULL);
+}
+
+/* As many messages as came, or as make up the goal when there may be more. */
+static unsigned int next_calls(const struct zdp_carrier *carrier, unsigned int count, size_t bytes)
+{
+	const size_t wanted = count < carrier->calls ? count + 1 :
+						       count * RECEIVE_GOAL_BYTES / (bytes + 1);
+
+	if (wanted < RECEIVE_LEAST)
+		return RECEIVE_LEAST;
+	return wanted < RECEIVE_MOST ? (unsigned int)wanted : RECEIVE_MOST;
+}
+
+static void write_opened(struct zdp_carrier *carrier, uint8_t **plain)
+{
+	if (carrier->tun)
+		zdp_coalesce_flush(carrier->tun);
+	*plain = carrier->plain;
+}
+
+static bool receive(struct zdp_carrier *carrier, uint64_t now_ns)
+{
+	uint8_t *plain = carrier->plain;
+	size_t bytes = 0;
+	int count;
+
+	if (carrier->udp_fd < 0)
+		return false;
+	prepare_messages(carrier);
+	count = recvmmsg(carrier->udp_fd, carrier->messages, carrier->calls, MSG_DONTWAIT, NULL);
 	if (count < 0) {
 		/* A pending ICMP error is told once, in place of packets: look again. */
 		if (errno == EAGAIN || errno == EINTR)
@@ -360,93 +394,19 @@ static bool receive(struct zdp_carrier *carrier, uint64_t now_ns)
 		return errno != EBADF && errno != ENOTSOCK;
 	}
 	carrier->counters.receive_calls++;
-	for (int i = 0; i < count; i++)
+	for (int i = 0; i < count; i++) {
+		bytes += carrier->messages[i].msg_len;
 		take_message(carrier, (size_t)i, &plain, now_ns);
-	if (carrier->tun)
-		zdp_coalesce_flush(carrier->tun);
+		if (plain >= carrier->plain + WRITE_AT_BYTES)
+			write_opened(carrier, &plain);
+	}
+	write_opened(carrier, &plain);
 	batches_done(carrier, now_ns);
+	carrier->calls = next_calls(carrier, (unsigned int)count, bytes);
 	return count > 0;
 }
 
-/* 3 and 4: read the TUN. */
-
-static struct zdp_session *session_of(const struct zdp_carrier *carrier, const uint8_t *packet,
-				      size_t bytes)
-{
-	if (carrier->only)
-		return carrier->only;
-	if (bytes >= 20 && packet[0] >> 4 == 4)
-		return zdp_table_find(&carrier->by_address, packet + 16, 4);
-	if (bytes >= 40 && packet[0] >> 4 == 6)
-		return zdp_table_find(&carrier->by_address, packet + 24, 16);
-	return NULL;
-}
-
-static void take_read(struct zdp_carrier *carrier, size_t bytes, uint64_t now_ns)
-{
-	const uint8_t *read = carrier->read;
-	struct zdp_session *session;
-	enum zdp_send_result result = ZDP_SEND_UNKNOWN;
-
-	session = session_of(carrier, read + ZDP_VNET_BYTES, bytes - ZDP_VNET_BYTES);
-	if (session && session->is_direct) {
-		result = zdp_session_send_read(session, carrier->outbox, read, bytes, false,
-					       now_ns);
-		zdp_carrier_activate(carrier, session);
-	}
-	if (result == ZDP_SEND_UNKNOWN || result == ZDP_SEND_TOO_BIG)
-		zdp_report(&carrier->reports, ZDP_REPORT_READ, session, read, bytes,
-			   result == ZDP_SEND_TOO_BIG, NULL);
-	if (!session)
-		carrier->counters.no_session++;
-}
-
-static bool read_tun(struct zdp_carrier *carrier, uint64_t now_ns)
-{
-	int reads = 0;
-
-	if (!carrier->tun_wanted)
-		return false;
-	for (; reads < TUN_READS && !zdp_outbox_is_full(carrier->outbox); reads++) {
-		const ssize_t bytes = read(carrier->tun_fd, carrier->read, TUN_READ_BYTES);
-
-		if (bytes < 0) {
-			/* EBADFD: somebody has deleted the device. The descriptor stays readable
-			 * for good, so a caller that does not look would spin. */
-			if (errno != EAGAIN && errno != EINTR) {
-				carrier->tun_gone = true;
-				carrier->tun_wanted = false;
-			}
-			break;
-		}
-		if (bytes <= ZDP_VNET_BYTES)
-			continue;
-		carrier->counters.tun_reads++;
-		carrier->counters.tun_read_bytes += (uint64_t)bytes - ZDP_VNET_BYTES;
-		take_read(carrier, (size_t)bytes, now_ns);
-	}
-	return reads > 0;
-}
-
-/* 5: serve those who have something to do. */
-
-static void serve(struct zdp_carrier *carrier, uint64_t now_ns)
-{
-	struct zdp_session *session = carrier->active, *next;
-
-	for (; session; session = next) {
-		next = session->active_next;
-		zdp_session_drain(session, carrier->outbox, now_ns, &carrier->reports);
-		if (zdp_session_deadline(session, now_ns) == ZDP_NEVER && !session->batch_is_eliciting) {
-			zdp_session_rest(session);
-			deactivate(session);
-		}
-		if (zdp_outbox_is_full(carrier->outbox))
-			return;
-	}
-}
-
-/* 6: send. */
+/* 6: send. Here, since steps 4 and 5 send whenever the outbox is full. */
 
 #define ECT0 2
 
@@ -570,11 +530,9 @@ static size_t send_some(struct zdp_carrier *carrier, const struct zdp_out_run *r
 	return 1;
 }
 
-/* True: the outbox had been full, so that somebody may still wait for room. */
-static bool send_all(struct zdp_carrier *carrier)
+static void send_all(struct zdp_carrier *carrier)
 {
 	struct zdp_out_run *runs;
-	const bool was_full = zdp_outbox_is_full(carrier->outbox);
 	const size_t count = zdp_outbox_runs(carrier->outbox, &runs);
 	size_t done = 0;
 
@@ -585,6 +543,90 @@ static bool send_all(struct zdp_carrier *carrier)
 		carrier->counters.sent_bytes += runs[i].bytes;
 	}
 	zdp_outbox_clear(carrier->outbox);
+}
+
+/* 3 and 4: read the TUN. */
+
+static struct zdp_session *session_of(const struct zdp_carrier *carrier, const uint8_t *packet,
+				      size_t bytes)
+{
+	if (carrier->only)
+		return carrier->only;
+	if (bytes >= 20 && packet[0] >> 4 == 4)
+		return zdp_table_find(&carrier->by_address, packet + 16, 4);
+	if (bytes >= 40 && packet[0] >> 4 == 6)
+		return zdp_table_find(&carrier->by_address, packet + 24, 16);
+	return NULL;
+}
+
+static void take_read(struct zdp_carrier *carrier, size_t bytes, uint64_t now_ns)
+{
+	const uint8_t *read = carrier->read;
+	struct zdp_session *session;
+	enum zdp_send_result result = ZDP_SEND_UNKNOWN;
+
+	session = session_of(carrier, read + ZDP_VNET_BYTES, bytes - ZDP_VNET_BYTES);
+	if (session && session->is_direct) {
+		result = zdp_session_send_read(session, carrier->outbox, read, bytes, false,
+					       now_ns);
+		zdp_carrier_activate(carrier, session);
+	}
+	if (result == ZDP_SEND_UNKNOWN || result == ZDP_SEND_TOO_BIG)
+		zdp_report(&carrier->reports, ZDP_REPORT_READ, session, read, bytes,
+			   result == ZDP_SEND_TOO_BIG, NULL);
+	if (!session)
+		carrier->counters.no_session++;
+}
+
+static bool read_tun(struct zdp_carrier *carrier, uint64_t now_ns)
+{
+	int reads = 0;
+
+	if (!carrier->tun_wanted)
+		return false;
+	for (; reads < TUN_READS; reads++) {
+		const ssize_t bytes = read(carrier->tun_fd, carrier->read, TUN_READ_BYTES);
+
+		if (bytes < 0) {
+			/* EBADFD: somebody has deleted the device. The descriptor stays readable
+			 * for good, so a caller that does not look would spin. */
+			if (errno != EAGAIN && errno != EINTR) {
+				carrier->tun_gone = true;
+				carrier->tun_wanted = false;
+			}
+			break;
+		}
+		if (bytes <= ZDP_VNET_BYTES)
+			continue;
+		carrier->counters.tun_reads++;
+		carrier->counters.tun_read_bytes += (uint64_t)bytes - ZDP_VNET_BYTES;
+		take_read(carrier, (size_t)bytes, now_ns);
+		if (zdp_outbox_is_full(carrier->outbox))
+			send_all(carrier);
+	}
+	return reads > 0;
+}
+
+/* 5: serve those who have something to do. */
+
+/* True: the outbox was full, so that somebody may still wait for room. */
+static bool serve(struct zdp_carrier *carrier, uint64_t now_ns)
+{
+	struct zdp_session *session = carrier->active, *next;
+	bool was_full = false;
+
+	for (; session; session = next) {
+		next = session->active_next;
+		zdp_session_drain(session, carrier->outbox, now_ns, &carrier->reports);
+		if (zdp_session_deadline(session, now_ns) == ZDP_NEVER && !session->batch_is_eliciting) {
+			zdp_session_rest(session);
+			deactivate(session);
+		}
+		if (zdp_outbox_is_full(carrier->outbox)) {
+			was_full = true;
+			send_all(carrier);
+		}
+	}
 	return was_full;
 }
 
@@ -597,8 +639,8 @@ bool zdp_carrier_run(struct zdp_carrier *carrier, uint64_t limit_ns)
 	do {
 		progress = receive(carrier, now_ns);
 		progress = read_tun(carrier, now_ns) || progress;
-		serve(carrier, now_ns);
-		progress = send_all(carrier) || progress;
+		progress = serve(carrier, now_ns) || progress;
+		send_all(carrier);
 		now_ns = zdp_now_ns();
 	} while (progress && !zdp_reports_are_many(&carrier->reports) &&
 		 now_ns - began_ns < limit_ns);
@@ -609,8 +651,10 @@ void zdp_carrier_flush(struct zdp_carrier *carrier)
 {
 	/* Bounded: what is left goes with the next run. */
 	for (int rounds = 0; rounds < 16; rounds++) {
-		serve(carrier, zdp_now_ns());
-		if (!send_all(carrier))
+		const bool was_full = serve(carrier, zdp_now_ns());
+
+		send_all(carrier);
+		if (!was_full)
 			return;
 	}
 }
