@@ -148,17 +148,17 @@ class Crew:
                     logger.error("worker %d does not answer: killed", process.index)
                     process.kill()
                 elif process.ready.done():
-                    process.ask(next(self._requests), with_sessions=False)
+                    process.ping(next(self._requests))
 
     async def refresh(self) -> None:
         """Ask all for their counters and sessions; who does not answer soon is left out."""
         answers = [
-            process.ask(next(self._requests), with_sessions=True)
-            for process in self.processes
-            if process.ready.done()
+            process.ask(next(self._requests)) for process in self.processes if process.ready.done()
         ]
         if answers:
-            await asyncio.wait(answers, timeout=_REPORT_TIMEOUT_S)
+            _, late = await asyncio.wait(answers, timeout=_REPORT_TIMEOUT_S)
+            for answer in late:
+                answer.cancel()
 
     def exited(self, process: WorkerProcess, status: int) -> None:
         """See `ProcessOwner.exited`."""

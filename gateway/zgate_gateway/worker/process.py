@@ -37,7 +37,7 @@ class WorkerProcess:
             ended before.
         failure: why it could not do its work, in its own words.
         latest: its counters when it was last asked; `sessions` the same, by session ID.
-        unanswered: how many questions are open.
+        unanswered: how many pings in a row were not answered.
     """
 
     def __init__(self, index: int, owner: ProcessOwner, loop: asyncio.AbstractEventLoop) -> None:
@@ -51,7 +51,7 @@ class WorkerProcess:
         self._owner = owner
         self._loop = loop
         self._answers: dict[int, asyncio.Future[None]] = {}
-        self._gathered: dict[str, SessionReport] = {}
+        self._gathered: dict[int, dict[str, SessionReport]] = {}
         ours, theirs = socket_pair()
         try:
             self._popen = subprocess.Popen(
@@ -93,13 +93,25 @@ class WorkerProcess:
         for start in range(0, len(paths), BATCH_ENTRIES):
             self.send(messages.EndLost(tuple(paths[start : start + BATCH_ENTRIES])))
 
-    def ask(self, request_id: int, *, with_sessions: bool) -> asyncio.Future[None]:
-        """Ask for its counters; done when they are there, never if it does not answer."""
-        answer = self._answers[request_id] = self._loop.create_future()
+    def ping(self, request_id: int) -> None:
+        """Ask for its counters, and whether it lives: `unanswered` is 0 when it answers."""
         self.unanswered += 1
-        self._gathered = {}
-        self.send(messages.AskReport(request_id, with_sessions))
+        self.send(messages.AskReport(request_id, with_sessions=False))
+
+    def ask(self, request_id: int) -> asyncio.Future[None]:
+        """Ask for its counters and sessions; done when they are there.
+
+        Never if it does not answer: whoever waits no longer cancels, and the answer is forgotten.
+        """
+        answer = self._loop.create_future()
+        self._answers[request_id], self._gathered[request_id] = answer, {}
+        answer.add_done_callback(lambda _: self._forget(request_id))
+        self.send(messages.AskReport(request_id, with_sessions=True))
         return answer
+
+    def _forget(self, request_id: int) -> None:
+        self._answers.pop(request_id, None)
+        self._gathered.pop(request_id, None)
 
     def kill(self) -> None:
         """End it here and now; `ProcessOwner.exited` follows."""
@@ -119,14 +131,17 @@ class WorkerProcess:
                 self._owner.message(self, message)
 
     def _on_report(self, report: Report) -> None:
-        self._gathered |= {one.session_id: one for one in report.sessions}
-        if report.is_last:
-            self.latest = report
-            self.unanswered = 0
-            answer = self._answers.pop(report.request_id, None)
-            if self._gathered:
-                self.sessions = self._gathered
-            if answer is not None and not answer.done():
+        gathered = self._gathered.get(report.request_id)
+        if gathered is not None:
+            gathered.update((one.session_id, one) for one in report.sessions)
+        if not report.is_last:
+            return
+        self.latest = report
+        self.unanswered = 0
+        if gathered is not None:
+            self.sessions = gathered
+            answer = self._answers[report.request_id]
+            if not answer.done():
                 answer.set_result(None)
 
     def _on_lost(self, reason: str) -> None:
@@ -141,6 +156,6 @@ class WorkerProcess:
         os.close(self._exit_fd)
         self._channel.close()
         self.ready.cancel()
-        for answer in self._answers.values():
+        for answer in list(self._answers.values()):
             answer.cancel()
         self._owner.exited(self, status)

@@ -229,3 +229,11 @@ def test_any_bytes(data):
 )
 def test_any_shape_of_values(value):
     read(json.dumps(value).encode())
+
+
+def test_auto_is_a_worker_for_each_core_and_not_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(5)))
+    assert GatewayConfig().worker_count == 5
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(64)))
+    assert GatewayConfig().worker_count == 16
+    assert GatewayConfig(workers=3).worker_count == 3

@@ -208,6 +208,30 @@ async def test_a_worker_that_hangs_is_killed_and_replaced(
     watch.cancel()
 
 
+async def test_a_worker_that_is_slow_to_report_is_left_out_and_lives(
+    supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(crew_module, "_REPORT_TIMEOUT_S", 0.01)
+    await supervisor.work()
+    client, _ = supervisor.client("alice", 0)
+    await client.connect(LONG_S)
+    slow = supervisor.process(0)
+    assert slow is not None
+    os.kill(slow.pid, signal.SIGSTOP)
+    for _ in range(3 * crew_module._MAX_UNANSWERED):
+        await supervisor.crew.refresh()
+    assert slow.unanswered == 0
+    await asyncio.sleep(0)
+    assert not slow._answers and not slow._gathered
+    assert supervisor.crew.session("s1", 0) is None
+    os.kill(slow.pid, signal.SIGCONT)
+    monkeypatch.setattr(crew_module, "_REPORT_TIMEOUT_S", LONG_S)
+    await supervisor.crew.refresh()
+    assert supervisor.crew.session("s1", 0) is not None
+    assert supervisor.process(0) is slow
+    await client.close()
+
+
 async def test_a_worker_that_ends_again_and_again_is_restarted_less_often(
     supervisor: Supervisor,
 ) -> None:
