@@ -1,53 +1,80 @@
 """What is installed is whole: the wheel holds every file of every package, and nothing else."""
 
+import os
 import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = sorted(path.parent for path in ROOT.glob("*/zgate_*/__init__.py"))
+NATIVE = "zgate_datapath/_native."
+# What Python and the compiler have left beside the sources.
+LEFT_BEHIND = ("__pycache__", "*.pyc", "*.so")
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built from a copy, so that nothing appears in the work tree."""
-    source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
-    for name in ("pyproject.toml", "README.md"):
-        shutil.copy(ROOT / name, source)
-    for package in PACKAGES:
+def copy_sources(copy: Path) -> Path:
+    """So that nothing appears in the work tree, and nothing of an earlier build is used."""
+    copy.mkdir()
+    for name in ("pyproject.toml", "README.md", "setup.py"):
+        shutil.copy(ROOT / name, copy)
+    for folder in (*PACKAGES, ROOT / "datapath" / "native"):
         shutil.copytree(
-            package,
-            source / package.relative_to(ROOT),
-            ignore=shutil.ignore_patterns("__pycache__", "*.pyc"),
+            folder,
+            copy / folder.relative_to(ROOT),
+            ignore=shutil.ignore_patterns(*LEFT_BEHIND),
         )
+    return copy
+
+
+def build(directory: Path, **environment: str) -> set[str]:
+    """Build the wheel; the names of its files."""
+    source = copy_sources(directory / "source")
     subprocess.run(
         [
-            *(sys.executable, "-m", "pip", "wheel", source, "--wheel-dir", out),
+            *(sys.executable, "-m", "pip", "wheel", source, "--wheel-dir", directory),
             *("--no-deps", "--no-build-isolation", "--no-index", "--quiet"),
             "--disable-pip-version-check",
         ],
         check=True,
         timeout=100,
+        env=os.environ | environment,
     )
-    (built,) = out.glob("*.whl")
-    return built
+    (built,) = directory.glob("*.whl")
+    return set(zipfile.ZipFile(built).namelist())
 
 
-def test_every_file_of_a_package_is_in_the_wheel(wheel: Path) -> None:
-    held = set(zipfile.ZipFile(wheel).namelist())
-    wanted = {
-        str(file.relative_to(package.parent))
-        for package in PACKAGES
-        for file in package.rglob("*")
-        if file.is_file() and file.suffix != ".pyc"
-    }
-    assert not sorted(wanted - held)
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
+    return build(tmp_path_factory.mktemp("wheel"))
 
 
-def test_nothing_at_the_top_collides_with_other_people(wheel: Path) -> None:
-    tops = {name.partition("/")[0] for name in zipfile.ZipFile(wheel).namelist()}
+def files_of_the_packages() -> Iterator[Path]:
+    for package in PACKAGES:
+        for file in package.rglob("*"):
+            if file.is_file() and not any(file.match(pattern) for pattern in LEFT_BEHIND):
+                yield file.relative_to(package.parent)
+
+
+def test_every_file_of_a_package_is_in_the_wheel(wheel: set[str]) -> None:
+    assert not sorted({str(file) for file in files_of_the_packages()} - wheel)
+
+
+def test_the_native_engine_is_compiled(wheel: set[str]) -> None:
+    assert [name for name in wheel if name.startswith(NATIVE) and name.endswith(".so")]
+
+
+def test_without_a_compiler_there_is_a_wheel_all_the_same(tmp_path: Path) -> None:
+    """Which then runs the Python engine (tests/unit/datapath/test_engine.py)."""
+    held = build(tmp_path, CC=str(tmp_path / "no-compiler"))
+    assert "zgate_datapath/python_engine.py" in held
+    assert not [name for name in held if name.startswith(NATIVE) and name.endswith(".so")]
+
+
+def test_nothing_at_the_top_collides_with_other_people(wheel: set[str]) -> None:
+    tops = {name.partition("/")[0] for name in wheel}
     assert all(top.startswith(("zgate_", "zgate-")) for top in tops), sorted(tops)
