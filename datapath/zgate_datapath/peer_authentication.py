@@ -66,6 +66,7 @@ class ServerQuicConnection(QuicConnection):
     `connection_ids` gives its connection IDs and their reset tokens.
 
     Attributes:
+        on_issued: called with each further connection ID that we make, before the peer hears of it.
         peer_identity: what `verify_peer` returned; None until the certificate was accepted.
         refusal: why the peer was refused, if it was.
     """
@@ -84,6 +85,7 @@ class ServerQuicConnection(QuicConnection):
         self._connection_ids = connection_ids or ConnectionIds()
         self._name(self._host_cids[0])
         self.host_cid = self._local_initial_source_connection_id = self._host_cids[0].cid
+        self.on_issued: Callable[[bytes], None] = lambda _: None
         self._verify_peer = verify_peer
         self.peer_identity: Any = None
         self.refusal: PeerRefused | None = None
@@ -98,6 +100,7 @@ class ServerQuicConnection(QuicConnection):
         super()._replenish_connection_ids()
         for made in self._host_cids[known:]:
             self._name(made)
+            self.on_issued(made.cid)
 
     def _initialize(self, peer_cid: bytes) -> None:
         super()._initialize(peer_cid)

@@ -146,6 +146,9 @@ class Listener:
             queue_packets=self._settings.queue_packets,
             now=now,
         )
+        # aioquic's event comes when somebody asks for events, and by then the client may be using
+        # the ID: a packet with an ID that we do not know is answered with a stateless reset.
+        quic.on_issued = connection.issued_ids.append
         connection.set_handler(self._make_handler(self, connection, quic))
         return connection
 

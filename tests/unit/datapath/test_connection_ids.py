@@ -7,6 +7,7 @@ import os
 from collections import Counter
 
 import pytest
+from zgate_datapath.connection import Connection
 from zgate_datapath.connection_ids import (
     CONNECTION_ID_BYTES,
     MIN_RESET_BYTES,
@@ -123,6 +124,29 @@ async def test_all_ids_of_a_connection_are_of_its_worker(lab: Lab) -> None:
     told = [client.connection.quic._peer_cid, *client.connection.quic._peer_cid_available]
     assert len(told) == 8
     assert all(one.stateless_reset_token == ids.reset_token(one.cid) for one in told)
+
+
+async def test_an_id_is_known_before_the_client_can_use_it(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may move to one with its very next packet, which must not be answered with a reset."""
+    gateway = lab.gateway()
+    endpoint, follow = gateway.endpoint, gateway.endpoint._follow
+    known: list[tuple[int, int]] = []
+
+    def follow_and_look(connection: Connection) -> None:
+        follow(connection)
+        if not connection.is_terminated:
+            ids = [one.cid for one in connection.quic._host_cids]
+            known.append((len(ids), sum(one in endpoint._by_id for one in ids)))
+
+    monkeypatch.setattr(endpoint, "_follow", follow_and_look)
+    client, _ = await lab.connect(gateway)
+    client.tunnel.rebind()
+    client.tun.inject(udp_packet("10.100.0.2", GATEWAY_V4))
+    await eventually(lambda: gateway.tun.written)
+    assert max(known) == (8, 8)
+    assert all(made == found for made, found in known)
 
 
 async def test_a_client_of_a_gateway_that_has_forgotten_it_knows_at_once(lab: Lab) -> None:
