@@ -301,16 +301,16 @@ def test_the_null_cipher_is_only_in_builds_that_ask_for_it(
 ) -> None:
     monkeypatch.setenv("ZGATE_BENCH_NULL_CIPHER", "1")
     keys = random_keys(AES_128_GCM)
-    ((_, sealed),) = seal(keys, [(1, b"h", b"text")])
+    ((_, sealed),) = seal(keys, [(1, b"h", b"0ext")])
     assert sealed[-16:] != bytes(16)
     asking = load("crypto.c", "crypto_ipsec_mb.c", defines=("ZDP_BENCH_NULL_CIPHER",))
     asking.zdp_key_new.restype = ctypes.c_void_p
     key = ctypes.c_void_p(asking.zdp_key_new(AES_128_GCM, keys.key, keys.iv, keys.header_key))
-    text, out = buffer(b"text"), room(20)
+    text, out = buffer(b"0ext"), room(20)
     job = AeadJob(text=ctypes.cast(text, Bytes), text_bytes=4, out=ctypes.cast(out, Bytes))
     asking.zdp_seal_batch(key, ctypes.byref(job), ctypes.c_size_t(1))
-    assert bytes(out) == b"text" + bytes(16)
-    # aioquic's packets, which are sealed for good, open beside them.
+    assert bytes(out) == b"0ext" + bytes(16)
+    # What is sealed for good (aioquic's packets) opens beside them.
     header, text = buffer(b"h"), buffer(sealed)
     job = AeadJob(
         packet_number=1,
@@ -321,5 +321,5 @@ def test_the_null_cipher_is_only_in_builds_that_ask_for_it(
         out=ctypes.cast(out, Bytes),
     )
     asking.zdp_open_batch(key, ctypes.byref(job), ctypes.c_size_t(1))
-    assert (job.ok, bytes(out)[:4]) == (True, b"text")
+    assert (job.ok, bytes(out)[:4]) == (True, b"0ext")
     asking.zdp_key_free(key)
