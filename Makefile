@@ -38,7 +38,6 @@ types: venv
 
 bench: root venv packages-bench
 	$(AS_ROOT) $(BIN)/python -m bench
-	$(AS_ROOT) $(BIN)/python -m bench.flood
 
 root:
 	@test "$(AS_ROOT)" = '' || command -v sudo >/dev/null || \

@@ -13,8 +13,10 @@ from zgate_lab.errors import LabError
 
 from bench import facts, report
 from bench.errors import BenchError
+from bench.peers.peer import Step
+from bench.peers.zgate import Zgate
 from bench.results import Results, Settings
-from bench.run import PEERS, run_bench
+from bench.run import PEERS, SECTIONS, run_bench
 
 RESULTS_DIRECTORY = Path(__file__).resolve().parent / "results"
 EXIT_FAILED = 1
@@ -22,6 +24,8 @@ EXIT_INTERRUPTED = 130
 # Piped into a file, the table keeps its columns.
 WIDTH_WITHOUT_TERMINAL = 150
 NAMES = [kind.name for kind in PEERS]
+SECTION_NAMES = [section.name for section in SECTIONS]
+QUICK = Settings(1, 2.0, offloads=True, steps=frozenset({Step.IDLE, Step.TCP}))
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
@@ -31,6 +35,14 @@ NAMES = [kind.name for kind in PEERS]
 )
 @click.option("--only", type=click.Choice(NAMES), multiple=True, help="Just this peer; repeatable.")
 @click.option(
+    "--section",
+    "chosen",
+    type=click.Choice(["peers", *SECTION_NAMES]),
+    multiple=True,
+    help="Just this part; repeatable.",
+)
+@click.option("--quick", is_flag=True, help="zgate alone, one short round: for developers.")
+@click.option(
     "--offloads/--no-offloads", default=True, help="Segmentation offloads of the veth links."
 )
 @click.option(
@@ -39,14 +51,32 @@ NAMES = [kind.name for kind in PEERS]
     default=RESULTS_DIRECTORY,
     help="Where the results go.",
 )
-def main(rounds: int, seconds: float, only: tuple[str, ...], offloads: bool, output: Path) -> None:
-    """Measure zgate, OpenVPN, wireguard-go and no tunnel between the same three hosts."""
+def main(
+    rounds: int,
+    seconds: float,
+    only: tuple[str, ...],
+    chosen: tuple[str, ...],
+    quick: bool,
+    offloads: bool,
+    output: Path,
+) -> None:
+    """Measure zgate beside its peers, and everything else that it has to reach.
+
+    With --only the peers alone are measured, unless --section names more.
+    """
     console = Console(width=None if sys.stdout.isatty() else WIDTH_WITHOUT_TERMINAL)
     signal.signal(signal.SIGTERM, _interrupt)
     kinds = [kind for kind in PEERS if not only or kind.name in only]
+    wanted = chosen or (("peers",) if only else ("peers", *SECTION_NAMES))
+    settings = Settings(rounds, seconds, offloads)
+    if quick:
+        kinds, wanted, settings = [Zgate], ("peers",), QUICK
+    sections = [section for section in SECTIONS if section.name in wanted]
+    if "peers" not in wanted:
+        kinds = []
     command = shlex.join(["python", "-m", "bench", *sys.argv[1:]])
     try:
-        results = run_bench(console, Settings(rounds, seconds, offloads), kinds, command)
+        results = run_bench(console, settings, kinds, command, sections)
     except KeyboardInterrupt:
         click.echo("bench: interrupted; everything was removed, nothing was written", err=True)
         sys.exit(EXIT_INTERRUPTED)
@@ -54,9 +84,10 @@ def main(rounds: int, seconds: float, only: tuple[str, ...], offloads: bool, out
         click.echo(f"bench: {error}", err=True)
         sys.exit(EXIT_FAILED)
     report.show(console, results)
-    for file in write(results, output):
-        console.print(f"written: {file}", highlight=False, soft_wrap=True)
-    sys.exit(EXIT_FAILED if any(peer.failures for peer in results.peers) else 0)
+    if not quick:
+        for file in write(results, output):
+            console.print(f"written: {file}", highlight=False, soft_wrap=True)
+    sys.exit(EXIT_FAILED if results.has_failures else 0)
 
 
 def write(results: Results, directory: Path) -> list[Path]:

@@ -5,6 +5,7 @@ nobody: these are the process's own user and system time, system calls included.
 """
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
@@ -17,6 +18,36 @@ def parse_stat(text: str) -> tuple[int, int]:
     return int(fields[1]), int(fields[11]) + int(fields[12])
 
 
+@dataclass(frozen=True, slots=True)
+class MachineTime:
+    """Of all processors together, since the machine began."""
+
+    busy_s: float
+    all_s: float
+
+
+def parse_machine(text: str) -> MachineTime:
+    """Read the first line of /proc/stat: user, nice, system, idle, iowait, irq, softirq, steal."""
+    ticks = [int(word) for word in text.splitlines()[0].split()[1:9]]
+    idle = ticks[3] + ticks[4]
+    return MachineTime((sum(ticks) - idle) / _TICKS_PER_S, sum(ticks) / _TICKS_PER_S)
+
+
+def machine_busy_seconds() -> MachineTime:
+    """What the processors have done so far."""
+    return parse_machine(Path("/proc/stat").read_text())
+
+
+def resident_bytes(pid: int) -> int:
+    """The sum of the resident sets of the process and its living descendants."""
+    return sum(_status_kib(one, "VmRSS") for one in _tree(pid)) * 1024
+
+
+def process_ids(pid: int) -> list[int]:
+    """The process and its living descendants."""
+    return sorted(_tree(pid))
+
+
 def cpu_seconds(pid: int) -> float:
     """CPU seconds that the process and its living descendants have used so far."""
     return sum(ticks for _, ticks in _tree(pid).values()) / _TICKS_PER_S
@@ -24,7 +55,7 @@ def cpu_seconds(pid: int) -> float:
 
 def peak_memory_mb(pid: int) -> float:
     """The sum of the peak resident sets of the process and its living descendants, in MB."""
-    return sum(_peak_kib(one) for one in _tree(pid)) * 1024 / 1e6
+    return sum(_status_kib(one, "VmHWM") for one in _tree(pid)) * 1024 / 1e6
 
 
 def reset_peak_memory(pid: int) -> None:
@@ -51,8 +82,8 @@ def _tree(root: int) -> dict[int, tuple[int, int]]:
     return tree
 
 
-def _peak_kib(pid: int) -> int:
+def _status_kib(pid: int, field: str) -> int:
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
+        if line.startswith(f"{field}:"):
             return int(line.split()[1])
     return 0

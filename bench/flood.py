@@ -120,6 +120,15 @@ def flooding(
         process.kill()
 
 
+def prepare(hosts: Hosts) -> None:
+    """What the generator needs: links that take its frames, and one that leads nowhere."""
+    # A veth takes the generator's frames where GRO is on, edge or not.
+    hosts.gateway.run("ethtool", "-K", "uplink", "gro", "on")
+    sink = hosts.lab.add_namespace("nowhere")
+    hosts.lab.connect(Port(hosts.client, NOWHERE), Port(sink, "eth0"))
+    sink.run("ethtool", "-K", "eth0", "gro", "on")
+
+
 def measure(hosts: Hosts, peer: FloodedZgate, found: Found, rate: int, seconds: float) -> None:
     """One round under one setting."""
 
@@ -188,11 +197,7 @@ def main(rate: int, rounds: int, seconds: float, output: Path) -> None:
     settings = {title: Found() for title in SETTINGS}
     try:
         with Hosts.open() as hosts:
-            # A veth takes the generator's frames where GRO is on, edge or not.
-            hosts.gateway.run("ethtool", "-K", "uplink", "gro", "on")
-            sink = hosts.lab.add_namespace("nowhere")
-            hosts.lab.connect(Port(hosts.client, NOWHERE), Port(sink, "eth0"))
-            sink.run("ethtool", "-K", "eth0", "gro", "on")
+            prepare(hosts)
             peer = FloodedZgate(hosts)
             for number in range(1, rounds + 1):
                 for title, found in settings.items():

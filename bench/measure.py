@@ -10,7 +10,7 @@ from bench.load.rtt import PingSeries, RttResult
 from bench.load.tcp import Direction, TcpResult, run_tcp
 from bench.load.udp import UdpProbe, probe_udp
 from bench.metrics import Metric, Sample
-from bench.peers.peer import Peer
+from bench.peers.peer import Peer, Step
 from bench.search import Goodput, find_goodput
 
 IDLE_SECONDS = 1.5
@@ -38,6 +38,7 @@ class Turn:
     tcp_seconds: float
     hints: dict[int, float]
     show: Callable[[str], None]
+    steps: frozenset[Step] = frozenset(Step)
     sample: Sample = field(default_factory=dict)
     generator_limited_bytes: set[int] = field(default_factory=set)
 
@@ -46,12 +47,16 @@ class Turn:
         gateway = self.peer.gateway_process
         if gateway is not None:
             reset_peak_memory(gateway.pid)
-        self._measure_idle()
-        losses = [self._measure_tcp(direction) for direction in Direction]
-        self.sample[metrics.LOSS_TCP.key] = sum(losses) / len(losses)
-        for size in metrics.UDP_PAYLOADS_BYTES:
-            self._measure_udp(size)
-        if gateway is not None:
+        steps = self.steps & self.peer.steps
+        if Step.IDLE in steps:
+            self._measure_idle()
+        if Step.TCP in steps:
+            losses = [self._measure_tcp(direction) for direction in Direction]
+            self.sample[metrics.LOSS_TCP.key] = sum(losses) / len(losses)
+        if Step.UDP in steps:
+            for size in metrics.UDP_PAYLOADS_BYTES:
+                self._measure_udp(size)
+        if gateway is not None and Step.UDP in steps:
             self.sample[metrics.MEMORY.key] = peak_memory_mb(gateway.pid)
         return self.sample
 

@@ -1,6 +1,7 @@
 """The table: on the terminal, as Markdown, and everything behind it as JSON."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 
 from rich.console import Console, Group, RenderableType
@@ -8,15 +9,17 @@ from rich.table import Table
 from rich.text import Text
 
 from bench.metrics import METRICS, UDP, Better, Metric
-from bench.results import PeerResults, Results
-from bench.stats import ratio
+from bench.results import PeerResults, Results, SectionResults
+from bench.stats import median, ratio
 from bench.targets import SUBJECT, Outcome, judge
 
 REFERENCES = ("openvpn", "wireguard-go")
 MISSING = "-"
 LIMITED = "≥ "  # the load generator was the limit: the peer may well do more
 MARKS = {True: "✔ met", False: "✘ missed", None: "? not measured"}
+AIM_REACHED = "✔ aim"
 _STYLES = {True: "green", False: "red", None: "yellow"}
+TARGET_HEADER = ["what", "zgate", "against", "ratio", "at least", "aim", ""]
 
 
 def header(results: Results) -> list[str]:
@@ -81,10 +84,36 @@ def _with_spread(metric: Metric, peer: PeerResults) -> str:
     return f"{cell} ({_number(metric, spread[0])}..{_number(metric, spread[1])})"
 
 
-def target_line(outcome: Outcome) -> str:
-    """One target and what became of it."""
-    reached = MISSING if outcome.ratio is None else f"{outcome.ratio:.2f}"
-    return f"{outcome.target.text}: {reached}, {MARKS[outcome.is_met]}"
+def target_rows(outcomes: Sequence[Outcome]) -> list[list[str]]:
+    """The table of what has to be reached."""
+    return [
+        [
+            one.target.title,
+            _target_number(one, one.value),
+            _target_number(one, one.reference),
+            MISSING if one.ratio is None else f"{one.ratio:.2f}",
+            one.target.bound_text(one.target.at_least),
+            one.target.bound_text(one.target.aim),
+            verdict(one),
+        ]
+        for one in outcomes
+    ]
+
+
+def verdict(outcome: Outcome) -> str:
+    """Met, missed, or beyond."""
+    mark = AIM_REACHED if outcome.is_met and outcome.reaches_aim else MARKS[outcome.is_met]
+    return f"{mark} ({outcome.because})" if outcome.because else mark
+
+
+def _target_number(outcome: Outcome, value: float | None) -> str:
+    if value is None:
+        return MISSING
+    target = outcome.target
+    metric = next((one for one in METRICS if target.value.endswith(f".{one.key}")), None)
+    if metric is not None:
+        return f"{_number(metric, value)} {metric.unit}"
+    return f"{value * target.scale:,.{target.digits}f}{f' {target.unit}' if target.unit else ''}"
 
 
 def notes(results: Results) -> list[str]:
@@ -103,34 +132,61 @@ def notes(results: Results) -> list[str]:
     return lines
 
 
+def section_lines(section: SectionResults) -> list[str]:
+    """A section's findings in words: medians with their spread, then what it has to say."""
+    lines = [f"{section.title}: failed: {section.failure}"] if section.failure else []
+    for key, values in section.samples.items():
+        spread = f" ({min(values):,.4g}..{max(values):,.4g})" if len(values) > 1 else ""
+        lines.append(f"{section.title}: {key} {median(values):,.4g}{spread}")
+    return lines + [f"{section.title}: {note}" for note in section.notes]
+
+
 def for_terminal(results: Results) -> RenderableType:
     """The report in colours."""
-    table = Table(title="zgate bench")
-    for number, title in enumerate(header(results)):
-        table.add_column(title, justify="right" if number else "left")
-    for row in rows(results):
+    parts: list[RenderableType] = []
+    if results.peers:
+        parts.append(_rich_table("zgate bench", header(results), rows(results)))
+    for section in results.sections:
+        parts += [_rich_table(title, head, body) for title, head, body in section.tables]
+    parts += [Text(line) for line in notes(results)]
+    parts += [Text(line) for section in results.sections for line in section_lines(section)]
+    outcomes = judge(results.findings())
+    table = _rich_table("numbers to reach", TARGET_HEADER, [])
+    for outcome, row in zip(outcomes, target_rows(outcomes), strict=True):
+        table.add_row(*row, style=_STYLES[outcome.is_met])
+    return Group(*parts, table)
+
+
+def _rich_table(title: str, head: list[str], body: list[list[str]]) -> Table:
+    table = Table(title=title)
+    for number, column in enumerate(head):
+        table.add_column(column, justify="right" if number else "left")
+    for row in body:
         table.add_row(*row)
-    lines = [Text(line) for line in notes(results)]
-    lines += [
-        Text(target_line(outcome), style=_STYLES[outcome.is_met])
-        for outcome in judge({peer.name: peer.medians() for peer in results.peers})
-    ]
-    return Group(table, *lines)
+    return table
 
 
 def to_markdown(results: Results) -> str:
     """The report as a file for the repository."""
-    title = header(results)
     lines = [f"# Bench, {results.facts['date']}", ""]
     lines += [f"- {key}: {value}" for key, value in results.facts.items()]
     lines += [f"- {peer.title}: {peer.version}" for peer in results.peers]
-    lines += ["", *notes(results), ""]
-    lines += [_markdown_row(title), _markdown_row([":--", *["--:"] * (len(title) - 1)])]
-    lines += [_markdown_row(row) for row in rows(results, spread=True)]
-    lines += ["", "## Targets", ""]
-    outcomes = judge({peer.name: peer.medians() for peer in results.peers})
-    lines += [f"- {target_line(outcome)}" for outcome in outcomes]
+    lines += ["", *(f"{note}  " for note in notes(results)), "", "## Numbers to reach", ""]
+    lines += _markdown_table(TARGET_HEADER, target_rows(judge(results.findings())))
+    if results.peers:
+        lines += ["", "## Peers", ""]
+        lines += _markdown_table(header(results), rows(results, spread=True))
+    for section in results.sections:
+        lines += ["", f"## {section.title[0].upper()}{section.title[1:]}", ""]
+        lines += [f"- {line}" for line in section_lines(section)]
+        for title, head, body in section.tables:
+            lines += ["", f"### {title}", "", *_markdown_table(head, body)]
     return "\n".join(lines) + "\n"
+
+
+def _markdown_table(head: list[str], body: list[list[str]]) -> list[str]:
+    ruler = _markdown_row([":--", *["--:"] * (len(head) - 1)])
+    return [_markdown_row(head), ruler, *(_markdown_row(row) for row in body)]
 
 
 def _markdown_row(cells: list[str]) -> str:
@@ -139,11 +195,14 @@ def _markdown_row(cells: list[str]) -> str:
 
 def to_json(results: Results) -> str:
     """Every sample of every round, the medians, and the targets."""
-    outcomes = judge({peer.name: peer.medians() for peer in results.peers})
+    outcomes = judge(results.findings())
     document = {
-        "schema": 1,
+        "schema": 2,
         "facts": results.facts,
-        "settings": asdict(results.settings),
+        "settings": {
+            **asdict(results.settings),
+            "steps": sorted(step.value for step in results.settings.steps),
+        },
         "peers": {
             peer.name: {
                 "title": peer.title,
@@ -155,8 +214,18 @@ def to_json(results: Results) -> str:
             }
             for peer in results.peers
         },
+        "sections": {section.name: asdict(section) for section in results.sections},
         "targets": [
-            {"target": one.target.text, "ratio": one.ratio, "met": one.is_met} for one in outcomes
+            {
+                "target": one.target.title,
+                "value": one.value,
+                "reference": one.reference,
+                "at_least": one.target.bound_text(one.target.at_least),
+                "aim": one.target.bound_text(one.target.aim),
+                "met": one.is_met,
+                "aim_reached": one.reaches_aim,
+            }
+            for one in outcomes
         ],
     }
     return json.dumps(document, indent=2, ensure_ascii=False) + "\n"

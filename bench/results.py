@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from bench.metrics import METRICS, Metric, Sample
+from bench.peers.peer import Step
+from bench.stats import median
 
 
 @dataclass(slots=True)
@@ -34,6 +36,18 @@ class PeerResults:
         return limited > 0 and 2 * limited >= len(self.samples)
 
 
+@dataclass(slots=True)
+class SectionResults:
+    """What one section found: values of its rounds by key, and what the reader has to know."""
+
+    name: str
+    title: str
+    samples: dict[str, list[float]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    tables: list[tuple[str, list[str], list[list[str]]]] = field(default_factory=list)
+    failure: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """How the run was made."""
@@ -41,6 +55,7 @@ class Settings:
     rounds: int
     tcp_seconds: float
     offloads: bool
+    steps: frozenset[Step] = frozenset(Step)
 
     @property
     def summary(self) -> str:
@@ -59,7 +74,27 @@ class Results:
     settings: Settings
     facts: dict[str, str]
     peers: list[PeerResults]
+    sections: list[SectionResults] = field(default_factory=list)
     is_busy: bool = False  # the machine had other work when the run began
+
+    def findings(self) -> dict[str, float]:
+        """Every median, by the name of its peer or section, a point, and its key."""
+        found = {
+            f"{peer.name}.{key}": value
+            for peer in self.peers
+            for key, value in peer.medians().items()
+        }
+        for section in self.sections:
+            for key, values in section.samples.items():
+                found[f"{section.name}.{key}"] = median(values)
+        return found
+
+    @property
+    def has_failures(self) -> bool:
+        """Whether something could not be measured that should have been."""
+        return any(peer.failures for peer in self.peers) or any(
+            section.failure for section in self.sections
+        )
 
 
 def combine(samples: Sequence[Sample]) -> Sample:

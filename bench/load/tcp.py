@@ -36,6 +36,11 @@ class TcpResult:
         """The data that arrived, in Gbit."""
         return self.received_bytes * 8 / 1e9
 
+    @property
+    def mbit_per_s(self) -> float:
+        """The rate at the receiver."""
+        return self.bits_per_s / 1e6
+
 
 def run_tcp(
     client: Namespace,
@@ -43,14 +48,18 @@ def run_tcp(
     target: IPv4Address,
     direction: Direction,
     seconds: float,
+    *,
+    port: int = PORT,
 ) -> TcpResult:
     """Run one iperf3 flow between two hosts and wait for its end."""
     # One server for each flow: an iperf3 server whose client vanished stays busy for long.
-    listener = server.spawn("iperf3-server", "iperf3", "-s", "-1", "-p", str(PORT), "--forceflush")
+    listener = server.spawn(
+        f"iperf3-server-{port}", "iperf3", "-s", "-1", "-p", str(port), "--forceflush"
+    )
     try:
-        wait_until(lambda: is_listening(server), START_TIMEOUT_S, "iperf3 to listen")
+        wait_until(lambda: is_listening(server, port), START_TIMEOUT_S, "iperf3 to listen")
         result = client.run(
-            *("iperf3", "-J", "-c", str(target), "-p", str(PORT), "-t", f"{seconds:g}"),
+            *("iperf3", "-J", "-c", str(target), "-p", str(port), "-t", f"{seconds:g}"),
             *("--connect-timeout", "3000"),
             *(("-R",) if direction is Direction.DOWN else ()),
             timeout_s=seconds + EXTRA_TIME_S,
@@ -61,9 +70,9 @@ def run_tcp(
         listener.kill()
 
 
-def is_listening(server: Namespace) -> bool:
+def is_listening(server: Namespace, port: int = PORT) -> bool:
     """Tell whether a TCP socket listens on iperf3's port in the host."""
-    return bool(server.run("ss", "-Hltn", f"sport = :{PORT}").stdout.strip())
+    return bool(server.run("ss", "-Hltn", f"sport = :{port}").stdout.strip())
 
 
 def parse_iperf3(output: str) -> TcpResult:

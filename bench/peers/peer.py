@@ -5,6 +5,7 @@ import subprocess
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from enum import Enum
 from pathlib import Path
 from typing import ClassVar
 
@@ -18,15 +19,25 @@ from bench.hosts import SERVER, Hosts
 CONNECT_TIMEOUT_S = 20.0
 
 
+class Step(Enum):
+    """What is measured in a turn."""
+
+    IDLE = "idle"
+    TCP = "tcp"
+    UDP = "udp"
+
+
 class Peer(ABC):
     """One way from the client to the server's network, started and stopped many times.
 
     `programs`: what it needs, each with the Debian package that brings it.
+    `steps`: what is worth measuring of it.
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
     programs: ClassVar[dict[str, str]] = {}
+    steps: ClassVar[frozenset[Step]] = frozenset(Step)
 
     def __init__(self, hosts: Hosts):
         self.hosts = hosts

@@ -4,12 +4,15 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import ClassVar
 
+from bench.build import build_null_cipher
 from bench.errors import MeasurementFailed
 from bench.hosts import SERVER_NETWORK, UPLINK, Hosts
-from bench.peers.peer import Peer
+from bench.peers.peer import Peer, Step
 
 BIN = Path(sys.executable).parent
 START_TIMEOUT_S = 30.0
@@ -20,23 +23,21 @@ POLICY_FILE = "policy.json"
 GATEWAY_FILE = "gateway.json"
 AGENT_FILE = "agent.json"
 
-POLICY: dict[str, object] = {
-    "version": "1.0",
-    "metadata": {"name": "bench"},
-    "default_action": "deny",
-    "clients": {
-        CLIENT_NAME: {
-            "rules": [
-                {
-                    "id": "allow-server-network",
-                    "type": "ip_cidr",
-                    "action": "allow",
-                    "destinations": [str(SERVER_NETWORK)],
-                }
-            ]
-        }
-    },
-}
+
+def policy_for(clients: Sequence[str]) -> dict[str, object]:
+    """One rule for each client: the server's network."""
+    rule = {
+        "id": "allow-server-network",
+        "type": "ip_cidr",
+        "action": "allow",
+        "destinations": [str(SERVER_NETWORK)],
+    }
+    return {
+        "version": "1.0",
+        "metadata": {"name": "bench"},
+        "default_action": "deny",
+        "clients": {client: {"rules": [rule]} for client in clients},
+    }
 
 
 class Zgate(Peer):
@@ -44,20 +45,22 @@ class Zgate(Peer):
 
     name = "zgate"
     title = "zgate"
+    # Of both ends' processes, beside what they inherit.
+    environment: Mapping[str, str] | None = None
 
-    def __init__(self, hosts: Hosts):
+    def __init__(self, hosts: Hosts, *, more_clients: Sequence[str] = ()):
         super().__init__(hosts)
-        self._directory = hosts.directory("zgate")
+        self._clients = (CLIENT_NAME, *more_clients)
+        self._directory = hosts.directory(self.name)
         self._has_files = False
 
     def start(self) -> None:
-        if not self._has_files:
-            self._write_files()
-            self._has_files = True
+        self._ensure_files()
         gateway = self._spawn(
             self.hosts.gateway,
             "zgate-gateway",
             *(BIN / "zgate-gateway", "--config", self._directory / GATEWAY_FILE),
+            environment=self.environment,
         )
         gateway.wait_for_output('"ready: ', START_TIMEOUT_S)
         self.gateway_process = gateway
@@ -65,6 +68,7 @@ class Zgate(Peer):
             self.hosts.client,
             "zgate-agent",
             *(BIN / "zgate-agent", "run", "--config", self._directory / AGENT_FILE),
+            environment=self.environment,
         )
 
     def version(self) -> str:
@@ -72,11 +76,22 @@ class Zgate(Peer):
         engine = re.search(r"engine (\w+)", log)
         return f"zgate {version('zgate')}, engine {engine[1] if engine else 'unknown'}"
 
+    def _ensure_files(self) -> None:
+        if not self._has_files:
+            self._write_files()
+            self._has_files = True
+
+    def _write_gateway_file(self) -> None:
+        """Write it anew, for a start with other settings."""
+        self._ensure_files()
+        self._write(GATEWAY_FILE, self._gateway_config())
+
     def _write_files(self) -> None:
         self._zgatectl("init")
         self._issue(GATEWAY_NAME, "server", "--dns", SERVER_NAME, "--ip", str(UPLINK.ip))
-        self._issue(CLIENT_NAME, "client")
-        self._write(POLICY_FILE, POLICY)
+        for client in self._clients:
+            self._issue(client, "client")
+        self._write(POLICY_FILE, policy_for(self._clients))
         self._write(GATEWAY_FILE, self._gateway_config())
         self._write(AGENT_FILE, self._agent_config())
 
@@ -91,12 +106,12 @@ class Zgate(Peer):
             "audit": {"path": self._file("audit.jsonl")},
         }
 
-    def _agent_config(self) -> dict[str, object]:
+    def _agent_config(self, client: str = CLIENT_NAME) -> dict[str, object]:
         return {
             "gateway": f"{UPLINK.ip}:443",
             "server_name": SERVER_NAME,
             "runtime_dir": self._file("agent-run"),
-            **self._credentials(CLIENT_NAME),
+            **self._credentials(client),
         }
 
     def _credentials(self, name: str) -> dict[str, str]:
@@ -121,3 +136,18 @@ class Zgate(Peer):
         done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60)
         if done.returncode != 0:
             raise MeasurementFailed(f"zgatectl pki {command}: {done.stderr.strip()[-300:]}")
+
+
+class NullCipherZgate(Zgate):
+    """The same with a build of the engine whose AEAD only copies; everything else is QUIC."""
+
+    name = "null-cipher"
+    title = "zgate, null cipher"
+    steps: ClassVar[frozenset[Step]] = frozenset({Step.TCP})
+
+    def __init__(self, hosts: Hosts):
+        super().__init__(hosts)
+        self.environment = build_null_cipher(hosts.directory("null-cipher-build"))
+
+    def version(self) -> str:
+        return f"{super().version()}, built with ZDP_BENCH_NULL_CIPHER"

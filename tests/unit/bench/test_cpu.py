@@ -2,6 +2,7 @@ import multiprocessing
 import os
 import time
 
+from bench import cpu
 from bench.cpu import cpu_seconds, parse_stat, peak_memory_mb, reset_peak_memory
 
 
@@ -49,3 +50,14 @@ def test_the_peak_can_begin_anew() -> None:
 def test_a_process_that_is_gone_has_nothing() -> None:
     assert cpu_seconds(2**22 + 1) == 0
     assert peak_memory_mb(2**22 + 1) == 0
+
+
+def test_the_machines_time_is_read_without_idle_and_waiting() -> None:
+    ticks = cpu.parse_machine("cpu  100 0 50 800 40 5 5 0 0 0\ncpu0 1 2 3\n")
+    per_s = os.sysconf("SC_CLK_TCK")
+    assert (ticks.busy_s, ticks.all_s) == (160 / per_s, 1000 / per_s)
+
+
+def test_memory_and_processes_of_this_test() -> None:
+    assert cpu.resident_bytes(os.getpid()) > 1e6
+    assert os.getpid() in cpu.process_ids(os.getpid())

@@ -9,6 +9,7 @@ from click.testing import CliRunner
 from bench import __main__ as main
 from bench import facts
 from bench.errors import BenchError
+from bench.peers.peer import Step
 from bench.results import PeerResults, Results, Settings
 
 
@@ -50,7 +51,7 @@ def test_files_are_named_by_date_and_commit_and_never_overwritten(
         ["2025-01-02-abc1234.md", "2025-01-02-abc1234.json"],
         ["2025-01-02-abc1234-2.md", "2025-01-02-abc1234-2.json"],
     ]
-    assert json.loads((directory / names[0][1]).read_text())["schema"] == 1
+    assert json.loads((directory / names[0][1]).read_text())["schema"] == 2
     assert directory.stat().st_uid == tmp_path.stat().st_uid == os.geteuid()
 
 
@@ -61,6 +62,40 @@ def test_the_exit_code_tells_of_failed_peers(
     got, output = _invoke(monkeypatch, _results(failures), "--output", str(tmp_path))
     assert got == code
     assert "written: " in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "peers", "sections"),
+    [
+        ((), 6, len(main.SECTIONS)),
+        (("--only", "zgate"), 1, 0),
+        (("--section", "wan"), 0, 1),
+        (("--only", "zgate", "--section", "peers", "--section", "wan"), 1, 1),
+        (("--quick",), 1, 0),
+    ],
+)
+def test_what_runs(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    arguments: tuple[str, ...],
+    peers: int,
+    sections: int,
+) -> None:
+    def run_bench(
+        _console: object,
+        settings: Settings,
+        kinds: list[object],
+        _command: str,
+        parts: list[object],
+    ) -> Results:
+        assert (len(kinds), len(parts)) == (peers, sections)
+        assert (Step.UDP in settings.steps) == ("--quick" not in arguments)
+        return _results([])
+
+    monkeypatch.setattr(main, "run_bench", run_bench)
+    done = CliRunner().invoke(main.main, [*arguments, "--output", str(tmp_path)])
+    assert done.exit_code == 0, done.output
+    assert bool(list(tmp_path.iterdir())) == ("--quick" not in arguments)
 
 
 def test_an_interrupt_writes_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -76,7 +111,14 @@ def test_what_is_missing_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [("--rounds", "0"), ("--seconds", "1"), ("--only", "ipsec"), ("--seconds", "x")]
+    "arguments",
+    [
+        ("--rounds", "0"),
+        ("--seconds", "1"),
+        ("--only", "ipsec"),
+        ("--section", "none"),
+        ("--seconds", "x"),
+    ],
 )
 def test_bad_input(monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]) -> None:
     code, output = _invoke(monkeypatch, _results([]), *arguments)

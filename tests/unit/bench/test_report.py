@@ -6,7 +6,8 @@ import pytest
 from rich.console import Console
 
 from bench import metrics, report
-from bench.results import PeerResults, Results, Settings
+from bench.results import PeerResults, Results, SectionResults, Settings
+from bench.targets import TARGETS
 
 
 @pytest.fixture
@@ -86,11 +87,12 @@ def test_markdown_is_a_table_with_facts_failures_and_targets(results: Results) -
     text = report.to_markdown(results)
     assert "- commit: abc1234" in text
     assert "- OpenVPN: OpenVPN 2.6" in text
-    assert "zgate failed in 1 of 3 rounds: it | fell\n" in text
+    assert "zgate failed in 1 of 3 rounds: it | fell  \n" in text
     assert "its log" not in text
-    assert "- TCP up: at least 0.35 x openvpn: 0.50, ✔ met" in text
-    assert "- RTT idle, median: at most 3 x openvpn: 4.00, ✘ missed" in text
-    table = [line for line in text.splitlines() if line.startswith("|")]
+    row = "| TCP up | 150 Mbit/s | 300 Mbit/s | 0.50 | ≥ 6 x openvpn | ≥ 10 x openvpn | ✘ missed |"
+    assert row in text
+    peers = text.partition("## Peers")[2]
+    table = [line for line in peers.splitlines() if line.startswith("|")]
     assert len(table) == len(metrics.METRICS) + 2
     assert {line.count("|") for line in table} == {len(report.header(results)) + 1}
 
@@ -110,18 +112,37 @@ def test_a_busy_machine_is_said_so(results: Results) -> None:
 
 def test_json_holds_every_sample(results: Results) -> None:
     document = json.loads(report.to_json(results))
-    assert document["schema"] == 1
-    assert document["settings"] == {"rounds": 3, "tcp_seconds": 3.0, "offloads": True}
+    assert document["schema"] == 2
+    assert document["settings"] == {
+        "rounds": 3,
+        "tcp_seconds": 3.0,
+        "offloads": True,
+        "steps": ["idle", "tcp", "udp"],
+    }
     assert document["peers"]["openvpn"]["rounds"][0][metrics.TCP_UP.key] == 300
     assert document["peers"]["plain"]["generator_limited_rounds"] == {"64": 1}
     assert document["peers"]["zgate"]["failures"] == ["it | fell\n--- its log"]
-    assert [one["met"] for one in document["targets"]] == [True, True, False]
+    assert len(document["targets"]) == len(TARGETS)
+    assert [one["met"] for one in document["targets"]][:3] == [False, False, None]
+
+
+def test_a_sections_findings_are_medians_with_their_spread(results: Results) -> None:
+    found = SectionResults("wan", "long path", {"up": [1.0, 3.0, 2.0]}, ["a note"])
+    found.tables.append(("steps", ["", "ns"], [["seal", "300"]]))
+    results.sections = [found]
+    assert results.findings()["wan.up"] == 2
+    assert report.section_lines(found) == ["long path: up 2 (1..3)", "long path: a note"]
+    assert "| seal | 300 |" in report.to_markdown(results)
+    assert json.loads(report.to_json(results))["sections"]["wan"]["samples"] == {"up": [1, 3, 2]}
+    found.failure = "no perf"
+    assert results.has_failures
+    assert report.section_lines(found)[0] == "long path: failed: no perf"
 
 
 def test_the_terminal_shows_it_all(results: Results) -> None:
     out = io.StringIO()
     report.show(Console(file=out, width=150), results)
-    for words in ("abc1234", "OpenVPN 2.6", "≥ 600.0", "✔ met", "✘ missed"):
+    for words in ("abc1234", "OpenVPN 2.6", "≥ 600.0", "✘ missed", "? not measured"):
         assert words in out.getvalue()
 
 

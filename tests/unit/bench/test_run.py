@@ -13,6 +13,7 @@ from bench.hosts import Hosts
 from bench.measure import Turn
 from bench.peers.peer import Peer
 from bench.results import PeerResults, Results, Settings
+from bench.sections.section import Record, Section
 
 HOSTS = cast(Hosts, None)
 
@@ -103,3 +104,19 @@ def test_an_interrupt_stops_the_peer_and_ends_the_run(monkeypatch: pytest.Monkey
     with pytest.raises(KeyboardInterrupt):
         _run(monkeypatch, [Interrupted("a", log), FakePeer("b", log)], rounds=1)
     assert log == ["a", "a stopped"]
+
+
+def test_a_section_that_fails_keeps_what_it_found() -> None:
+    def measure(record: Record) -> None:
+        record.put("rate", 2.0)
+        record.note("as ever")
+        record.note("as ever")
+        raise MeasurementFailed("iperf3: broken pipe")
+
+    out = io.StringIO()
+    settings = Settings(1, 3.0, offloads=True)
+    found = run.run_section(Console(file=out), settings, Section("x", "a part", measure))
+    assert found.samples == {"rate": [2.0]}
+    assert found.notes == ["as ever"]
+    assert found.failure == "iperf3: broken pipe"
+    assert "broken pipe" in out.getvalue()
