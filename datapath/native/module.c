@@ -246,7 +246,7 @@ static int sift(const struct zdp_carrier *carrier, struct epoll_event *events, i
 
 /* The way of every packet but a few: epoll says that a descriptor is ready, the carrier runs, and
  * Python hears nothing of it. Returns for what is not the carrier's own: the number of events, or 0
- * when `until_ns` has come or (`*is_wanted`) Python must look. -1: errno. */
+ * when `until_ns` has come or (`*is_wanted`) Python must look. -1: an exception, or errno. */
 static int wait_and_carry(struct zdp_carrier *carrier, int epoll_fd, struct epoll_event *events,
 			  uint64_t until_ns, bool *is_wanted)
 {
@@ -259,6 +259,9 @@ static int wait_and_carry(struct zdp_carrier *carrier, int epoll_fd, struct epol
 		uint64_t wait_ns = ZDP_NEVER;
 		int count;
 
+		/* A signal that comes while packets are carried interrupts no wait. */
+		if (PyErr_CheckSignals())
+			return -1;
 		if (more || wake_ns <= now_ns)
 			wait_ns = 0;
 		else if (wake_ns != ZDP_NEVER)
@@ -289,6 +292,8 @@ static PyObject *carrier_wait(Carrier *self, PyObject *args)
 	until_ns = timeout_s < 0 ? ZDP_NEVER : zdp_now_ns() + (uint64_t)(timeout_s * 1e9);
 	count = wait_and_carry(self->carrier, epoll_fd, events, until_ns, &is_wanted);
 	if (count < 0) {
+		if (PyErr_Occurred()) /* out of a signal handler */
+			return NULL;
 		if (errno != EINTR)
 			return PyErr_SetFromErrno(PyExc_OSError);
 		count = 0;
