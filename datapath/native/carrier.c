@@ -244,18 +244,18 @@ static bool is_path(const struct zdp_session *session, const union zdp_address *
 	       !memcmp(&from->ipv6.sin6_addr, &session->path.ipv6.sin6_addr, 16);
 }
 
-/* Whose packet it is: a short header, a connection ID and an address that belong together. `last`
- * packet of the same sender was `session`'s. */
+/* Whose packet it is: a short header, and a connection ID that is known. `last` packet of the same
+ * sender was `session`'s. */
 static struct zdp_session *find_session(struct zdp_carrier *carrier, const uint8_t *packet,
-					size_t bytes, const union zdp_address *from,
-					const uint8_t *last, struct zdp_session *session)
+					size_t bytes, const uint8_t *last,
+					struct zdp_session *session)
 {
 	if (bytes < 1 + carrier->cid_bytes || (packet[0] & 0xc0) != 0x40)
 		return NULL;
 	if (session && !memcmp(packet + 1, last + 1, carrier->cid_bytes))
 		return session;
 	session = zdp_table_find(&carrier->by_cid, packet + 1, carrier->cid_bytes);
-	return session && session->opener.key && is_path(session, from) ? session : NULL;
+	return session && session->opener.key ? session : NULL;
 }
 
 static void read_control(const struct msghdr *header, uint16_t *segment_bytes, uint8_t *ecn)
@@ -281,9 +281,14 @@ struct receive_run {
 };
 
 static void take_run(struct zdp_carrier *carrier, struct receive_run *run, uint8_t **plain,
-		     uint64_t now_ns)
+		     const union zdp_address *from, uint64_t now_ns)
 {
-	if (run->count) {
+	if (run->count && !is_path(run->session, from)) {
+		/* Authentic, it may be a migration (RFC 9000 section 9): aioquic's to judge. */
+		zdp_session_sift(run->session, run->packets, run->count, *plain, &from->any,
+				 &carrier->reports);
+		*plain += run->bytes;
+	} else if (run->count) {
 		zdp_session_receive(run->session, run->packets, run->count, run->ecn, *plain,
 				    now_ns, carrier->tun, &carrier->reports);
 		*plain += run->bytes;
@@ -314,10 +319,10 @@ static void take_message(struct zdp_carrier *carrier, size_t index, uint8_t **pl
 		const size_t left = (size_t)(end - at);
 		const size_t bytes = left < segment_bytes ? left : segment_bytes;
 		struct zdp_session *session =
-			find_session(carrier, at, bytes, from, last, run.session);
+			find_session(carrier, at, bytes, last, run.session);
 
 		if (session != run.session || run.count == ZDP_OPEN_BATCH) {
-			take_run(carrier, &run, plain, now_ns);
+			take_run(carrier, &run, plain, from, now_ns);
 			run.session = session;
 		}
 		if (session) {
@@ -332,7 +337,7 @@ static void take_message(struct zdp_carrier *carrier, size_t index, uint8_t **pl
 		last = at;
 		at += bytes;
 	}
-	take_run(carrier, &run, plain, now_ns);
+	take_run(carrier, &run, plain, from, now_ns);
 	carrier->counters.received_bytes += carrier->messages[index].msg_len;
 }
 

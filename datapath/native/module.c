@@ -164,15 +164,19 @@ static PyObject *report_to_python(const struct zdp_reports *reports, const struc
 	PyObject *address = Py_None;
 	PyObject *tuple;
 
+	/* What follows makes objects, and so may collect garbage: this session perhaps. */
+	Py_INCREF(session);
 	if (item->kind == ZDP_REPORT_PACKET) {
 		address = address_to_python((const struct sockaddr *)&item->address);
-		if (!address)
+		if (!address) {
+			Py_DECREF(session);
 			return NULL;
+		}
 	} else {
 		Py_INCREF(address);
 	}
 	/* A NULL would become None. */
-	tuple = Py_BuildValue("(iOy#IN)", (int)item->kind, session,
+	tuple = Py_BuildValue("(iNy#IN)", (int)item->kind, session,
 			      item->bytes ? (const char *)reports->data + item->offset : "",
 			      (Py_ssize_t)item->bytes, item->number, address);
 	return tuple;
@@ -847,6 +851,26 @@ static int set_next_number(Session *self, PyObject *value, void *unused)
 	return 0;
 }
 
+static PyObject *get_may_send(Session *self, void *unused)
+{
+	(void)unused;
+	return PyBool_FromLong(self->session.may_send);
+}
+
+static int set_may_send(Session *self, PyObject *value, void *unused)
+{
+	const int may_send = value ? PyObject_IsTrue(value) : -1;
+
+	(void)unused;
+	if (may_send < 0 || !check_open(self))
+		return -1;
+	/* What has waited for it goes out with the next round. */
+	if (may_send && !self->session.may_send)
+		zdp_carrier_activate(self->carrier->carrier, &self->session);
+	self->session.may_send = may_send;
+	return 0;
+}
+
 static PyObject *get_expected_number(Session *self, void *unused)
 {
 	(void)unused;
@@ -878,6 +902,7 @@ static PyObject *get_first_sent(Session *self, void *unused)
 
 static PyGetSetDef session_properties[] = {
 	{ "next_number", (getter)get_next_number, (setter)set_next_number, NULL, NULL },
+	{ "may_send", (getter)get_may_send, (setter)set_may_send, NULL, NULL },
 	{ "expected_number", (getter)get_expected_number, NULL, NULL, NULL },
 	{ "window_bytes", (getter)get_window_bytes, NULL, NULL, NULL },
 	{ "last_received_s", (getter)get_last_received, NULL, NULL, NULL },
@@ -887,7 +912,7 @@ static PyGetSetDef session_properties[] = {
 
 #define FIELD(name) offsetof(Session, session.name)
 static PyMemberDef session_members[] = {
-	{ "may_send", T_BOOL, FIELD(may_send), 0, NULL },
+	{ "unproved_bytes", T_ULONGLONG, FIELD(unproved_bytes), 0, NULL },
 	{ "is_direct", T_BOOL, FIELD(is_direct), 0, NULL },
 	{ "foreign_in_flight", T_BOOL, FIELD(foreign_in_flight), 0, NULL },
 	{ "spin", T_BOOL, FIELD(sealer.spin), 0, NULL },

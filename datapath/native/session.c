@@ -138,11 +138,15 @@ static bool note_number(struct zdp_session *session, const struct zdp_open_job *
 }
 
 static void report_packet(struct zdp_session *session, const struct zdp_open_job *job,
-			  struct zdp_reports *reports)
+			  const struct sockaddr *from, struct zdp_reports *reports)
 {
+	/* Nobody can open what is too short for a sample (RFC 9001 section 5.4.2). */
+	if (job->packet_bytes < 1 + (size_t)session->opener.cid_bytes + 4 + ZDP_SAMPLE_BYTES) {
+		session->counters.forged_packets++;
+		return;
+	}
 	session->counters.foreign_packets++;
-	zdp_report(reports, ZDP_REPORT_PACKET, session, job->packet, job->packet_bytes, 0,
-		   &session->path.any);
+	zdp_report(reports, ZDP_REPORT_PACKET, session, job->packet, job->packet_bytes, 0, from);
 }
 
 static void take_opened(struct zdp_session *session, const struct zdp_open_job *job,
@@ -163,7 +167,7 @@ static void take_opened(struct zdp_session *session, const struct zdp_open_job *
 		take_ack(session, &frames.ack, now_ns, reports);
 	/* aioquic waits for ACKs too: it gets the packet whole, as if nobody had seen it. */
 	if (!is_ours || (frames.has_ack && session->foreign_in_flight)) {
-		report_packet(session, job, reports);
+		report_packet(session, job, &session->path.any, reports);
 		return;
 	}
 	if (!note_number(session, job, frames.ack_eliciting, now_ns))
@@ -186,6 +190,34 @@ static void count_ecn(struct zdp_session *session, uint8_t ecn, uint64_t packets
 		session->ack_batches = ACK_BATCHES;
 }
 
+static void make_jobs(const struct zdp_received *packets, size_t count, uint8_t *plain,
+		      struct zdp_open_job *jobs)
+{
+	for (size_t i = 0; i < count; i++) {
+		jobs[i].packet = packets[i].packet;
+		jobs[i].packet_bytes = packets[i].bytes;
+		jobs[i].out = plain;
+		plain += packets[i].bytes;
+	}
+}
+
+void zdp_session_sift(struct zdp_session *session, const struct zdp_received *packets, size_t count,
+		      uint8_t *plain, const struct sockaddr *from, struct zdp_reports *reports)
+{
+	struct zdp_open_job jobs[ZDP_OPEN_BATCH];
+
+	make_jobs(packets, count, plain, jobs);
+	zdp_open_packets(&session->opener, jobs, count);
+	for (size_t i = 0; i < count; i++) {
+		if (jobs[i].result == ZDP_DUPLICATE)
+			session->counters.duplicate_packets++;
+		else if (jobs[i].result == ZDP_FORGED)
+			session->counters.forged_packets++;
+		else
+			report_packet(session, &jobs[i], from, reports);
+	}
+}
+
 void zdp_session_receive(struct zdp_session *session, const struct zdp_received *packets,
 			 size_t count, uint8_t ecn, uint8_t *plain, uint64_t now_ns,
 			 struct zdp_coalescer *tun, struct zdp_reports *reports)
@@ -193,12 +225,7 @@ void zdp_session_receive(struct zdp_session *session, const struct zdp_received 
 	struct zdp_open_job jobs[ZDP_OPEN_BATCH];
 	const uint64_t opened_before = session->counters.opened_packets;
 
-	for (size_t i = 0; i < count; i++) {
-		jobs[i].packet = packets[i].packet;
-		jobs[i].packet_bytes = packets[i].bytes;
-		jobs[i].out = plain;
-		plain += packets[i].bytes;
-	}
+	make_jobs(packets, count, plain, jobs);
 	zdp_open_packets(&session->opener, jobs, count);
 	for (size_t i = 0; i < count; i++) {
 		switch (jobs[i].result) {
@@ -206,7 +233,7 @@ void zdp_session_receive(struct zdp_session *session, const struct zdp_received 
 			take_opened(session, &jobs[i], now_ns, tun, reports);
 			break;
 		case ZDP_FOREIGN:
-			report_packet(session, &jobs[i], reports);
+			report_packet(session, &jobs[i], &session->path.any, reports);
 			break;
 		case ZDP_DUPLICATE:
 			session->counters.duplicate_packets++;
@@ -216,6 +243,9 @@ void zdp_session_receive(struct zdp_session *session, const struct zdp_received 
 			break;
 		}
 	}
+	if (!session->may_send)
+		for (size_t i = 0; i < count; i++)
+			session->unproved_bytes += packets[i].bytes;
 	if (session->counters.opened_packets != opened_before)
 		zdp_recovery_heard(session->recovery, now_ns);
 	count_ecn(session, ecn, session->counters.opened_packets - opened_before);

@@ -76,6 +76,7 @@ struct zdp_session {
 	bool key_told;
 	bool is_direct;            /* IP packets go to and come from the TUN here */
 	bool may_send;             /* the path is validated and the connection is not ending */
+	uint64_t unproved_bytes;   /* received while we may not send: credit for aioquic's challenge */
 	bool foreign_in_flight;    /* aioquic waits for ACKs of packets of its own */
 	union zdp_address path;
 	socklen_t path_bytes;
@@ -98,6 +99,9 @@ struct zdp_received {
 void zdp_session_receive(struct zdp_session *session, const struct zdp_received *packets,
 			 size_t count, uint8_t ecn, uint8_t *plain, uint64_t now_ns,
 			 struct zdp_coalescer *tun, struct zdp_reports *reports);
+/* Packets addressed to this session, but from elsewhere: the authentic and new ones are reported. */
+void zdp_session_sift(struct zdp_session *session, const struct zdp_received *packets, size_t count,
+		      uint8_t *plain, const struct sockaddr *from, struct zdp_reports *reports);
 /* A round of receiving is over: is an ACK due at once? */
 void zdp_session_batch_done(struct zdp_session *session, uint64_t now_ns);
 /* aioquic took these packets itself; the engine writes their ACK. */

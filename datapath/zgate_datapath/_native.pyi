@@ -47,6 +47,7 @@ class Session:
     foreign_in_flight: bool
     spin: bool
     key_update_packets: int
+    unproved_bytes: int
     @property
     def expected_number(self) -> int: ...
     @property

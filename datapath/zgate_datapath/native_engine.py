@@ -45,6 +45,9 @@ _CONTROLLERS = {
 }
 # What aioquic tells its peers, and takes theirs to be (RFC 9000 section 18.2's default).
 _ACK_DELAY_EXPONENT = 3
+# Between two packets of aioquic's lie any number of the engine's: its own window of 128 numbers
+# would take one that was overtaken for a duplicate.
+_AIOQUIC_WINDOW_PACKETS = 8192
 # RFC 9001 section 6.5: old keys are kept for three PTOs, for packets that were overtaken.
 _PREVIOUS_KEY_PTOS = 3
 
@@ -90,6 +93,12 @@ class NativeEngine:
         if self._limits[0]:
             session.set_limits(*self._limits)
         session.next_number = quic._packet_number
+        space = private.application_space(quic)
+        space.received_packets._size = _AIOQUIC_WINDOW_PACKETS
+        # What aioquic took before us is no less known than what it takes from now on.
+        for number in range(space.expected_packet_number):
+            if number in space.received_packets:
+                session.note_received(number, number, False)
         self.leave_aioquic(now)
 
     def close(self) -> int:
@@ -120,6 +129,10 @@ class NativeEngine:
         space.expected_packet_number = max(space.expected_packet_number, expected)
         # A packet from a new address moves the path only if none is newer (RFC 9000 section 9.3).
         space.largest_received_packet = max(space.largest_received_packet, expected - 1)
+        if session.unproved_bytes and (path := private.active_path(quic)) is not None:
+            # RFC 9000 section 8.1: what the engine took counts as well.
+            path.bytes_received += session.unproved_bytes
+            session.unproved_bytes = 0
         if quic._close_at is not None and not private.is_ending(quic):
             seen_at = max(session.last_received_s, session.first_sent_s)
             quic._close_at = max(quic._close_at, seen_at + quic._idle_timeout())
@@ -207,6 +220,7 @@ class NativeEngine:
             if self._path is not None:
                 session.path_changed()
             self._path = path.addr
+            session.unproved_bytes = 0
             session.set_path(path.addr)
         session.may_send = path.is_validated and not private.is_ending(self._quic)
 
