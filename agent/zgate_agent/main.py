@@ -73,6 +73,7 @@ def run(config_path: Path | None, check: bool, **flags: object) -> None:
     try:
         config = load_config(config_path, _settings(flags))
         check_identity(config)
+        check_engine(config)
     except ConfigError as error:
         stop(EXIT_BAD_INPUT, str(error))
     if check:
@@ -143,6 +144,18 @@ def check_identity(config: AgentConfig) -> None:
         check_ca_file(config.ca, now)
         check_client_files(config.certificate, config.key, now)
     except IdentityFileError as error:
+        stop(EXIT_BAD_INPUT, str(error))
+
+
+def check_engine(config: AgentConfig) -> None:
+    """Check that the packet engine that is asked for is here; if not, say why and end."""
+    from zgate_datapath.engine import engine_name
+
+    if config.engine == "auto":
+        return  # never a mistake; it says what it became when it is used
+    try:
+        engine_name(config.engine)
+    except ValueError as error:
         stop(EXIT_BAD_INPUT, str(error))
 
 

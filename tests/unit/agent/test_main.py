@@ -16,6 +16,7 @@ from zgate_agent import main as cli
 from zgate_agent.config import AgentConfig
 from zgate_agent.machine import State
 from zgate_agent.status import AgentStatus, StatusServer
+from zgate_datapath import engine
 from zgate_identity.authority import CertificateAuthority
 
 from .test_status import a_status
@@ -72,6 +73,19 @@ def test_a_configuration_with_a_mistake(tmp_path: Path) -> None:
     result = call("run", "--config", file)
     assert result.exit_code == 2
     assert line(result).startswith(f"zgate-agent: {file}:5: insecure: expected one of")
+
+
+@pytest.mark.parametrize("check", [[], ["--check"]])
+def test_a_native_engine_that_was_not_built(
+    files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, check: list[str]
+) -> None:
+    monkeypatch.setattr(engine, "native_problem", lambda: "the native engine is not built")
+    file = tmp_path / "agent.yaml"
+    names = "".join(f"{name}: {files[name]}\n" for name in ("ca", "certificate", "key"))
+    file.write_text(f"gateway: gw.example\n{names}engine: native\n")
+    result = call("run", "--config", file, *check)
+    assert result.exit_code == 2
+    assert "not built; install a compiler" in line(result)
 
 
 def test_a_file_that_is_not_there(no_default: None, flags: list[object]) -> None:
