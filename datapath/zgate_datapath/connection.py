@@ -144,6 +144,7 @@ class Connection:
         # packet, and most batches are datagrams only.
         self._control_due = True
         self._asked_aioquic = True
+        self._handshake_unsaid = False
 
     def set_handler(self, handler: ConnectionHandler) -> None:
         """Whom to tell; once, before the first packet."""
@@ -239,6 +240,7 @@ class Connection:
                 self.retired_ids.append(event.connection_id)
             elif isinstance(event, quic_events.HandshakeCompleted):
                 self.h3 = DatagramH3Connection(self.quic)
+                self._handshake_unsaid = True
                 self.engine.start(now)
                 self.handler.handshake_completed()
             elif isinstance(event, quic_events.ConnectionTerminated):
@@ -396,6 +398,10 @@ class Connection:
         address = self.peer_address
         if address is None:
             return  # a server whose peer has sent nothing that could be read
+        if self._handshake_unsaid:
+            # 1-RTT packets that arrive before our last handshake message cannot be opened yet.
+            self._handshake_unsaid = False
+            self._send_control(now)
         # Before the queue, which would take all of the window for as long as there is load.
         self._probe_path(address, now)
         packets = self.engine.send_queued(self.max_frame_payload_bytes + 1, now)

@@ -148,7 +148,7 @@ class NativeEngine:
         session.next_number = max(session.next_number, quic._packet_number)
         space = private.application_space(quic)
         self._take_received(session, space)
-        session.foreign_in_flight = bool(space.sent_packets)
+        session.foreign_in_flight = space.ack_eliciting_in_flight > 0
         self._follow_keys(session, now)
         self._follow_ids(session)
         self._follow_path(session)
