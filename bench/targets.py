@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from bench import metrics
 from bench.metrics import Better
+from bench.sections.wan import CONTROLS
 from bench.stats import ratio
 
 SUBJECT = "zgate"
@@ -82,9 +83,14 @@ class Outcome:
 
 
 def _ratio(
-    title: str, value: str, reference: str, better: Better, least: float, aim: float | None
+    title: str,
+    value: str,
+    reference: str,
+    better: Better,
+    least: float,
+    aim: float | None,
+    name: str,
 ) -> Target:
-    name = reference.partition(".")[0]
     return Target(title, value, better, Bound(least), Bound(aim) if aim else None, reference, name)
 
 
@@ -97,6 +103,7 @@ def _peers(metric: metrics.Metric, reference: str, least: float, aim: float) -> 
         metric.better,
         least,
         aim,
+        "no QUIC" if reference == "bare" else reference,
     )
 
 
@@ -127,6 +134,8 @@ def _both_ways(
             Bound(aim),
             f"{section}.{reference.format(way)}_mbit_per_s",
             name,
+            "Mbit/s",
+            digits=0,
         )
         for way in ("up", "down")
     ]
@@ -141,6 +150,8 @@ def _workers(way: str) -> Target:
         None,
         f"workers.1_{way}_mbit_per_s",
         "one worker",
+        "Mbit/s",
+        digits=0,
         enough=(f"workers.2_{way}_busy_share", 0.95, "of the machine's cores busy"),
     )
 
@@ -168,8 +179,18 @@ TARGETS: tuple[Target, ...] = (
         scale=100,
     ),
     *_both_ways("offloads off", "offloads", "zgate_{}", "openvpn_{}", "openvpn", 2, 4),
-    *_both_ways(
-        "1% loss, 20 ms RTT", "wan", "lossy_tunnel_{}", "lossy_beside_{}", "TCP beside", 0.8, 1.0
+    *(
+        target
+        for control in CONTROLS
+        for target in _both_ways(
+            f"1% loss, 20 ms RTT, {control}",
+            "wan",
+            f"lossy_{control}_tunnel_{{}}",
+            f"lossy_{control}_beside_{{}}",
+            "TCP beside",
+            0.8,
+            1.0,
+        )
     ),
     _workers("up"),
     _workers("down"),
@@ -192,7 +213,7 @@ TARGETS: tuple[Target, ...] = (
         digits=1,
     ),
     _ratio("TCP up under a junk flood", "flood.flood_mbit_per_s", "flood.calm_mbit_per_s", HIGHER,
-           0.8, None),
+           0.8, None, "without it"),
     Target(
         "a new client connects under a flood",
         "flood.connect_s",

@@ -50,8 +50,12 @@ def run_tcp(
     seconds: float,
     *,
     port: int = PORT,
+    congestion: str = "",
 ) -> TcpResult:
-    """Run one iperf3 flow between two hosts and wait for its end."""
+    """Run one iperf3 flow between two hosts and wait for its end.
+
+    `congestion`: the kernel's congestion control for it, at both ends; empty: the hosts' default.
+    """
     # One server for each flow: an iperf3 server whose client vanished stays busy for long.
     listener = server.spawn(
         f"iperf3-server-{port}", "iperf3", "-s", "-1", "-p", str(port), "--forceflush"
@@ -62,6 +66,7 @@ def run_tcp(
             *("iperf3", "-J", "-c", str(target), "-p", str(port), "-t", f"{seconds:g}"),
             *("--connect-timeout", "3000"),
             *(("-R",) if direction is Direction.DOWN else ()),
+            *(("-C", congestion) if congestion else ()),
             timeout_s=seconds + EXTRA_TIME_S,
             check=False,
         )

@@ -18,6 +18,7 @@ OTHER_CLIENT = IPv4Interface("198.51.100.2/24")
 OTHER_UPLINK = IPv4Interface("198.51.100.1/24")
 OTHER_NAME = "bench-2"
 WORKERS = (1, 2)
+ROUNDS = 2
 
 
 class TwoClients(Zgate):
@@ -56,7 +57,7 @@ def measure(record: Record) -> None:
         return
     with Hosts.open() as hosts, _second_client(hosts) as other:
         peer = TwoClients(hosts, other)
-        for number in range(1, record.settings.rounds + 1):
+        for number in range(1, min(ROUNDS, record.settings.rounds) + 1):
             for peer.workers in WORKERS:
                 with peer.running():
                     for direction in Direction:
