@@ -14,6 +14,7 @@
 
 #include "bytes.h"
 #include "outbox.h"
+#include "timers.h"
 
 #ifndef UDP_SEGMENT
 #define UDP_SEGMENT 103
@@ -49,7 +50,9 @@ struct zdp_carrier {
 	struct zdp_outbox *outbox;
 	struct zdp_reports reports;
 	struct zdp_table by_cid, by_address;
-	struct zdp_session *only, *active;
+	struct zdp_session *only;
+	TAILQ_HEAD(zdp_active, zdp_session) active;
+	struct zdp_timers timers;
 	struct zdp_carrier_counters counters;
 	uint8_t *received, *plain, *read;
 	/* Of recvmmsg. */
@@ -83,6 +86,7 @@ struct zdp_carrier *zdp_carrier_new(int udp_fd, size_t cid_bytes)
 
 	if (!carrier)
 		return NULL;
+	TAILQ_INIT(&carrier->active);
 	carrier->tun_fd = -1;
 	carrier->cid_bytes = cid_bytes;
 	carrier->outbox = zdp_outbox_new();
@@ -107,6 +111,7 @@ void zdp_carrier_free(struct zdp_carrier *carrier)
 	zdp_reports_free(&carrier->reports);
 	zdp_table_free(&carrier->by_cid);
 	zdp_table_free(&carrier->by_address);
+	zdp_timers_free(&carrier->timers);
 	free(carrier->received);
 	free(carrier->plain);
 	free(carrier->read);
@@ -195,33 +200,28 @@ bool zdp_carrier_tun_is_gone(const struct zdp_carrier *carrier)
 	return carrier->tun_gone;
 }
 
-/* The active list. */
+/* Who has something to do. */
 
 void zdp_carrier_activate(struct zdp_carrier *carrier, struct zdp_session *session)
 {
-	if (session->active_link)
+	if (session->is_active)
 		return;
-	session->active_next = carrier->active;
-	session->active_link = &carrier->active;
-	if (carrier->active)
-		carrier->active->active_link = &session->active_next;
-	carrier->active = session;
+	session->is_active = true;
+	TAILQ_INSERT_TAIL(&carrier->active, session, active);
 }
 
-static void deactivate(struct zdp_session *session)
+static void deactivate(struct zdp_carrier *carrier, struct zdp_session *session)
 {
-	if (!session->active_link)
+	if (!session->is_active)
 		return;
-	*session->active_link = session->active_next;
-	if (session->active_next)
-		session->active_next->active_link = session->active_link;
-	session->active_link = NULL;
-	session->active_next = NULL;
+	session->is_active = false;
+	TAILQ_REMOVE(&carrier->active, session, active);
 }
 
 void zdp_carrier_forget(struct zdp_carrier *carrier, struct zdp_session *session)
 {
-	deactivate(session);
+	deactivate(carrier, session);
+	zdp_timers_remove(&carrier->timers, session);
 	if (carrier->only == session)
 		carrier->only = NULL;
 	zdp_table_remove_value(&carrier->by_cid, session);
@@ -343,8 +343,10 @@ static void take_message(struct zdp_carrier *carrier, size_t index, uint8_t **pl
 
 static void batches_done(struct zdp_carrier *carrier, uint64_t now_ns)
 {
-	for (struct zdp_session *s = carrier->active; s; s = s->active_next)
-		zdp_session_batch_done(s, now_ns);
+	struct zdp_session *session;
+
+	TAILQ_FOREACH(session, &carrier->active, active)
+		zdp_session_batch_done(session, now_ns);
 }
 
 static void prepare_messages(struct zdp_carrier *carrier)
@@ -614,19 +616,44 @@ static bool read_tun(struct zdp_carrier *carrier, uint64_t now_ns)
 
 /* 5: serve those who have something to do. */
 
+/* Nothing more to do now: it waits for its deadline, or for what comes. */
+static void retire(struct zdp_carrier *carrier, struct zdp_session *session, uint64_t due_ns)
+{
+	if (due_ns == ZDP_NEVER) {
+		zdp_timers_remove(&carrier->timers, session);
+		zdp_session_rest(session);
+	} else if (!zdp_timers_set(&carrier->timers, session, due_ns)) {
+		return; /* no memory: it stays among the active */
+	}
+	deactivate(carrier, session);
+}
+
+static void activate_due(struct zdp_carrier *carrier, uint64_t now_ns)
+{
+	while (zdp_timers_next_ns(&carrier->timers) <= now_ns) {
+		struct zdp_session *session = zdp_timers_first(&carrier->timers);
+
+		zdp_timers_remove(&carrier->timers, session);
+		zdp_carrier_activate(carrier, session);
+	}
+}
+
 /* True: the outbox was full, so that somebody may still wait for room. */
 static bool serve(struct zdp_carrier *carrier, uint64_t now_ns)
 {
-	struct zdp_session *session = carrier->active, *next;
+	struct zdp_session *session, *next;
 	bool was_full = false;
 
-	for (; session; session = next) {
-		next = session->active_next;
+	activate_due(carrier, now_ns);
+	for (session = TAILQ_FIRST(&carrier->active); session; session = next) {
+		uint64_t due_ns;
+
+		next = TAILQ_NEXT(session, active);
 		zdp_session_drain(session, carrier->outbox, now_ns, &carrier->reports);
-		if (zdp_session_deadline(session, now_ns) == ZDP_NEVER && !session->batch_is_eliciting) {
-			zdp_session_rest(session);
-			deactivate(session);
-		}
+		due_ns = zdp_session_deadline(session, now_ns);
+		/* Recovery knows of no deadline for what is not sealed yet. */
+		if (due_ns > now_ns && !zdp_outbox_holds(carrier->outbox, session))
+			retire(carrier, session, due_ns);
 		if (zdp_outbox_is_full(carrier->outbox)) {
 			was_full = true;
 			send_all(carrier);
@@ -666,10 +693,11 @@ void zdp_carrier_flush(struct zdp_carrier *carrier)
 
 uint64_t zdp_carrier_deadline(struct zdp_carrier *carrier, uint64_t now_ns)
 {
-	uint64_t at = ZDP_NEVER;
+	uint64_t at = zdp_timers_next_ns(&carrier->timers);
+	const struct zdp_session *session;
 
-	for (const struct zdp_session *s = carrier->active; s; s = s->active_next) {
-		const uint64_t one = zdp_session_deadline(s, now_ns);
+	TAILQ_FOREACH(session, &carrier->active, active) {
+		const uint64_t one = zdp_session_deadline(session, now_ns);
 
 		if (one < at)
 			at = one;

@@ -328,6 +328,11 @@ void zdp_outbox_clear(struct zdp_outbox *outbox)
 	outbox->session = NULL;
 }
 
+bool zdp_outbox_holds(const struct zdp_outbox *outbox, const struct zdp_session *session)
+{
+	return outbox->session == session && outbox->job_count;
+}
+
 void zdp_outbox_forget(struct zdp_outbox *outbox, const struct zdp_session *session)
 {
 	size_t kept = 0;

@@ -58,6 +58,8 @@ void zdp_outbox_clear(struct zdp_outbox *outbox);
 /* No room for another batch of packets: send first. */
 bool zdp_outbox_is_full(const struct zdp_outbox *outbox);
 bool zdp_outbox_is_empty(const struct zdp_outbox *outbox);
+/* Whether packets of this session wait to be sealed: recovery has not been told of them yet. */
+bool zdp_outbox_holds(const struct zdp_outbox *outbox, const struct zdp_session *session);
 /* The session is about to be freed: forget its packets. */
 void zdp_outbox_forget(struct zdp_outbox *outbox, const struct zdp_session *session);
 

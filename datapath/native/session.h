@@ -14,6 +14,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/queue.h>
 
 #include "offload.h"
 #include "packet.h"
@@ -81,8 +82,10 @@ struct zdp_session {
 	union zdp_address path;
 	socklen_t path_bytes;
 	struct zdp_session_counters counters;
-	/* The carrier's list of those that have something to do. */
-	struct zdp_session *active_next, **active_link;
+	/* The carrier's: those that have something to do now, and those that will have. */
+	TAILQ_ENTRY(zdp_session) active;
+	bool is_active;
+	uint32_t timer_place;
 };
 
 bool zdp_session_init(struct zdp_session *session, const struct zdp_recovery_config *recovery);

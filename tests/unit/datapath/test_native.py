@@ -1,0 +1,261 @@
+"""The extension module by itself: what it refuses, what it counts, what an idle session costs."""
+
+from __future__ import annotations
+
+import gc
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+from zgate_datapath.engine import native_problem
+
+if native_problem():
+    pytest.skip("the native engine is not built", allow_module_level=True)
+
+from zgate_datapath import _native
+
+KEY, IV = bytes(16), bytes(12)
+CID = b"\x07" * 8
+NEVER = float("inf")
+
+
+@pytest.fixture
+def udp() -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as made:
+        made.bind(("127.0.0.1", 0))
+        yield made
+
+
+@pytest.fixture
+def carrier(udp: socket.socket) -> _native.Carrier:
+    return _native.Carrier(udp.fileno(), 8)
+
+
+def make_session(carrier: _native.Carrier, *, congestion: int = 0) -> _native.Session:
+    return _native.Session(
+        carrier,
+        is_client=False,
+        congestion=congestion,
+        max_packet_bytes=1452,
+        initial_rtt_ns=0,
+        peer_max_ack_delay_ns=25_000_000,
+        peer_ack_delay_exponent=3,
+    )
+
+
+def make_ready(carrier: _native.Carrier, peer: socket.socket) -> _native.Session:
+    """A session that opens and seals under one key, on the path to `peer`."""
+    session = make_session(carrier)
+    session.set_receive_key(_native.AES_128_GCM, KEY, IV, KEY, 0)
+    session.set_send_key(_native.AES_128_GCM, KEY, IV, KEY, 0)
+    session.add_cid(CID)
+    session.set_peer_cid(CID)
+    session.set_path(peer.getsockname())
+    session.set_limits(1452, 1400)
+    session.may_send = True
+    return session
+
+
+@pytest.mark.parametrize("cid_bytes", [0, 21, -1])
+def test_connection_ids_have_1_to_20_bytes(udp: socket.socket, cid_bytes: int) -> None:
+    with pytest.raises(ValueError, match="cid_bytes"):
+        _native.Carrier(udp.fileno(), cid_bytes)
+
+
+@pytest.mark.parametrize(
+    ("cipher", "key", "iv", "header_key", "phase"),
+    [
+        (_native.AES_128_GCM, bytes(15), IV, KEY, 0),
+        (_native.AES_128_GCM, KEY, bytes(11), KEY, 0),
+        (_native.AES_128_GCM, KEY, IV, bytes(32), 0),
+        (_native.AES_256_GCM, KEY, IV, KEY, 0),
+        (_native.CHACHA20_POLY1305, KEY, IV, KEY, 0),
+        (_native.AES_128_GCM, KEY, IV, KEY, 2),
+        (99, KEY, IV, KEY, 0),
+    ],
+)
+def test_wrong_keys_are_refused(
+    carrier: _native.Carrier, cipher: int, key: bytes, iv: bytes, header_key: bytes, phase: int
+) -> None:
+    session = make_session(carrier)
+    for take in (session.set_receive_key, session.set_next_receive_key, session.set_send_key):
+        with pytest.raises(ValueError, match="wrong length"):
+            take(cipher, key, iv, header_key, phase)
+
+
+def test_packet_numbers_only_grow(carrier: _native.Carrier) -> None:
+    session = make_session(carrier)
+    session.next_number = 7
+    with pytest.raises(ValueError, match="only grow"):
+        session.next_number = 6
+    with pytest.raises(ValueError, match="only grow"):
+        session.next_number = 1 << 62
+    assert session.next_number == 7
+
+
+def test_ranges_of_received_numbers_are_bounded(carrier: _native.Carrier) -> None:
+    session = make_session(carrier)
+    session.note_received(3, 5, True)
+    assert session.expected_number == 6
+    for first, last in ((5, 4), (0, 1 << 40)):
+        with pytest.raises(ValueError, match="no such range"):
+            session.note_received(first, last, True)
+
+
+@pytest.mark.parametrize("size", [0, 65536, 100000])
+def test_limits_are_a_udp_payloads(carrier: _native.Carrier, size: int) -> None:
+    with pytest.raises(ValueError, match="UDP payload"):
+        make_session(carrier).set_limits(size, 100)
+
+
+def test_addresses_prefixes_and_pairs_have_their_lengths(carrier: _native.Carrier) -> None:
+    session = make_session(carrier)
+    for call, argument in (
+        (session.add_address, bytes(5)),
+        (session.allow_inbound, bytes(9)),
+        (session.allow_outbound, bytes(31)),
+        (session.set_prefix, b""),
+        (session.set_prefix, bytes(17)),
+        (session.add_cid, bytes(7)),
+        (session.remove_cid, CID),
+        (session.set_peer_cid, bytes(21)),
+        (session.set_path, ("gateway.test", 443)),
+    ):
+        with pytest.raises(ValueError):  # noqa: PT011
+            call(argument)  # type: ignore[operator]
+
+
+def test_a_closed_session_says_so(carrier: _native.Carrier) -> None:
+    session = make_session(carrier)
+    session.close()
+    session.close()
+    assert not session.is_open
+    assert session.window_bytes == 0
+    for call in (
+        lambda: session.send_frame(b"x"),
+        lambda: session.set_limits(1200, 1000),
+        lambda: session.note_received(0, 0, True),
+        lambda: setattr(session, "may_send", True),
+        session.statistics,
+        session.forget_pairs,
+    ):
+        with pytest.raises(ValueError, match="closed"):
+            call()
+    assert carrier.flush() == []
+
+
+def test_nothing_is_sealed_before_there_is_a_key_and_a_path(carrier: _native.Carrier) -> None:
+    session = make_session(carrier)
+    assert session.window_bytes == 0
+    assert session.seal_probe(1300) == b""
+    session.set_limits(1452, 1400)
+    assert session.send_frame(b"\0\0x") == _native.SEND_DONE  # it waits
+    assert carrier.flush() == []
+    assert session.next_number == 0
+
+
+def test_a_session_that_goes_takes_what_it_had_under_way(
+    carrier: _native.Carrier, udp: socket.socket
+) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
+        peer.bind(("127.0.0.1", 0))
+        peer.setblocking(False)
+        session = make_ready(carrier, peer)
+        for _ in range(100):
+            session.send_frame(b"\0\0" + bytes(1000))
+        session.close()
+        del session
+        gc.collect()
+        other = make_ready(carrier, peer)
+        assert other.send_frame(b"\0\0hello") == _native.SEND_DONE
+        carrier.flush()
+        packets = []
+        with pytest.raises(BlockingIOError):
+            while True:
+                packets.append(peer.recv(2000))
+        assert len(packets) == 1 or len(packets) == 65  # batches already sealed may have gone
+        assert len(packets[-1]) < 100
+
+
+def test_a_packet_of_one_session_is_reported_with_it_until_it_is_gone(
+    carrier: _native.Carrier, udp: socket.socket
+) -> None:
+    """A session that is let go of between two calls leaves reports without an owner."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
+        peer.bind(("127.0.0.1", 0))
+        one, other = make_ready(carrier, peer), _native.Carrier(peer.fileno(), 8)
+        sender = make_session(other)
+        sender.set_send_key(_native.AES_128_GCM, KEY, IV, KEY, 0)
+        sender.set_peer_cid(CID)
+        sender.set_path(udp.getsockname())
+        sender.set_limits(1452, 1400)
+        sender.may_send = True
+        sender.send_frame(b"\x3f" + bytes(40))
+        other.flush()
+        _, reports = carrier.run(1_000_000)
+        assert [(kind, session) for kind, session, *_ in reports] == [
+            (_native.REPORT_DATAGRAM, one)
+        ]
+        sender.send_frame(b"\x3f" + bytes(40))
+        other.flush()
+        one.close()
+        _, reports = carrier.run(1_000_000)
+        assert [(kind, session) for kind, session, *_ in reports] == [(_native.REPORT_PACKET, None)]
+
+
+def test_deadlines_are_those_of_sessions_with_something_to_do(
+    carrier: _native.Carrier, udp: socket.socket
+) -> None:
+    assert carrier.deadline() == NEVER
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
+        peer.bind(("127.0.0.1", 0))
+        session = make_ready(carrier, peer)
+        session.send_frame(b"\0\0hello")
+        carrier.flush()
+        assert carrier.deadline() < NEVER  # the probe timeout
+        session.close()
+        assert carrier.deadline() == NEVER
+
+
+_MEASURE = """
+import gc, os, socket, sys
+from zgate_datapath import _native
+KEY, IV = bytes(16), bytes(12)
+PAGE = os.sysconf("SC_PAGE_SIZE")
+def resident():
+    gc.collect()
+    with open("/proc/self/statm") as statm:
+        return int(statm.read().split()[1]) * PAGE
+udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+udp.bind(("127.0.0.1", 0))
+carrier = _native.Carrier(udp.fileno(), 8)
+def make(number):
+    session = _native.Session(carrier, is_client=False, congestion=_native.CONGESTION_MODEL,
+        max_packet_bytes=1452, initial_rtt_ns=0, peer_max_ack_delay_ns=25_000_000,
+        peer_ack_delay_exponent=3)
+    for take in (session.set_receive_key, session.set_next_receive_key, session.set_send_key):
+        take(_native.AES_128_GCM, KEY, IV, KEY, 0)
+    session.add_cid(number.to_bytes(8, "big"))
+    session.add_address(number.to_bytes(4, "big"))
+    session.set_path(("127.0.0.1", 9))
+    session.set_limits(1452, 1400)
+    session.note_received(0, 40, True)
+    session.allow_inbound(bytes(8))
+    session.allow_outbound(bytes(8))
+    return session
+warm = [make(n) for n in range(50)]
+before = resident()
+sessions = [make(1000 + n) for n in range(1000)]
+print((resident() - before) // len(sessions))
+"""
+
+
+def test_an_idle_session_costs_less_than_16_kilobytes() -> None:
+    """C's part of it, by the resident size of a process with 1,000 sessions."""
+    result = subprocess.run(
+        [sys.executable, "-c", _MEASURE], capture_output=True, text=True, check=True, timeout=60
+    )
+    print(f"native session, idle: {result.stdout.strip()} bytes")
+    assert 0 < int(result.stdout) < 16384
