@@ -123,7 +123,7 @@ def test_addresses_prefixes_and_pairs_have_their_lengths(carrier: _native.Carrie
         (session.set_peer_cid, bytes(21)),
         (session.set_path, ("gateway.test", 443)),
     ):
-        with pytest.raises(ValueError):  # noqa: PT011
+        with pytest.raises(ValueError):
             call(argument)  # type: ignore[operator]
 
 
