@@ -98,8 +98,13 @@ def _measure_rate(record: Record, hosts: Hosts, gateway: Process, folder: Path) 
     record.put("sessions_per_cpu_s", said["opened"] / used_s)
     record.put("sessions_per_s", said["opened"] / said["seconds"])
     record.put("gateway_cores", used_s / said["seconds"])
+    _note_failures(record, said)
+
+
+def _note_failures(record: Record, said: dict[str, float]) -> None:
     if said["failed"]:
-        record.note(f"{said['failed']:g} of {said['opened']:g} failed: {said['failure']}")
+        tried = said["opened"] + said["failed"]
+        record.note(f"{said['failed']:g} of {tried:g} failed: {said['failure']}")
 
 
 def _measure_memory(record: Record, hosts: Hosts, gateway: Process, folder: Path) -> None:
@@ -112,6 +117,7 @@ def _measure_memory(record: Record, hosts: Hosts, gateway: Process, folder: Path
         grown = resident_bytes(gateway.pid) - before
     record.put("kb_per_session", grown / said["opened"] / 1e3)
     record.put("held_sessions", said["opened"])
+    _note_failures(record, said)
     record.put("gateway_before_mb", before / 1e6)
 
 
