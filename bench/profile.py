@@ -22,7 +22,8 @@ END_TIMEOUT_S = 30
 PACKAGE = "linux-perf"
 
 _FRAME = re.compile(r"^\s*[0-9a-f]+ (?P<symbol>.*?)(?:\+0x[0-9a-f]+)? \((?P<object>.*)\)$")
-_DEFINITION = re.compile(r"^[a-z][\w\s*]*?\b\**(\w+)\([^;]*$", re.MULTILINE)
+_ATTRIBUTE = r"(?:__attribute__\(\(.*?\)\)\) )?"
+_DEFINITION = re.compile(rf"^{_ATTRIBUTE}[a-z][\w\s*]*?\b\**(\w+)\([^;]*$", re.MULTILINE)
 
 # The first that is found in a chain, by the beginning of a kernel function's name.
 _SYSTEM_CALLS = (
@@ -126,7 +127,8 @@ def step_of(chain: list[Frame]) -> str:
     if name.startswith(("libcrypto", "libIPSec_MB")):
         return "AEAD, header protection"
     if name.startswith("_native"):
-        return f"engine: {engine_files().get(leaf.symbol, 'other')}"
+        # The compiler's clones: take_read.part.0 and the like.
+        return f"engine: {engine_files().get(leaf.symbol.partition('.')[0], 'other')}"
     if name.startswith("libc.") or name == "[vdso]":
         return "libc: copies, clock"
     return "Python, aioquic"

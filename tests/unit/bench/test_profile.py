@@ -13,7 +13,7 @@ SCRIPT = """
 \tffffffffc001 bpf_prog_1234_decide+0x9 (bpf_prog_1234_decide)
 \tffffffff81c3 do_writev+0x4 ([kernel.kallsyms])
 
-\t    7f001122 zdp_open_packets+0x5 (/somewhere/_native.cpython-311.so)
+\t    7f001122 zdp_open_packets.part.0+0x5 (/somewhere/_native.cpython-311.so)
 
 \t    7f001122 [unknown] (/usr/lib/x86_64-linux-gnu/libcrypto.so.3)
 
@@ -39,4 +39,5 @@ def test_functions_are_found_in_their_files() -> None:
     files = engine_files()
     assert files["zdp_carrier_run"] == files["take_read"] == "carrier.c"
     assert files["zdp_session_receive"] == "session.c"
+    assert files["copy_sum_avx2"] == "offload_checksum.c"
     assert files["zdp_segment_begin"] == "offload_segment.c"
