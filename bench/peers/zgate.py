@@ -15,7 +15,7 @@ from bench.hosts import SERVER_NETWORK, UPLINK, Hosts
 from bench.peers.peer import Peer, Step
 
 BIN = Path(sys.executable).parent
-START_TIMEOUT_S = 30.0
+START_TIMEOUT_S = 60.0
 SERVER_NAME = "gateway.bench"
 GATEWAY_NAME = "gateway"
 CLIENT_NAME = "bench"

@@ -52,9 +52,9 @@ def measure(record: Record) -> None:
         }
         accounts = {}
         peer = Zgate(hosts)
-        for title, run in kinds.items():
-            record.show(title)
-            with peer.running():
+        with peer.running():
+            for title, run in kinds.items():
+                record.show(title)
                 accounts[title] = profile(hosts, peer, run)
     for title, account in accounts.items():
         key = title.lower().replace(" ", "_")
