@@ -49,6 +49,10 @@
 #define SLACK_MAX_NS (3 * MS_NS / 2)
 /* A direction that carries only another's acknowledgements has a small rate, and bursts all the same. */
 #define SLACK_PACKETS 6
+/* On such a path the peer's processor is what is slow, and it comes and goes: a window of few packets
+ * would be acknowledged once in a scheduler's slice, and the rate that this shows would keep it small.
+ * 64 packets are a millisecond of a gigabit. */
+#define UNPACED_SLACK_PACKETS 64
 
 /* Loss is too much when it is above this share, and not by chance: above it by two standard
  * deviations, judged over at least as many packets. */
@@ -144,8 +148,10 @@ static uint64_t slack(const struct zdp_congestion_state *state)
 	const struct zdp_model *model = &state->model;
 	uint64_t most = product(rate(model), larger(SLACK_MAX_NS, model->least_rtt_ns / 2));
 	uint64_t wanted = larger(product(rate(model), SLACK_NS), model->extra_acked.samples[0].value);
+	uint64_t packets = model->least_rtt_ns < UNPACED_RTT_NS ? UNPACED_SLACK_PACKETS :
+								  SLACK_PACKETS;
 
-	return larger(smaller(wanted, most), (uint64_t)SLACK_PACKETS * state->packet_bytes);
+	return larger(smaller(wanted, most), packets * state->packet_bytes);
 }
 
 /* `gain` in percent, at least 100. What exceeds the path's own is there for ACKs that come late and many
@@ -464,6 +470,9 @@ static void set_window(struct zdp_congestion_state *state, const struct zdp_ack_
 	struct zdp_model *model = &state->model;
 	uint64_t target = window_for(state, WINDOW_GAIN), most = model->ceiling;
 
+	/* Without pacing only the window can try for more. */
+	if (model->phase == ZDP_MODEL_UP && model->least_rtt_ns < UNPACED_RTT_NS)
+		target = percent(target, model->up_gain);
 	if (model->full)
 		state->window = smaller(state->window + event->acked_bytes, target);
 	else if (state->window < target || event->delivered < zdp_initial_window(state->packet_bytes))
