@@ -126,7 +126,7 @@ def step_of(chain: list[Frame]) -> str:
     name = Path(leaf.object).name
     if name.startswith(("libcrypto", "libIPSec_MB")):
         return "AEAD, header protection"
-    if name.startswith("_native"):
+    if name.startswith(("_native", "bare")):
         # The compiler's clones: take_read.part.0 and the like.
         return f"engine: {engine_files().get(leaf.symbol.partition('.')[0], 'other')}"
     if name.startswith("libc.") or name == "[vdso]":

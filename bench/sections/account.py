@@ -1,4 +1,7 @@
-"""Where the gateway's time goes: nanoseconds for each packet, by step, in four kinds of traffic."""
+"""Where the gateway's time goes: nanoseconds for each packet, by step, in four kinds of traffic.
+
+TCP through the engine without QUIC stands beside it: the difference is QUIC's, step by step.
+"""
 
 from collections import Counter
 from collections.abc import Callable
@@ -8,6 +11,8 @@ from bench.cpu import cpu_seconds, process_ids
 from bench.hosts import SERVER, Hosts
 from bench.load.tcp import Direction, run_tcp
 from bench.load.udp import probe_udp
+from bench.peers.bare import Bare
+from bench.peers.peer import Peer
 from bench.peers.zgate import Zgate
 from bench.profile import PACKAGE, Recording, check_perf
 from bench.sections.section import Record, Section
@@ -51,19 +56,20 @@ def measure(record: Record) -> None:
             "UDP 1200 up": lambda: _udp(hosts, 1200, seconds),
         }
         accounts = {}
-        peer = Zgate(hosts)
-        with peer.running():
-            for title, run in kinds.items():
-                record.show(title)
-                accounts[title] = profile(hosts, peer, run)
+        for peer, titles in ((Zgate(hosts), list(kinds)), (Bare(hosts), ["TCP up", "TCP down"])):
+            with peer.running():
+                for title in titles:
+                    name = title if isinstance(peer, Zgate) else f"{peer.title}, {title}"
+                    record.show(name)
+                    accounts[name] = profile(hosts, peer, kinds[title])
     for title, account in accounts.items():
-        key = title.lower().replace(" ", "_")
+        key = title.lower().replace(",", "").replace(" ", "_")
         record.put(f"{key}_ns_per_packet", account.ns_per_packet)
     head, rows = tabulate(accounts)
     record.table("where the gateway's time goes (ns per packet)", head, rows)
 
 
-def profile(hosts: Hosts, peer: Zgate, run: Callable[[], float]) -> Account:
+def profile(hosts: Hosts, peer: Peer, run: Callable[[], float]) -> Account:
     """Run traffic, which returns its packets, with perf beside the gateway."""
     assert peer.gateway_process is not None
     pid = peer.gateway_process.pid

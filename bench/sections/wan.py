@@ -18,7 +18,8 @@ LOSS = 0.01
 #: The kernel's congestion controls of the inner flows and of those beside, with the length of a
 #: flow. Losses slow cubic (Linux's default) down to a few Mbit/s, so that chance says more than the
 #: tunnel in a short flow; bbr fills the path, so that the tunnel has to fill it, too.
-CONTROLS = {"cubic": 8.0, "bbr": 4.0}
+CONTROLS = {"cubic": 6.0, "bbr": 3.0}
+CLEAN_SECONDS = 2.5
 
 # The server's second address, which no tunnel leads to.
 BESIDE_NETWORK = IPv4Network("10.31.0.0/24")
@@ -49,7 +50,7 @@ def _measure_round(record: Record, hosts: Hosts, name: str, number: int, control
     for direction in Direction:
         for way, target in (("beside", BESIDE_SERVER), ("tunnel", SERVER)):
             record.show(f"{name}, round {number}, {way}, TCP {direction.value}")
-            seconds = CONTROLS[control]
+            seconds = CONTROLS[control] if name.startswith("lossy") else CLEAN_SECONDS
             flow = run_tcp(
                 *(hosts.client, hosts.server, target.ip, direction, seconds), congestion=control
             )
