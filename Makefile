@@ -8,7 +8,7 @@ PACKAGES := protocol bpf datapath identity config gateway agent control cli lab 
 # The demo and the bench make network namespaces. Root's bytecode would be in the way of `git clean`.
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo env PYTHONDONTWRITEBYTECODE=1)
 
-.PHONY: help demo test check lint types bench bench-policy fuzz-policy fuzz-datapath test-vm root venv packages-test packages-bench packages-vm clean
+.PHONY: help demo test check lint types bench bench-policy fuzz-policy fuzz-datapath soak test-vm root venv packages-test packages-bench packages-vm clean
 
 help:
 	@echo "make demo    see a gateway and two agents work, in namespaces of this machine"
@@ -18,6 +18,7 @@ help:
 	@echo "make bench-policy  what a decision costs in the kernel, by the number of rules"
 	@echo "make fuzz-policy SECONDS=60  the kernel's verdicts against a reference evaluator's"
 	@echo "make fuzz-datapath SECONDS=60  the native engine's parsers, with sanitizers"
+	@echo "make soak SECONDS=300  bulk both ways over a bad path, new keys, new addresses"
 	@echo "make test-vm  the kernel's part on Debian 12's own kernel, in a virtual machine"
 
 demo: root venv
@@ -52,6 +53,10 @@ fuzz-policy: root venv
 
 fuzz-datapath: venv packages-test
 	$(BIN)/python tests/fuzz/native/run.py --seconds $(SECONDS)
+
+soak: SECONDS := $(if $(filter command line environment,$(origin SECONDS)),$(SECONDS),300)
+soak: root venv packages-test
+	$(AS_ROOT) $(BIN)/python tests/soak/soak.py $(SECONDS)
 
 # All of the file system is root's; the clone is only read.
 test-vm: root venv packages-vm

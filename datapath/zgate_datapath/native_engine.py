@@ -8,6 +8,7 @@ receive, send, or handle a timer.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 from aioquic.quic.connection import QuicConnection
@@ -48,6 +49,9 @@ _ACK_DELAY_EXPONENT = 3
 # Between two packets of aioquic's lie any number of the engine's: its own window of 128 numbers
 # would take one that was overtaken for a duplicate.
 _AIOQUIC_WINDOW_PACKETS = 8192
+# After how many packets a session asks for new keys, for whoever wants it sooner than the AEAD: the
+# soak test, say.
+KEY_UPDATE_VARIABLE = "ZGATE_KEY_UPDATE_PACKETS"
 # RFC 9001 section 6.5: old keys are kept for three PTOs, for packets that were overtaken.
 _PREVIOUS_KEY_PTOS = 3
 
@@ -71,6 +75,7 @@ class NativeEngine:
         self._previous_key_until: float | None = None
         self._on_probe: ProbeResult | None = None
         self._told: dict[str, int] = {}
+        self._key_updates = 0
         self._last_counters: dict[str, int] = {}
 
     # Life.
@@ -88,6 +93,8 @@ class NativeEngine:
             peer_max_ack_delay_ns=int(loss.max_ack_delay * 1e9),
             peer_ack_delay_exponent=_ACK_DELAY_EXPONENT,
         )
+        if packets := _key_update_packets():
+            session.key_update_packets = packets
         self._session = session
         self._carrier.add(session, self)
         if self._limits[0]:
@@ -176,6 +183,7 @@ class NativeEngine:
                 *self._keys(private.next_phase(pair.recv), 0, is_update=True)
             )
             if is_update:
+                self._key_updates += 1
                 probe_timeout_s = private.recovery(self._quic).get_probe_timeout()
                 self._previous_key_until = now + _PREVIOUS_KEY_PTOS * probe_timeout_s
         if pair.send.aead is not self._send_context and pair.send.aead is not None:
@@ -390,7 +398,21 @@ class NativeEngine:
 
     def statistics(self) -> dict[str, float]:
         """Numbers of recovery and queue, by name; empty before the start and after the end."""
-        return self._session.statistics() if self._session is not None else {}
+        if self._session is None:
+            return {}
+        return {**self._session.statistics(), "key_updates": self._key_updates}
+
+
+def _key_update_packets() -> int:
+    """What the environment says; 0: nothing, and the engine's own number holds.
+
+    Raises:
+        ValueError: it is no number of packets.
+    """
+    text = os.environ.get(KEY_UPDATE_VARIABLE, "0")
+    if not text.isdecimal():
+        raise ValueError(f"{KEY_UPDATE_VARIABLE}={text}: expected a number of packets")
+    return int(text)
 
 
 def _reason(result: int) -> DropReason:
