@@ -666,6 +666,15 @@ static PyObject *session_note_received(Session *self, PyObject *args)
 	Py_RETURN_NONE;
 }
 
+static PyObject *session_has_received(Session *self, PyObject *args)
+{
+	unsigned long long number;
+
+	if (!check_open(self) || !PyArg_ParseTuple(args, "K", &number))
+		return NULL;
+	return PyBool_FromLong(zdp_replay_seen(&self->session.opener.window, number));
+}
+
 static PyObject *session_send_frame(Session *self, PyObject *args)
 {
 	enum zdp_send_result result;
@@ -935,6 +944,7 @@ static PyMethodDef session_methods[] = {
 	{ "set_limits", (PyCFunction)session_set_limits, METH_VARARGS, NULL },
 	{ "set_prefix", (PyCFunction)session_set_prefix, METH_VARARGS, NULL },
 	{ "note_received", (PyCFunction)session_note_received, METH_VARARGS, NULL },
+	{ "has_received", (PyCFunction)session_has_received, METH_VARARGS, NULL },
 	{ "send_frame", (PyCFunction)session_send_frame, METH_VARARGS, NULL },
 	{ "send_read", (PyCFunction)session_send_read, METH_VARARGS, NULL },
 	{ "seal_probe", (PyCFunction)session_seal_probe, METH_VARARGS, NULL },

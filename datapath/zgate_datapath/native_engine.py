@@ -46,14 +46,38 @@ _CONTROLLERS = {
 }
 # What aioquic tells its peers, and takes theirs to be (RFC 9000 section 18.2's default).
 _ACK_DELAY_EXPONENT = 3
-# Between two packets of aioquic's lie any number of the engine's: its own window of 128 numbers
-# would take one that was overtaken for a duplicate.
-_AIOQUIC_WINDOW_PACKETS = 8192
 # After how many packets a session asks for new keys, for whoever wants it sooner than the AEAD: the
 # soak test, say.
 KEY_UPDATE_VARIABLE = "ZGATE_KEY_UPDATE_PACKETS"
 # RFC 9001 section 6.5: old keys are kept for three PTOs, for packets that were overtaken.
 _PREVIOUS_KEY_PTOS = 3
+
+
+class _ReceivedPackets:
+    """Which packets aioquic takes for duplicates: the engine's window is that of both.
+
+    aioquic's own holds 128 numbers, and any number of the engine's packets lie between two of its:
+    one that was overtaken would be a duplicate.
+    """
+
+    def __init__(self, session: _native.Session) -> None:
+        self._session = session
+        self._fresh: set[int] = set()
+
+    def add(self, packet_number: int) -> None:
+        """aioquic has taken it."""
+        self._fresh.add(packet_number)
+
+    def __contains__(self, packet_number: int) -> bool:
+        if packet_number in self._fresh:
+            return True
+        return self._session.is_open and self._session.has_received(packet_number)
+
+    def hand_over(self) -> None:
+        """Let the engine know what aioquic has taken since the last time."""
+        for number in self._fresh:
+            self._session.note_received(number, number, False)
+        self._fresh.clear()
 
 
 class NativeEngine:
@@ -76,6 +100,7 @@ class NativeEngine:
         self._on_probe: ProbeResult | None = None
         self._told: dict[str, int] = {}
         self._key_updates = 0
+        self._received: _ReceivedPackets | None = None
         self._last_counters: dict[str, int] = {}
 
     # Life.
@@ -101,11 +126,12 @@ class NativeEngine:
             session.set_limits(*self._limits)
         session.next_number = quic._packet_number
         space = private.application_space(quic)
-        space.received_packets._size = _AIOQUIC_WINDOW_PACKETS
         # What aioquic took before us is no less known than what it takes from now on.
         for number in range(space.expected_packet_number):
             if number in space.received_packets:
                 session.note_received(number, number, False)
+        self._received = _ReceivedPackets(session)
+        space.received_packets = self._received  # type: ignore[assignment]
         self.leave_aioquic(now)
 
     def close(self) -> int:
@@ -160,9 +186,10 @@ class NativeEngine:
         self._follow_ids(session)
         self._follow_path(session)
 
-    @staticmethod
-    def _take_received(session: _native.Session, space: QuicPacketSpace) -> None:
+    def _take_received(self, session: _native.Session, space: QuicPacketSpace) -> None:
         """What aioquic has received is acknowledged by the engine, which writes every ACK."""
+        if self._received is not None:
+            self._received.hand_over()
         if not len(space.ack_queue):
             return
         is_eliciting = space.ack_at is not None
