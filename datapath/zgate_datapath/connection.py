@@ -549,6 +549,7 @@ class Connection:
         if self.quic._peer_cid_available:
             self.quic.change_connection_id()
             self.engine.leave_aioquic(now)
+        self.engine.path_changed()
         self.ping()
         self.path_mtu.path_changed(now)
 

@@ -152,6 +152,10 @@ class PacketEngine(Protocol):
         """
         ...
 
+    def path_changed(self) -> None:
+        """Our own address is another: RTT and congestion begin anew (RFC 9000 section 9.4)."""
+        ...
+
     def window_bytes(self) -> int:
         """How many bytes may be sent now: congestion window, path validation, key state."""
         ...

@@ -326,6 +326,11 @@ class NativeEngine:
         self._on_probe = on_result
         return self._session.seal_probe(udp_payload_bytes)
 
+    def path_changed(self) -> None:
+        """See `PacketEngine.path_changed`."""
+        if self._session is not None:
+            self._session.path_changed()
+
     def window_bytes(self) -> int:
         """See `PacketEngine.window_bytes`."""
         return self._session.window_bytes if self._session is not None else 0

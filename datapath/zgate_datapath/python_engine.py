@@ -297,6 +297,9 @@ class PythonEngine:
         """See `PacketEngine.statistics`."""
         return {}
 
+    def path_changed(self) -> None:
+        """See `PacketEngine.path_changed`: aioquic's congestion control learns it by itself."""
+
     def take_drops(self) -> list[tuple[DropReason, int]]:
         """See `PacketEngine.take_drops`."""
         too_big, self._queue.too_big = self._queue.too_big, 0
