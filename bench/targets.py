@@ -14,6 +14,7 @@ from bench.stats import ratio
 
 SUBJECT = "zgate"
 HIGHER, LOWER = Better.HIGHER, Better.LOWER
+TITLES = {"bare": "no QUIC"}
 
 Findings = Mapping[str, float]  # medians, by "peer or section.key"
 
@@ -82,28 +83,16 @@ class Outcome:
         return ratio(self.value, self.reference)
 
 
-def _ratio(
-    title: str,
-    value: str,
-    reference: str,
-    better: Better,
-    least: float,
-    aim: float | None,
-    name: str,
-) -> Target:
-    return Target(title, value, better, Bound(least), Bound(aim) if aim else None, reference, name)
-
-
 def _peers(metric: metrics.Metric, reference: str, least: float, aim: float) -> Target:
     """The same metric of zgate and another peer."""
-    return _ratio(
+    return Target(
         metric.title,
         f"{SUBJECT}.{metric.key}",
-        f"{reference}.{metric.key}",
         metric.better,
-        least,
-        aim,
-        "no QUIC" if reference == "bare" else reference,
+        Bound(least),
+        Bound(aim),
+        f"{reference}.{metric.key}",
+        TITLES.get(reference, reference),
     )
 
 
@@ -135,7 +124,7 @@ def _both_ways(
             f"{section}.{reference.format(way)}_mbit_per_s",
             name,
             "Mbit/s",
-            digits=0,
+            digits=1,
         )
         for way in ("up", "down")
     ]
@@ -212,8 +201,17 @@ TARGETS: tuple[Target, ...] = (
         unit="kB",
         digits=1,
     ),
-    _ratio("TCP up under a junk flood", "flood.flood_mbit_per_s", "flood.calm_mbit_per_s", HIGHER,
-           0.8, None, "without it"),
+    Target(
+        "TCP up under a junk flood",
+        "flood.flood_mbit_per_s",
+        HIGHER,
+        Bound(0.8),
+        None,
+        "flood.calm_mbit_per_s",
+        "without it",
+        "Mbit/s",
+        digits=0,
+    ),
     Target(
         "a new client connects under a flood",
         "flood.connect_s",
@@ -223,7 +221,7 @@ TARGETS: tuple[Target, ...] = (
         unit="s",
         digits=1,
     ),
-)  # fmt: skip
+)
 
 
 def judge(findings: Findings, targets: Sequence[Target] = TARGETS) -> list[Outcome]:
