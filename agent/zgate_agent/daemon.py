@@ -25,6 +25,7 @@ from zgate_datapath.client import (
     TunnelError,
     TunnelState,
 )
+from zgate_datapath.engine import engine_name
 from zgate_protocol.drop_reason import DropReason
 
 from zgate_agent.backoff import Backoff
@@ -197,6 +198,7 @@ class Agent:
             pinned=[str(one) for one in plan.pins],
             mode=self._config.mode,
             tun=self._config.tun.name,
+            engine=engine_name(self._config.engine),
             mtu_bytes=plan.mtu_bytes or None,
             reconnects=machine.reconnects,
             rebinds=self._rebinds,

@@ -54,6 +54,8 @@ def status_lines(status: AgentStatus, now: datetime) -> list[tuple[str, str]]:
     lines += [(label, ", ".join(values)) for label, values in several.items() if values]
     mtu = f", MTU {status.mtu_bytes}" if status.mtu_bytes else ""
     lines.append(("interface", f"{status.tun} ({status.mode} tunnel){mtu}"))
+    if status.engine:
+        lines.append(("engine", status.engine))
     lines.append(("reconnects", f"{status.reconnects}, moves {status.rebinds}"))
     lines += _traffic(status)
     lines += [("note", note) for note in status.notes]

@@ -64,6 +64,8 @@ class AgentStatus(BaseModel):
     """Addresses of the gateway that are kept out of the tunnel by a host route."""
     mode: Mode
     tun: str
+    engine: str = ""
+    """The packet engine that runs: native or python."""
     mtu_bytes: int | None
     reconnects: int
     """Sessions after the first."""

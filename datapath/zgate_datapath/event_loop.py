@@ -38,6 +38,10 @@ class CarryingSelector(selectors.EpollSelector):
         if self._carrier is carrier:
             self._carrier = None
 
+    def carries_for(self, carrier: NativeCarrier) -> bool:
+        """Whether this is the one whose packets it carries."""
+        return self._carrier is carrier
+
     def select(self, timeout: float | None = None) -> _Ready:
         """See `selectors.BaseSelector.select`."""
         carrier = self._carrier

@@ -152,8 +152,8 @@ class NativeCarrier:
         """Send what Python has put into sessions, and look when to come back."""
         if reports := self.native.flush():
             self._take(reports)
-        if self._selector is None:  # which knows the engine's deadlines by itself
-            self._arm()
+        if self._selector is None or not self._selector.carries_for(self):
+            self._arm()  # a selector that carries knows the engine's deadlines by itself
 
     def _arm(self) -> None:
         at = self.native.deadline()

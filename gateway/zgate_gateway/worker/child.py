@@ -306,12 +306,15 @@ class Worker:
         )
 
     def _counters(self) -> dict[str, int]:
-        endpoint = self._endpoint
+        endpoint, carrier = self._endpoint, self._endpoint.carrier
+        carried = carrier.counters() if carrier is not None else {}
         return {
             "unknown_packets": endpoint.unknown_packets,
             "retries_sent": endpoint.retries_sent,
             "initials_refused": endpoint.refused_initials,
             "resets_sent": endpoint.resets.sent,
-            "udp_send_drops": self._udp.dropped_on_send,
+            "udp_send_drops": self._udp.dropped_on_send + carried.get("send_dropped", 0),
+            "tun_write_drops": carried.get("tun_failed_packets", 0),
+            "lost_reports": carried.get("lost_reports", 0),
             "misdirected_packets": endpoint.misdirected_packets + self._table.misdirected_packets,
         }
