@@ -298,6 +298,10 @@ static void too_much(struct zdp_congestion_state *state, const struct zdp_ack_ev
 	struct zdp_model *model = &state->model;
 	uint64_t in_flight = smaller(model->test_in_flight, model->ceiling);
 
+	/* What an application happened to have in flight is no measure of what the path can hold: a
+	 * direction that carries only acknowledgements would be held down to a few packets. */
+	if (event->app_limited)
+		return;
 	if (model->undo_lost == 0)
 		model->undo_ceiling = model->ceiling;
 	model->undo_lost += model->test_lost_packets;
@@ -344,7 +348,7 @@ static void test_losses(struct zdp_congestion_state *state, const struct zdp_ack
 		early = above_chance(model->test_lost_packets,
 				     larger(all, model->test_in_flight / state->packet_bytes),
 				     LOSS_PERCENT);
-	if (!early && (!round || all < TEST_PACKETS))
+	if (all < TEST_PACKETS || (!early && !round))
 		return;
 	if (above_chance(model->test_lost_packets, all, LOSS_PERCENT) ||
 	    above_chance(model->test_ce_packets, all, CE_PERCENT))
