@@ -74,8 +74,8 @@ class _ReceivedPackets:
         return self._session.is_open and self._session.has_received(packet_number)
 
     def hand_over(self) -> None:
-        """Let the engine know what aioquic has taken since the last time."""
-        for number in self._fresh:
+        """Let the engine know what aioquic has taken since the last time, the newest first."""
+        for number in sorted(self._fresh, reverse=True):
             self._session.note_received(number, number, False)
         self._fresh.clear()
 
@@ -180,9 +180,10 @@ class NativeEngine:
             return
         session.next_number = max(session.next_number, quic._packet_number)
         space = private.application_space(quic)
+        # Keys first: the newest of what was received says where their phase begins.
+        self._follow_keys(session, now)
         self._take_received(session, space)
         session.foreign_in_flight = space.ack_eliciting_in_flight > 0
-        self._follow_keys(session, now)
         self._follow_ids(session)
         self._follow_path(session)
 

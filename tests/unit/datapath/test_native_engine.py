@@ -340,6 +340,17 @@ async def test_both_ends_update_at_once(links: Links) -> None:
 
 
 @only_native
+async def test_an_update_after_a_phase_of_one_packet(links: Links) -> None:
+    """aioquic took that packet: it says where the phase began, and that the next one is new."""
+    link = await links.link()
+    for _ in range(20):
+        phase = private.crypto_pair(link.peer.quic).send.key_phase
+        link.peer.connection.engine.update_key(phase, link.peer.endpoint.loop.time())  # type: ignore[attr-defined]
+        await link.carry(1)
+    _no_forgeries(link)
+
+
+@only_native
 async def test_a_key_that_the_peer_has_changed_is_not_worn_any_more(links: Links) -> None:
     link = await links.link()
     pair = private.crypto_pair(link.gateway_side.quic)
