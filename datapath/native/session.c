@@ -491,7 +491,8 @@ uint64_t zdp_session_deadline(const struct zdp_session *session, uint64_t now_ns
 		return at;
 	if (session->ack_due_ns < at)
 		at = session->ack_due_ns;
-	if (has_queue(session)) {
+	/* At a limit of the key nothing leaves before the key is another, whatever the window says. */
+	if (has_queue(session) && zdp_sealer_room(&session->sealer) == ZDP_OPEN_BATCH) {
 		other = zdp_recovery_send_at(session->recovery, now_ns);
 		if (other < at)
 			at = other;
