@@ -643,6 +643,34 @@ async def test_an_unproved_address_gets_no_more_than_three_times_what_it_sent(
     await link.carry(_BURST)
 
 
+@native_gateway
+async def test_a_lost_challenge_is_repeated(links: Links) -> None:
+    """The engine's packets are credit for it; after too many aioquic goes back and tries again."""
+    link = await links.link()
+    await link.carry(_BURST)
+    lost_on_the_new_path: list[bytes] = []
+
+    def lose_the_first(packet: bytes) -> list[bytes]:
+        lost_on_the_new_path.append(packet)
+        return [] if len(lost_on_the_new_path) <= 8 else [packet]
+
+    before = link.gateway_side.peer_address
+    link.wire.move()
+    link.wire.down = lose_the_first
+    link.peer.connection.ping()
+    link.peer.flush()
+    await eventually(lambda: link.gateway_side.peer_address != before, _WAIT_S)
+
+    def is_proved() -> bool:
+        link.send_up([20])
+        is_there = link.gateway_side.peer_address != before
+        return is_there and bool(link.native(link.gateway_side).may_send)
+
+    await eventually(is_proved, _WAIT_S)
+    assert len(lost_on_the_new_path) >= 8
+    await link.carry(4)
+
+
 # Limits.
 
 
