@@ -924,6 +924,7 @@ static PyMemberDef session_members[] = {
 	{ "unproved_bytes", T_ULONGLONG, FIELD(unproved_bytes), 0, NULL },
 	{ "is_direct", T_BOOL, FIELD(is_direct), 0, NULL },
 	{ "foreign_in_flight", T_BOOL, FIELD(foreign_in_flight), 0, NULL },
+	{ "spin_is_off", T_BOOL, FIELD(spin_is_off), 0, NULL },
 	{ "spin", T_BOOL, FIELD(sealer.spin), 0, NULL },
 	{ "key_update_packets", T_ULONGLONG, FIELD(key_update_packets), 0, NULL },
 	{ "is_open", T_BOOL, offsetof(Session, is_open), READONLY, NULL },

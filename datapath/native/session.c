@@ -126,7 +126,8 @@ static bool note_number(struct zdp_session *session, const struct zdp_open_job *
 	session->counters.opened_packets++;
 	if (job->number >= expected) {
 		session->largest_received_ns = now_ns;
-		session->sealer.spin = session->is_client ? !job->spin : job->spin;
+		if (!session->spin_is_off)
+			session->sealer.spin = session->is_client ? !job->spin : job->spin;
 	}
 	if (eliciting) {
 		session->batch_is_eliciting = true;

@@ -74,6 +74,7 @@ struct zdp_session {
 	uint8_t prefix_bytes;
 	uint64_t key_update_packets; /* ask for new keys after so many */
 	bool is_client;
+	bool spin_is_off; /* this connection does not tell its RTT to who watches */
 	bool key_told;
 	bool is_direct;            /* IP packets go to and come from the TUN here */
 	bool may_send;             /* the path is validated and the connection is not ending */

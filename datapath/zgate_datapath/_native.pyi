@@ -46,6 +46,7 @@ class Session:
     is_direct: bool
     foreign_in_flight: bool
     spin: bool
+    spin_is_off: bool
     key_update_packets: int
     unproved_bytes: int
     @property

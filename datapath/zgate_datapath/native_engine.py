@@ -9,6 +9,7 @@ receive, send, or handle a timer.
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Sequence
 
 from aioquic.quic.connection import QuicConnection
@@ -49,6 +50,8 @@ _ACK_DELAY_EXPONENT = 3
 # After how many packets a session asks for new keys, for whoever wants it sooner than the AEAD: the
 # soak test, say.
 KEY_UPDATE_VARIABLE = "ZGATE_KEY_UPDATE_PACKETS"
+# RFC 9000 section 17.4: who spins must not do so on one connection in 16, chosen at random.
+_ONE_WITHOUT_SPIN_IN = 16
 # RFC 9001 section 6.5: old keys are kept for three PTOs, for packets that were overtaken.
 _PREVIOUS_KEY_PTOS = 3
 
@@ -118,6 +121,7 @@ class NativeEngine:
             peer_max_ack_delay_ns=int(loss.max_ack_delay * 1e9),
             peer_ack_delay_exponent=_ACK_DELAY_EXPONENT,
         )
+        session.spin_is_off = secrets.randbelow(_ONE_WITHOUT_SPIN_IN) == 0
         if packets := _key_update_packets():
             session.key_update_packets = packets
         self._session = session

@@ -288,6 +288,22 @@ async def test_over_ipv6(links: Links) -> None:
     await link.carry(80)
 
 
+@only_native
+@pytest.mark.parametrize("dice", [0, 1], ids=["off", "on"])
+async def test_the_spin_bit_is_off_for_one_connection_in_sixteen(
+    links: Links, monkeypatch: pytest.MonkeyPatch, dice: int
+) -> None:
+    monkeypatch.setattr("zgate_datapath.native_engine.secrets.randbelow", lambda below: dice)
+    link = await links.link()
+    link.wire.sent_up.clear()
+    link.wire.sent_down.clear()
+    for _ in range(20):
+        await link.carry(2)
+    for sent in (link.wire.sent_up, link.wire.sent_down):
+        spins = {bool(packet[0] & 0x20) for packet in sent if has_short_header(packet)}
+        assert spins == ({True, False} if dice else {False})
+
+
 # Keys.
 
 
