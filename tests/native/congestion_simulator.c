@@ -18,13 +18,17 @@
 #define BUCKET_NS 100000000ULL
 #define SECOND 1000000000ULL
 #define RING 65536
+#define PACKET 1400
+#define INNER 1340
 
 enum flow_kind { ENGINE, RENO, ENGINE_WITH_RENO_INSIDE };
 
 struct flow_config {
 	int32_t kind, congestion;
+	int32_t packet_bytes; /* of the engine's packets, at most PACKET; 0: PACKET */
 	double start_s, stop_s;
 	double source_rate; /* bytes/s of an application-limited source; 0: greedy */
+	double source_rate_at_s, new_source_rate; /* the source changes; 0: never */
 	double on_s, off_s; /* the source sends and rests in turn; 0: always on */
 	double extra_delay_s; /* each way */
 };
@@ -114,9 +118,6 @@ struct simulation {
 	bool path_told;
 };
 
-#define PACKET 1400
-#define INNER 1340
-
 static double chance(struct simulation *sim)
 {
 	sim->random ^= sim->random << 13;
@@ -175,6 +176,18 @@ static double link_rate(const struct simulation *sim)
 	return config->rate_at_s && sim->now >= ns(config->rate_at_s) ? config->new_rate : config->rate;
 }
 
+static double source_rate(const struct simulation *sim, const struct flow_config *config)
+{
+	bool changed = config->source_rate_at_s && sim->now >= ns(config->source_rate_at_s);
+
+	return changed ? config->new_source_rate : config->source_rate;
+}
+
+static uint32_t packet_bytes(const struct flow *flow)
+{
+	return flow->config->packet_bytes ? (uint32_t)flow->config->packet_bytes : PACKET;
+}
+
 static uint64_t one_way(const struct simulation *sim, int flow)
 {
 	const struct config *config = sim->config;
@@ -229,7 +242,7 @@ static void transmit(struct simulation *sim, int flow, uint64_t number, enum eve
 	const struct config *config = sim->config;
 	double rate = link_rate(sim);
 	uint64_t wait = sim->link_free > sim->now ? sim->link_free - sim->now : 0;
-	double backlog;
+	double backlog, bytes = packet_bytes(&sim->flows[flow]);
 	bool overtakes = chance(sim) < config->reorder, lost = chance(sim) < loss_now(sim);
 	uint64_t done;
 
@@ -240,13 +253,14 @@ static void transmit(struct simulation *sim, int flow, uint64_t number, enum eve
 	while (sim->leaving_first != sim->leaving_last &&
 	       sim->leaving[sim->leaving_first % RING] <= sim->now)
 		sim->leaving_first++;
+	/* As in a socket's buffer, a small packet takes the room of a whole one. */
 	backlog = (double)(sim->leaving_last - sim->leaving_first) * PACKET;
 	if (backlog + PACKET > config->buffer_bytes) {
 		sim->result->dropped_packets++;
 		sim->flows[flow].result->really_lost_packets++;
 		return;
 	}
-	done = served(sim, sim->now + wait, (uint64_t)(PACKET * 1e9 / rate));
+	done = served(sim, sim->now + wait, (uint64_t)(bytes * 1e9 / rate));
 	sim->link_free = sim->leaving[sim->leaving_last++ % RING] = done;
 	if (measured(sim)) {
 		uint64_t queued = done - sim->now, slot = queued / 25000;
@@ -256,7 +270,7 @@ static void transmit(struct simulation *sim, int flow, uint64_t number, enum eve
 		sim->wait_histogram[slot < 40000 ? slot : 39999]++;
 		if ((double)queued / 1e9 > sim->result->wait_max_s)
 			sim->result->wait_max_s = (double)queued / 1e9;
-		sim->link_bytes += PACKET;
+		sim->link_bytes += bytes;
 	}
 	push(sim, (struct event){.at = done + (overtakes ? 0 : one_way(sim, flow)), .kind = kind,
 				 .flow = flow, .number = number,
@@ -350,14 +364,14 @@ static bool source_on(const struct simulation *sim, const struct flow_config *co
 
 static void refill_source(struct simulation *sim, struct flow *flow)
 {
-	const struct flow_config *config = flow->config;
+	double rate = source_rate(sim, flow->config);
 
-	if (!source_on(sim, config)) {
+	if (!source_on(sim, flow->config)) {
 		flow->budget = 0;
-	} else if (config->source_rate == 0) {
+	} else if (rate == 0) {
 		flow->budget = 1e12;
 	} else {
-		flow->budget += config->source_rate * (double)(sim->now - flow->budget_ns) / 1e9;
+		flow->budget += rate * (double)(sim->now - flow->budget_ns) / 1e9;
 		if (flow->budget > 1 << 20)
 			flow->budget = 1 << 20;
 	}
@@ -377,14 +391,14 @@ static void put_inside(struct simulation *sim, struct flow *flow)
 
 static uint32_t batch(struct simulation *sim, struct flow *flow, uint64_t allowance)
 {
-	uint64_t most = allowance / PACKET, count = 0;
+	uint64_t bytes = packet_bytes(flow), most = allowance / bytes, count = 0;
 
 	if (most > 45)
 		most = 45;
 	if (flow->config->kind == ENGINE) {
-		if (most > (uint64_t)(flow->budget / PACKET))
-			most = (uint64_t)(flow->budget / PACKET);
-		flow->budget -= (double)most * PACKET;
+		if (most > (uint64_t)flow->budget / bytes)
+			most = (uint64_t)flow->budget / bytes;
+		flow->budget -= (double)(most * bytes);
 		return (uint32_t)most;
 	}
 	while (count < most) {
@@ -408,7 +422,8 @@ static uint32_t batch(struct simulation *sim, struct flow *flow, uint64_t allowa
 
 static bool source_empty(const struct flow *flow)
 {
-	return flow->config->kind == ENGINE ? flow->budget < PACKET : zdp_queue_is_empty(flow->queue);
+	return flow->config->kind == ENGINE ? flow->budget < packet_bytes(flow)
+					   : zdp_queue_is_empty(flow->queue);
 }
 
 static void send_batch(struct simulation *sim, int index, uint32_t count)
@@ -426,7 +441,8 @@ static void send_batch(struct simulation *sim, int index, uint32_t count)
 	}
 	for (uint32_t i = 0; i < count; i++)
 		transmit(sim, index, flow->next_number + i, ARRIVE);
-	zdp_recovery_sent(flow->recovery, flow->next_number, count, PACKET, source_empty(flow), sim->now);
+	zdp_recovery_sent(flow->recovery, flow->next_number, count, packet_bytes(flow),
+			  source_empty(flow), sim->now);
 	flow->next_number += count;
 }
 
@@ -447,13 +463,14 @@ static void run_engine(struct simulation *sim, int index)
 	if (probe) {
 		flow->inner_of[flow->next_number % RING] = UINT64_MAX;
 		transmit(sim, index, flow->next_number, ARRIVE);
-		zdp_recovery_sent(flow->recovery, flow->next_number++, 1, PACKET, false, sim->now);
+		zdp_recovery_sent(flow->recovery, flow->next_number++, 1, packet_bytes(flow), false,
+				  sim->now);
 	}
 	while (!source_empty(flow)) {
 		uint32_t count;
 
 		allowance = zdp_recovery_allowance(flow->recovery, sim->now);
-		if (allowance < PACKET || (count = batch(sim, flow, allowance)) == 0)
+		if (allowance < packet_bytes(flow) || (count = batch(sim, flow, allowance)) == 0)
 			break;
 		send_batch(sim, index, count);
 	}
@@ -464,7 +481,7 @@ static void run_engine(struct simulation *sim, int index)
 		wake_at(sim, index, at == UINT64_MAX ? at : (at > sim->now ? at : sim->now + 1000) +
 							    ns(sim->config->timer_slack_s));
 	} else {
-		wake_at(sim, index, sim->now + (flow->config->source_rate && source_on(sim, flow->config)
+		wake_at(sim, index, sim->now + (source_rate(sim, flow->config) && source_on(sim, flow->config)
 						? SECOND / 1000 : SECOND / 100));
 	}
 }
@@ -515,9 +532,9 @@ static void receive(struct simulation *sim, const struct event *event)
 	uint64_t bucket = sim->now / BUCKET_NS;
 
 	if (measured(sim))
-		flow->result->delivered_bytes += PACKET;
+		flow->result->delivered_bytes += packet_bytes(flow);
 	if (bucket < BUCKETS)
-		flow->result->buckets[bucket] += PACKET;
+		flow->result->buckets[bucket] += packet_bytes(flow);
 	if (flow->config->kind == RENO) {
 		if (chance(sim) >= sim->config->ack_loss && !outage(sim))
 			push(sim, (struct event){.at = sim->now + one_way(sim, event->flow),

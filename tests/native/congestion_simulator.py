@@ -30,8 +30,11 @@ PACKET_BYTES = 1400
 ENGINE, RENO, ENGINE_WITH_RENO_INSIDE = range(3)
 NONE, MODEL, CUBIC = range(3)
 
-_FLOW_INTS = ("kind", "congestion")
-_FLOW_DOUBLES = ("start_s", "stop_s", "source_rate", "on_s", "off_s", "extra_delay_s")
+_FLOW_INTS = ("kind", "congestion", "packet_bytes")
+_FLOW_DOUBLES = (
+    *("start_s", "stop_s", "source_rate", "source_rate_at_s", "new_source_rate"),
+    *("on_s", "off_s", "extra_delay_s"),
+)
 _CONFIG_DOUBLES = (
     *("seconds", "measure_from_s", "rate", "buffer_bytes", "delay_s", "loss", "ack_loss"),
     *("reorder", "mark_above_bytes", "rate_at_s", "new_rate", "delay_at_s", "new_delay_s"),
@@ -87,9 +90,12 @@ class Flow:
 
     kind: int = ENGINE
     congestion: int = MODEL
+    packet_bytes: int = PACKET_BYTES
     start_s: float = 0.0
     stop_s: float = 0.0
     source_rate: float = 0.0
+    source_rate_at_s: float = 0.0
+    new_source_rate: float = 0.0
     on_s: float = 0.0
     off_s: float = 0.0
     extra_delay_s: float = 0.0

@@ -3,6 +3,8 @@
 The path, unless a test says otherwise: 100 Mbit/s, 40 ms RTT, a buffer of one BDP.
 """
 
+from dataclasses import replace
+
 import pytest
 
 from .build import SANITIZED
@@ -144,6 +146,42 @@ def test_an_application_that_limits_itself(congestion: int) -> None:
     flow = result.flows[0]
     assert flow.window_bytes > 3 * 1e6 * 0.04 / 2, "the window shrank"
     assert flow.window_bytes < 300e3, "the window grew though nothing used it"
+
+
+@pytest.mark.parametrize("seed", (3,) if SANITIZED else range(1, 9))
+@pytest.mark.parametrize("trickle", [14e3, 50e3])
+def test_losses_of_a_trickle_do_not_hold_down_what_follows(trickle: float, seed: int) -> None:
+    """What ACKs of another direction had in flight when one was lost is no measure of the path."""
+    network = Network(seconds=10, loss=0.01, ack_loss=0.01, seed=seed)
+    flow = network.run(Flow(source_rate=trickle, source_rate_at_s=8)).flows[0]
+    assert mean_rate(flow, 4, 8) == pytest.approx(trickle, rel=0.05)
+    assert mean_rate(flow, 8, 8.5) > 0.5 * RATE
+    assert mean_rate(flow, 8.5, 10) > 0.97 * RATE
+
+
+@pytest.mark.parametrize(
+    ("stall_s", "packet_bytes", "start_s"),
+    [(0.004, 1000, 0), (0.006, 700, 0), (0.008, 300, 0), (0.008, 130, 0), (0.009, 300, 0.0035)],
+)
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_receiver_with_the_cpu_every_10_ms(
+    stall_s: float, packet_bytes: int, start_s: float, seed: int
+) -> None:
+    """A window acknowledged once in a slice shows a rate that keeps the window as it is."""
+    local = replace(LAN, seconds=3, rate=1.5e9, buffer_bytes=4e6, delay_s=6e-6)
+    network = replace(local, stall_every_s=0.01, stall_s=stall_s, seed=seed)
+    source = Flow(
+        packet_bytes=packet_bytes,
+        start_s=start_s,
+        source_rate=5_000 * packet_bytes,
+        source_rate_at_s=1,
+        new_source_rate=100_000 * packet_bytes,
+    )
+    result = network.run(source)
+    flow = result.flows[0]
+    assert mean_rate(flow, 0.5, 1) == pytest.approx(5_000 * packet_bytes, rel=0.03)
+    assert mean_rate(flow, 1.5, 3) > 97_000 * packet_bytes
+    assert result.dropped_packets == 0
 
 
 @pytest.mark.parametrize("congestion", [MODEL, CUBIC], ids=["model", "cubic"])
