@@ -122,7 +122,8 @@ def test_sigterm_interrupts_dialling_at_once(device: Device) -> None:
 
 
 def test_sighup_dials_again(device: Device) -> None:
-    process = device.start()
+    # Long enough to be seen: asking for the status takes as long as a short attempt does.
+    process = device.start(connect_timeout_s=4)
     device.wait_for("backoff")
     process.signal(signal.SIGHUP)
     device.wait_for("connecting")

@@ -159,7 +159,8 @@ async def test_a_client_of_a_gateway_that_has_forgotten_it_knows_at_once(lab: La
     client.tun.inject(udp_packet("10.100.0.2", GATEWAY_V4))
     async with asyncio.timeout(2):
         assert "stateless reset" in await client.tunnel.wait_closed()
-    assert second.endpoint.resets.sent == 1
+    # One for each packet that was under way: a path MTU probe may have been.
+    assert second.endpoint.resets.sent >= 1
     # Nothing more is sent: RFC 9000 section 10.3.1.
     assert not client.endpoint.connections
     await lab.connect(second)
