@@ -14,6 +14,7 @@ import os
 import secrets
 import shutil
 import signal
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,6 +121,8 @@ class Run:
         self.directory = directory
         self._processes = set(state.processes)
         self._owner = state.owner
+        # Hosts may be used from threads: two would write the same temporary file.
+        self._lock = threading.Lock()
 
     @classmethod
     def create(cls, run_directory: Path = RUN_DIRECTORY) -> Self:
@@ -145,13 +148,15 @@ class Run:
 
     def add_process(self, identity: ProcessIdentity) -> None:
         """Remember a process, so that it can be killed after a crash of its owner."""
-        self._processes.add(identity)
-        self._save()
+        with self._lock:
+            self._processes.add(identity)
+            self._save()
 
     def forget_process(self, identity: ProcessIdentity) -> None:
         """Forget a process that has ended."""
-        self._processes.discard(identity)
-        self._save()
+        with self._lock:
+            self._processes.discard(identity)
+            self._save()
 
     def namespaces(self) -> list[str]:
         """Names of this run's namespaces that exist now."""

@@ -1,12 +1,14 @@
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from zgate_lab.errors import LabError
-from zgate_lab.ownership import ProcessIdentity, RunState
+from zgate_lab.ownership import ProcessIdentity, Run, RunState
 
 identities = st.builds(
     ProcessIdentity,
@@ -78,3 +80,15 @@ def test_a_killed_process_is_dead_also_before_it_is_reaped() -> None:
     with pytest.raises(ProcessLookupError):
         ProcessIdentity.of(child.pid)
     identity.kill()
+
+
+def test_processes_are_remembered_from_many_threads_at_once(tmp_path: Path) -> None:
+    run = Run.create(tmp_path)
+    identities = [ProcessIdentity(1000 + number, number) for number in range(200)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(run.add_process, identities))
+    kept = RunState.from_json((run.directory / "state.json").read_text())
+    assert set(kept.processes) == set(identities)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(run.forget_process, identities))
+    assert RunState.from_json((run.directory / "state.json").read_text()).processes == ()
