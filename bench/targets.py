@@ -31,7 +31,7 @@ class Bound:
         return self.factor * reference + self.constant
 
     def text(self, reference: str, unit: str) -> str:
-        """In words: "6 x openvpn", "2 x idle + 2 ms", "60 /s"."""
+        """In words: "6 x openvpn", "2 x idle + 2 ms", "60 per s"."""
         parts = [f"{self.factor:g} x {reference}"] if self.factor else []
         if self.constant or not parts:
             parts.append(f"{self.constant:g}{f' {unit}' if unit else ''}")
@@ -189,7 +189,7 @@ TARGETS: tuple[Target, ...] = (
         HIGHER,
         Bound(constant=60),
         Bound(constant=200),
-        unit="/s",
+        unit="per s",
         digits=0,
     ),
     Target(

@@ -16,6 +16,9 @@ _MAX_PROBES = 3
 _SEARCH_STEP_BYTES = 8
 _RAISE_INTERVAL_S = 600.0
 _CONFIRM_INTERVAL_S = 15.0
+# A path that a session has moved to carries nothing before the peer has validated it, which takes
+# longer where the challenge or its answer is lost (RFC 9000 section 8.2.1): it is not too small yet.
+_MOVED_PATIENCE_S = 5.0
 
 
 class PathMtuState(Enum):
@@ -41,6 +44,7 @@ class PathMtu:
         if ceiling_bytes < BASE_BYTES:
             raise ValueError(f"ceiling {ceiling_bytes} bytes: expected at least {BASE_BYTES}")
         self._configured_bytes = ceiling_bytes
+        self._patient_until = now
         self._restart(ceiling_bytes, now)
 
     def _restart(self, ceiling_bytes: int, now: float) -> None:
@@ -95,7 +99,8 @@ class PathMtu:
             return
         self._losses = 0
         if udp_payload_bytes <= BASE_BYTES:
-            self.state = PathMtuState.UNUSABLE
+            if now >= self._patient_until:
+                self.state = PathMtuState.UNUSABLE
         elif udp_payload_bytes <= self.confirmed_bytes or not self.confirmed_bytes:
             # A black hole: what once passed (or was hoped for) passes no more.
             self.state = PathMtuState.BASE
@@ -124,6 +129,7 @@ class PathMtu:
 
     def path_changed(self, now: float) -> None:
         """The path is another one: begin anew."""
+        self._patient_until = now + _MOVED_PATIENCE_S
         self._restart(self._configured_bytes, now)
 
     def _complete(self, now: float) -> None:

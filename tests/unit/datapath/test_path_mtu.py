@@ -103,3 +103,32 @@ def test_one_probe_at_a_time() -> None:
 def test_a_ceiling_below_the_base_is_an_error() -> None:
     with pytest.raises(ValueError, match="1331"):
         PathMtu(1200, now=0.0)
+
+
+def test_a_path_moved_to_may_take_seconds_to_be_validated() -> None:
+    """Nothing is acknowledged on it before that, whatever its size."""
+    mtu = PathMtu(1452, now=0.0)
+    settle(mtu, 1452, now=1.0)
+    mtu.path_changed(now=2.0)
+    now = 2.0
+    while now < 6.9:
+        probe = mtu.next_probe(now)
+        assert probe is not None
+        mtu.lost(probe.udp_payload_bytes, now)
+        assert mtu.state is not PathMtuState.UNUSABLE
+        now += 0.3
+    settle(mtu, 1452, now=now)
+    assert mtu.udp_payload_bytes >= 1331
+    assert mtu.state is not PathMtuState.UNUSABLE
+
+
+def test_a_path_moved_to_that_carries_nothing_is_unusable_all_the_same() -> None:
+    mtu = PathMtu(1452, now=0.0)
+    settle(mtu, 1452, now=1.0)
+    mtu.path_changed(now=2.0)
+    now = 2.0
+    while (probe := mtu.next_probe(now)) is not None:
+        mtu.lost(probe.udp_payload_bytes, now)
+        now += 0.3
+    assert mtu.state is PathMtuState.UNUSABLE
+    assert 7.0 <= now < 9.0
