@@ -16,8 +16,8 @@ _MAX_PROBES = 3
 _SEARCH_STEP_BYTES = 8
 _RAISE_INTERVAL_S = 600.0
 _CONFIRM_INTERVAL_S = 15.0
-# A path that a session has moved to carries nothing before the peer has validated it, which takes
-# longer where the challenge or its answer is lost (RFC 9000 section 8.2.1): it is not too small yet.
+# Nothing is acknowledged on a path that a session has moved to before the peer has validated it,
+# which takes longer where the challenge or its answer is lost (RFC 9000 section 8.2.1).
 _MOVED_PATIENCE_S = 5.0
 
 
