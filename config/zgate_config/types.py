@@ -16,6 +16,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, PlainSerializer, PlainValidator, ValidationInfo
 
+from zgate_config.errors import quote
 from zgate_config.model import expected
 
 _MAX_INTERFACE_NAME_BYTES = 15
@@ -105,7 +106,8 @@ def _check_readable(path: Path) -> Path:
         with path.open("rb"):
             return path
     except OSError as error:
-        raise expected(f"a readable file ({error.strerror}: {path})") from None
+        shown = str(path) if str(path).isprintable() else quote(str(path))
+        raise expected(f"a readable file ({error.strerror}: {shown})") from None
 
 
 _as_text = PlainSerializer(str, return_type=str)

@@ -6,7 +6,7 @@ from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from zgate_config import ConfigError, parse_document, validate
 from zgate_datapath.congestion import CHOICES
@@ -227,6 +227,7 @@ def test_any_bytes(data):
         max_size=5,
     )
 )
+@example({"policy_file": "\x1f"})
 def test_any_shape_of_values(value):
     read(json.dumps(value).encode())
 
