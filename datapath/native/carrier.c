@@ -150,11 +150,6 @@ void zdp_carrier_set_only(struct zdp_carrier *carrier, struct zdp_session *sessi
 	carrier->only = session;
 }
 
-void zdp_carrier_read_tun(struct zdp_carrier *carrier, bool wanted)
-{
-	carrier->tun_wanted = wanted && carrier->tun_fd >= 0;
-}
-
 struct zdp_table *zdp_carrier_by_cid(struct zdp_carrier *carrier)
 {
 	return &carrier->by_cid;

@@ -33,8 +33,6 @@ void zdp_carrier_set_udp(struct zdp_carrier *carrier, int udp_fd);
 bool zdp_carrier_set_tun(struct zdp_carrier *carrier, int tun_fd, bool tcp, bool udp);
 /* All that is read from the TUN is this session's; NULL: it is found by its destination. */
 void zdp_carrier_set_only(struct zdp_carrier *carrier, struct zdp_session *session);
-/* Whether the TUN is read now. */
-void zdp_carrier_read_tun(struct zdp_carrier *carrier, bool wanted);
 
 struct zdp_table *zdp_carrier_by_cid(struct zdp_carrier *carrier);
 /* Keys: 4 or 16 bytes of address. */

@@ -133,16 +133,6 @@ static PyObject *carrier_set_tun(Carrier *self, PyObject *args)
 	Py_RETURN_NONE;
 }
 
-static PyObject *carrier_read_tun(Carrier *self, PyObject *args)
-{
-	int wanted;
-
-	if (!PyArg_ParseTuple(args, "p", &wanted))
-		return NULL;
-	zdp_carrier_read_tun(self->carrier, wanted);
-	Py_RETURN_NONE;
-}
-
 static PyObject *carrier_set_only(Carrier *self, PyObject *args)
 {
 	PyObject *session;
@@ -372,7 +362,6 @@ static PyGetSetDef carrier_properties[] = {
 static PyMethodDef carrier_methods[] = {
 	{ "set_udp", (PyCFunction)carrier_set_udp, METH_VARARGS, NULL },
 	{ "set_tun", (PyCFunction)carrier_set_tun, METH_VARARGS, NULL },
-	{ "read_tun", (PyCFunction)carrier_read_tun, METH_VARARGS, NULL },
 	{ "set_only", (PyCFunction)carrier_set_only, METH_VARARGS, NULL },
 	{ "run", (PyCFunction)carrier_run, METH_VARARGS, NULL },
 	{ "wait", (PyCFunction)carrier_wait, METH_VARARGS, NULL },

@@ -81,10 +81,6 @@ class DirectPath(Protocol):
         """
         ...
 
-    def stop_carrying(self) -> None:
-        """Every packet is Python's again."""
-        ...
-
     def allow_inbound(self, pair: bytes) -> None:
         """Packets with these addresses (source, destination) may come from the peer."""
         ...

@@ -241,8 +241,3 @@ class NativeCarrier:
     def counters(self) -> dict[str, int]:
         """What the carrier did, by name."""
         return self.native.counters()
-
-
-def payload_of_read(read: bytes) -> bytes:
-    """The IP packet in a read of a TUN with vnet headers."""
-    return read[_native.VNET_HEADER_BYTES :]

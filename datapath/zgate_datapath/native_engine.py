@@ -365,11 +365,6 @@ class NativeEngine:
         if not addresses:
             self._carrier.native.set_only(session)
 
-    def stop_carrying(self) -> None:
-        """See `DirectPath.stop_carrying`."""
-        if self._session is not None:
-            self._session.is_direct = False
-
     def allow_inbound(self, pair: bytes) -> None:
         """See `DirectPath.allow_inbound`."""
         if self._session is not None:
