@@ -718,40 +718,22 @@ static PyObject *session_seal_probe(Session *self, PyObject *args)
 	return packet;
 }
 
-static PyObject *change_address(Session *self, PyObject *args, bool add)
+static PyObject *session_add_address(Session *self, PyObject *args)
 {
-	struct zdp_table *table;
 	Py_buffer address;
 	bool done = false;
 
 	if (!check_open(self) || !PyArg_ParseTuple(args, "y*", &address))
 		return NULL;
-	table = zdp_carrier_by_address(self->carrier->carrier);
-	if (address.len == 4 || address.len == 16) {
-		if (add) {
-			done = zdp_table_put(table, address.buf, (size_t)address.len,
-					     &self->session);
-		} else {
-			zdp_table_remove(table, address.buf, (size_t)address.len, &self->session);
-			done = true;
-		}
-	}
+	if (address.len == 4 || address.len == 16)
+		done = zdp_table_put(zdp_carrier_by_address(self->carrier->carrier), address.buf,
+				     (size_t)address.len, &self->session);
 	PyBuffer_Release(&address);
 	if (!done) {
 		PyErr_SetString(PyExc_ValueError, "an address has 4 or 16 bytes");
 		return NULL;
 	}
 	Py_RETURN_NONE;
-}
-
-static PyObject *session_add_address(Session *self, PyObject *args)
-{
-	return change_address(self, args, true);
-}
-
-static PyObject *session_remove_address(Session *self, PyObject *args)
-{
-	return change_address(self, args, false);
 }
 
 static PyObject *allow(Session *self, PyObject *args, struct zdp_pairs *pairs)
@@ -939,7 +921,6 @@ static PyMethodDef session_methods[] = {
 	{ "send_read", (PyCFunction)session_send_read, METH_VARARGS, NULL },
 	{ "seal_probe", (PyCFunction)session_seal_probe, METH_VARARGS, NULL },
 	{ "add_address", (PyCFunction)session_add_address, METH_VARARGS, NULL },
-	{ "remove_address", (PyCFunction)session_remove_address, METH_VARARGS, NULL },
 	{ "allow_inbound", (PyCFunction)session_allow_inbound, METH_VARARGS, NULL },
 	{ "allow_outbound", (PyCFunction)session_allow_outbound, METH_VARARGS, NULL },
 	{ "forget_pairs", (PyCFunction)session_forget_pairs, METH_NOARGS, NULL },
