@@ -28,11 +28,12 @@ from zgate_datapath.connection_ids import CONNECTION_ID_BYTES, ConnectionIds
 from zgate_datapath.endpoint import Endpoint, ServerEndpoint
 from zgate_datapath.udp import UdpSocket
 from zgate_gateway.admission import Admission, Answer, Applicant, Refusal
+from zgate_gateway.client_connection import ClientConnection
 from zgate_gateway.forwarder import Forwarder
 from zgate_gateway.listener import Listener, ListenerSettings
 from zgate_gateway.pool import PoolExhausted
 from zgate_gateway.registry import Registry, RegistrySettings, SessionRecord
-from zgate_gateway.sessions import ClientConnection, Session, SessionSettings, SessionTable
+from zgate_gateway.sessions import Session, SessionSettings, SessionTable
 from zgate_identity.authority import CertificateAuthority
 from zgate_identity.profile import Usage
 from zgate_identity.reload import ReloadingClientVerifier

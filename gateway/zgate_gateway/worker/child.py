@@ -31,9 +31,10 @@ from zgate_protocol.structured_field import ProxyError
 from zgate_protocol.uri_template import default_template
 
 from zgate_gateway.admission import Admission, Answer, Applicant, PeerPath, Refusal
+from zgate_gateway.client_connection import ClientConnection
 from zgate_gateway.forwarder import Forwarder
 from zgate_gateway.listener import Listener, ListenerSettings
-from zgate_gateway.sessions import ClientConnection, Session, SessionSettings, SessionTable
+from zgate_gateway.sessions import Session, SessionSettings, SessionTable
 from zgate_gateway.worker import messages
 from zgate_gateway.worker.channel import Channel
 from zgate_gateway.worker.messages import BATCH_ENTRIES, Configure, Message

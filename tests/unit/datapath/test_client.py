@@ -108,7 +108,7 @@ async def test_a_gateway_that_stalls_after_the_handshake_is_told_as_the_cause(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gateway = lab.gateway()
-    from zgate_gateway.sessions import ClientConnection
+    from zgate_gateway.client_connection import ClientConnection
 
     monkeypatch.setattr(ClientConnection, "headers_received", lambda *arguments: None)
     client = lab.make_client(gateway)

@@ -8,7 +8,7 @@ from ipaddress import ip_address, ip_network
 import pytest
 from aioquic.h3.connection import ErrorCode
 from zgate_datapath.client import ConnectionLost, SessionRefused
-from zgate_gateway.sessions import ClientConnection, _refusal_of, _satisfies
+from zgate_gateway.client_connection import ClientConnection, _refusal_of, _satisfies
 from zgate_protocol.drop_reason import DropReason
 from zgate_protocol.varint import encode_varint
 

@@ -11,7 +11,7 @@ from aioquic.h3.connection import ErrorCode
 from zgate_control.store import StoreError
 from zgate_datapath.client import SessionRefused
 from zgate_datapath.connection import Ending
-from zgate_gateway import sessions as sessions_module
+from zgate_gateway import client_connection
 from zgate_protocol.capsule import (
     RouteAdvertisement,
 )
@@ -151,7 +151,7 @@ async def test_requests_that_wait_are_bounded(lab: Lab, monkeypatch: pytest.Monk
 async def test_a_connection_without_a_session_is_closed(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sessions_module, "_REQUEST_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(client_connection, "_REQUEST_TIMEOUT_S", 0.1)
     gateway = lab.gateway()
     peer = await lab.peer(gateway)
     await eventually(lambda: peer.ended)
@@ -220,7 +220,7 @@ async def _too_long_a_label(*arguments: object, **named: object) -> list[object]
 async def test_9484_s4_1_a_name_that_does_not_resolve_is_refused_with_proxy_status(
     lab: Lab, monkeypatch: pytest.MonkeyPatch, resolver: object, status: int, error: str
 ) -> None:
-    monkeypatch.setattr(sessions_module, "_RESOLVE_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(client_connection, "_RESOLVE_TIMEOUT_S", 0.05)
     gateway = lab.gateway()
     monkeypatch.setattr(gateway.table.loop, "getaddrinfo", resolver)
     peer = await lab.peer(gateway)
