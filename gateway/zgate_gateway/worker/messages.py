@@ -11,16 +11,13 @@ its own sessions, and with nothing of others'.
 from __future__ import annotations
 
 import json
-import types
-from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field, fields, is_dataclass
-from datetime import datetime
-from functools import cache
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import get_args
 
 from zgate_gateway.admission import Applicant, PeerPath
+from zgate_gateway.worker.message_codec import codec_of
 
 MAX_MESSAGE_BYTES = 128 * 1024
 #: Entries of one message that holds many.
@@ -252,7 +249,7 @@ def encode(message: Message) -> bytes:
     Raises:
         MessageError: it is too large.
     """
-    plain = [type(message).__name__, _codec(_BY_NAME[type(message).__name__]).to_plain(message)]
+    plain = [type(message).__name__, codec_of(_BY_NAME[type(message).__name__]).to_plain(message)]
     data = json.dumps(plain, separators=(",", ":")).encode()
     if len(data) > MAX_MESSAGE_BYTES:
         raise MessageError(f"a {plain[0]} of {len(data)} bytes: at most {MAX_MESSAGE_BYTES} fit")
@@ -267,105 +264,7 @@ def decode(data: bytes) -> Message:
     """
     try:
         name, plain = json.loads(data)
-        message: Message = _codec(_BY_NAME[name]).from_plain(plain)
+        message: Message = codec_of(_BY_NAME[name]).from_plain(plain)
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise MessageError(f"no message: {error!r}") from error
     return message
-
-
-# How each type of a field is written.
-
-
-@dataclass(frozen=True, slots=True)
-class _Codec:
-    to_plain: Callable[[Any], Any]
-    from_plain: Callable[[Any], Any]
-
-
-def _exactly(kind: type) -> _Codec:
-    def check(plain: Any) -> Any:
-        if type(plain) is not kind:
-            raise TypeError(f"expected {kind.__name__}, got {plain!r}")
-        return plain
-
-    return _Codec(check, check)
-
-
-def _by_text(write: Callable[[Any], str], read: Callable[[str], Any]) -> _Codec:
-    text = _exactly(str)
-    return _Codec(write, lambda plain: read(text.from_plain(plain)))
-
-
-def _aware(text: str) -> datetime:
-    value = datetime.fromisoformat(text)
-    if value.tzinfo is None:
-        raise ValueError(f"a time without a zone: {text}")
-    return value
-
-
-_PLAIN: dict[Any, _Codec] = {
-    str: _exactly(str),
-    int: _exactly(int),
-    bool: _exactly(bool),
-    float: _Codec(float, _exactly(float).from_plain),
-    bytes: _by_text(bytes.hex, bytes.fromhex),
-    Path: _by_text(str, Path),
-    datetime: _by_text(datetime.isoformat, _aware),
-    IPv4Address: _by_text(str, IPv4Address),
-    IPv6Address: _by_text(str, IPv6Address),
-    IPv4Address | IPv6Address: _by_text(str, ip_address),
-}
-
-
-@cache
-def _codec(hint: Hashable) -> _Codec:
-    if hint in _PLAIN:
-        return _PLAIN[hint]
-    if is_dataclass(hint):
-        return _record(hint)
-    origin, arguments = get_origin(hint), get_args(hint)
-    if origin is tuple and len(arguments) == 2 and arguments[1] is Ellipsis:
-        return _sequence(_codec(arguments[0]))
-    if origin is dict and arguments[0] is str:
-        return _mapping(_codec(arguments[1]))
-    if origin in (Union, types.UnionType) and len(arguments) == 2 and type(None) in arguments:
-        return _optional(_codec(next(one for one in arguments if one is not type(None))))
-    raise TypeError(f"no message can hold {hint}")
-
-
-def _record(kind: Any) -> _Codec:
-    hints = get_type_hints(kind)
-    parts = [(one.name, _codec(hints[one.name])) for one in fields(kind)]
-
-    def to_plain(value: Any) -> list[Any]:
-        return [codec.to_plain(getattr(value, name)) for name, codec in parts]
-
-    def from_plain(plain: Any) -> Any:
-        if type(plain) is not list or len(plain) != len(parts):
-            raise TypeError(f"expected the {len(parts)} fields of {kind.__name__}")
-        return kind(*(codec.from_plain(one) for one, (_, codec) in zip(plain, parts, strict=True)))
-
-    return _Codec(to_plain, from_plain)
-
-
-def _sequence(of: _Codec) -> _Codec:
-    plain_list = _exactly(list)
-    return _Codec(
-        lambda value: [of.to_plain(one) for one in value],
-        lambda plain: tuple(of.from_plain(one) for one in plain_list.from_plain(plain)),
-    )
-
-
-def _mapping(of: _Codec) -> _Codec:
-    plain_dict = _exactly(dict)
-    return _Codec(
-        lambda value: {key: of.to_plain(one) for key, one in value.items()},
-        lambda plain: {k: of.from_plain(one) for k, one in plain_dict.from_plain(plain).items()},
-    )
-
-
-def _optional(of: _Codec) -> _Codec:
-    return _Codec(
-        lambda value: None if value is None else of.to_plain(value),
-        lambda plain: None if plain is None else of.from_plain(plain),
-    )
