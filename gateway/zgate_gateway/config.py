@@ -8,6 +8,7 @@ holds them; files that the configuration names must exist. Units stand in the ke
 from __future__ import annotations
 
 import os
+import re
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -40,6 +41,9 @@ _MAX_WORKERS = 16
 _MIN_AUDIT_BYTES = 64 * 1024
 _NARROWEST_IPV4_POOL = 30
 _NARROWEST_IPV6_POOL = 126
+_LABEL = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
+#: RFC 1035 section 2.3.4: a name is at most 253 characters; a service's label has up to 63.
+_DOMAIN = re.compile(rf"(?=.{{1,189}}\Z)(?=.*[a-z]){_LABEL}(\.{_LABEL})*")
 
 
 def _check_pool(network: IPv4Network | IPv6Network) -> IPv4Network | IPv6Network:
@@ -56,6 +60,14 @@ def _check_pool(network: IPv4Network | IPv6Network) -> IPv4Network | IPv6Network
     ):
         raise expected("a pool of unicast addresses that hosts may hold")
     return network
+
+
+def _check_domain(value: str) -> str:
+    """A DNS suffix, which comes out in lower case and without a dot at its end."""
+    name = value.lower().removesuffix(".")
+    if not _DOMAIN.fullmatch(name):
+        raise expected("a domain such as zgate.internal")
+    return name
 
 
 class ListenConfig(StrictModel):
@@ -81,6 +93,21 @@ class PoolConfig(StrictModel):
     ipv6: Annotated[Ipv6Network, AfterValidator(_check_pool)] = IPv6Network(
         "fd7a:7a67:6174:65::/64"
     )
+
+
+class ServicesConfig(StrictModel):
+    """Private services, reached through connectors.
+
+    :ivar ipv4, ipv6: where the services' virtual IPs come from, and the addresses by which
+        connectors are told apart; no client's pool.
+    :ivar domain: services have names under it: ``pacs.zgate.internal``.
+    """
+
+    ipv4: Annotated[Ipv4Network, AfterValidator(_check_pool)] = IPv4Network("10.101.0.0/16")
+    ipv6: Annotated[Ipv6Network, AfterValidator(_check_pool)] = IPv6Network(
+        "fd7a:7a67:6174:66::/64"
+    )
+    domain: Annotated[str, AfterValidator(_check_domain)] = "zgate.internal"
 
 
 class TunConfig(StrictModel):
@@ -209,6 +236,7 @@ class GatewayConfig(StrictModel):
     pki: PkiConfig | None = None
     server_names: tuple[Host, ...] = ()
     pool: PoolConfig = PoolConfig()
+    services: ServicesConfig = ServicesConfig()
     tun: TunConfig = TunConfig()
     uplink: UplinkConfig = UplinkConfig()
     routes: tuple[IpNetwork, ...] = (IPv4Network("0.0.0.0/0"), IPv6Network("::/0"))
@@ -235,6 +263,13 @@ class GatewayConfig(StrictModel):
             raise misfit("uplink.interface", "another interface than the TUN itself")
         if self.edge.interface == self.tun.name:
             raise misfit("edge.interface", "another interface than the TUN itself")
+        pool, services = self.pool, self.services
+        if services.ipv4.overlaps(pool.ipv4):
+            bound = f"a network apart from pool.ipv4 ({pool.ipv4})"
+            raise misfit("services.ipv4", bound, str(services.ipv4))
+        if services.ipv6.overlaps(pool.ipv6):
+            bound = f"a network apart from pool.ipv6 ({pool.ipv6})"
+            raise misfit("services.ipv6", bound, str(services.ipv6))
         if self.sessions.max > self.limits.max_clients:
             bound = f"at most limits.max_clients ({self.limits.max_clients})"
             raise misfit("sessions.max", bound, str(self.sessions.max))

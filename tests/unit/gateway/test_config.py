@@ -81,6 +81,10 @@ def test_the_example_names_every_key():
             assert re.search(rf"^(# )? *{inner}:", text, re.MULTILINE), f"{name}.{inner}"
 
 
+def test_a_domain_is_in_lower_case_and_without_its_last_dot(tmp_path):
+    assert load(tmp_path, "services: {domain: Corp.Example.}").services.domain == "corp.example"
+
+
 def test_paths_are_relative_to_the_file(tmp_path):
     for name in ("p.yaml", "ca.crt", "g.crt", "g.key"):
         (tmp_path / name).write_text("")
@@ -130,6 +134,28 @@ def test_paths_are_relative_to_the_file(tmp_path):
             "1: pool.ipv4: expected a CIDR without host bits (the network is 10.0.0.0/8), "
             'got "10.0.0.1/8"',
         ),
+        (
+            "pool: {ipv4: 10.0.0.0/8}",
+            "1: services.ipv4: expected a network apart from pool.ipv4 (10.0.0.0/8), "
+            "got 10.101.0.0/16",
+        ),
+        (
+            "services:\n  ipv6: fd7a:7a67:6174::/48",
+            "2: services.ipv6: expected a network apart from pool.ipv6 (fd7a:7a67:6174:65::/64), "
+            "got fd7a:7a67:6174::/48",
+        ),
+        (
+            "services: {ipv4: 10.101.0.0/31}",
+            '1: services.ipv4: expected a pool of /30 or wider, got "10.101.0.0/31"',
+        ),
+        *[
+            (
+                f"services: {{domain: '{domain}'}}",
+                f"1: services.domain: expected a domain such as zgate.internal, "
+                f'got "{domain}"',
+            )
+            for domain in ("", ".", "a..b", "-a.b", "10.0.0.1", "a b")
+        ],
         ("tun: {mtu_bytes: 1279}", "1: tun.mtu_bytes: expected at least 1280, got 1279"),
         (
             "quic: {max_datagram_bytes: 1330}",
