@@ -8,7 +8,8 @@
     0x03 ROUTE_ADVERTISEMENT  { Version (8), Start (32..128), End (32..128), Protocol (8) } ...
 
 The decoder takes entries out of the stream as they arrive: it holds at most one entry that
-is incomplete, and never a byte of a capsule that it does not know.
+is incomplete, and never a byte of a capsule that it does not know. The capsules about
+services (``service_capsule``) are parsed whole, and are bounded by their length.
 """
 
 from collections.abc import Callable, Iterable
@@ -17,10 +18,16 @@ from enum import IntEnum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Final, Generic, TypeVar
 
-from zgate_protocol.errors import H3Error, MalformedCapsule
+from zgate_protocol.errors import MalformedCapsule
 from zgate_protocol.ip_range import IpAddress, IpNetwork, IpRange, RouteError, check_ranges
 from zgate_protocol.limits import DEFAULT_LIMITS, Limits
+from zgate_protocol.service_capsule import (
+    ServiceCapsule,
+    is_service_capsule,
+    parse_service_capsule,
+)
 from zgate_protocol.varint import Truncated, decode_varint, encode_varint
+from zgate_protocol.wire import encode_capsule, over_limit
 
 NO_REQUEST: Final = 0
 _MAX_ADDRESS_ENTRY_BYTES: Final = 8 + 1 + 16 + 1
@@ -28,17 +35,12 @@ _MAX_ROUTE_ENTRY_BYTES: Final = 1 + 16 + 16 + 1
 
 
 class CapsuleType(IntEnum):
-    """The capsule types that this protocol knows; all others are skipped."""
+    """The capsule types of the RFCs; beside them ``service_capsule`` knows some."""
 
     DATAGRAM = 0x00
     ADDRESS_ASSIGN = 0x01
     ADDRESS_REQUEST = 0x02
     ROUTE_ADVERTISEMENT = 0x03
-
-
-def encode_capsule(capsule_type: int, value: bytes) -> bytes:
-    """Return the capsule: type, length, value."""
-    return encode_varint(capsule_type) + encode_varint(len(value)) + value
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +124,7 @@ class DatagramCapsule:
         return encode_capsule(CapsuleType.DATAGRAM, self.payload)
 
 
-Capsule = AddressAssign | AddressRequest | RouteAdvertisement | DatagramCapsule
+Capsule = AddressAssign | AddressRequest | RouteAdvertisement | DatagramCapsule | ServiceCapsule
 
 
 def _encode_list(capsule_type: CapsuleType, entries: Iterable[bytes]) -> bytes:
@@ -228,6 +230,31 @@ class _DatagramReader:
         return DatagramCapsule(bytes(self._payload))
 
 
+class _ServiceReader:
+    """Collects the value of a capsule about services, and parses it whole."""
+
+    def __init__(self, capsule_type: int, length: int, limits: Limits) -> None:
+        if length > limits.max_service_capsule_bytes:
+            raise over_limit(f"a capsule of {length} bytes")
+        self.remaining = length
+        self._type = capsule_type
+        self._limits = limits
+        self._value = bytearray()
+
+    @property
+    def buffered_bytes(self) -> int:
+        return len(self._value)
+
+    def take(self, data: bytes, offset: int) -> int:
+        end = min(offset + self.remaining, len(data))
+        self._value += data[offset:end]
+        self.remaining -= end - offset
+        return end
+
+    def finish(self) -> Capsule | None:
+        return parse_service_capsule(self._type, bytes(self._value), self._limits)
+
+
 _Entry = TypeVar("_Entry")
 
 
@@ -243,7 +270,7 @@ class _ListReader(Generic[_Entry]):
         build: Callable[[tuple[_Entry, ...]], Capsule],
     ) -> None:
         if length > max_entries * max_entry_bytes:
-            raise _too_much(f"a capsule of {length} bytes")
+            raise over_limit(f"a capsule of {length} bytes")
         self.remaining = length
         self._parse = parse
         self._max_entry_bytes = max_entry_bytes
@@ -262,7 +289,7 @@ class _ListReader(Generic[_Entry]):
                     raise MalformedCapsule("a capsule ends inside an entry") from None
                 break
             if len(self._entries) == self._max_entries:
-                raise _too_much(f"a capsule of more than {self._max_entries} entries")
+                raise over_limit(f"a capsule of more than {self._max_entries} entries")
             self._entries.append(entry)
             offset += used
             self.remaining -= used
@@ -270,10 +297,6 @@ class _ListReader(Generic[_Entry]):
 
     def finish(self) -> Capsule | None:
         return self._build(tuple(self._entries))
-
-
-def _too_much(what: str) -> MalformedCapsule:
-    return MalformedCapsule(f"{what} is over the limit", H3Error.EXCESSIVE_LOAD)
 
 
 def _build_request(requests: tuple[AssignedAddress, ...]) -> AddressRequest:
@@ -290,24 +313,28 @@ def _build_routes(ranges: tuple[IpRange, ...]) -> RouteAdvertisement:
     return RouteAdvertisement(ranges)
 
 
+_Reader = (
+    _SkipReader
+    | _DatagramReader
+    | _ServiceReader
+    | _ListReader[AssignedAddress]
+    | _ListReader[IpRange]
+)
+
+
 class CapsuleDecoder:
     """Turns the bytes of a data stream into capsules, whatever the pieces they come in."""
 
     def __init__(self, limits: Limits = DEFAULT_LIMITS) -> None:
         self._limits = limits
         self._rest = b""
-        self._reader: (
-            _SkipReader
-            | _DatagramReader
-            | _ListReader[AssignedAddress]
-            | _ListReader[IpRange]
-            | None
-        ) = None
+        self._reader: _Reader | None = None
 
     @property
     def buffered_bytes(self) -> int:
-        """Bytes held of an incomplete header or entry; never more than a few dozen."""
-        return len(self._rest)
+        """Bytes held of an incomplete header or entry, a few dozen, or of a service capsule."""
+        held = self._reader.buffered_bytes if isinstance(self._reader, _ServiceReader) else 0
+        return len(self._rest) + held
 
     def feed(self, data: bytes, fin: bool = False) -> list[Capsule]:
         """Take in bytes, and with ``fin`` the end; return the capsules that became complete.
@@ -346,9 +373,7 @@ class CapsuleDecoder:
         self._reader = self._reader_of(capsule_type, length)
         return at
 
-    def _reader_of(
-        self, capsule_type: int, length: int
-    ) -> _SkipReader | _DatagramReader | _ListReader[AssignedAddress] | _ListReader[IpRange]:
+    def _reader_of(self, capsule_type: int, length: int) -> _Reader:
         limits = self._limits
         if capsule_type == CapsuleType.DATAGRAM:
             usable = length <= limits.max_datagram_capsule_bytes
@@ -362,4 +387,6 @@ class CapsuleDecoder:
         if capsule_type == CapsuleType.ROUTE_ADVERTISEMENT:
             size, count = _MAX_ROUTE_ENTRY_BYTES, limits.max_routes
             return _ListReader(length, _parse_range, size, count, _build_routes)
+        if is_service_capsule(capsule_type):
+            return _ServiceReader(capsule_type, length, limits)
         return _SkipReader(length)

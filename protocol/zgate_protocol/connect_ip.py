@@ -33,19 +33,26 @@ from zgate_protocol.capsule import (
     DatagramCapsule,
     RouteAdvertisement,
 )
+from zgate_protocol.dns_capsule import DnsAssign
 from zgate_protocol.drop_reason import DropReason
 from zgate_protocol.errors import H3Error, LocalError, MalformedCapsule, MalformedMessage
 from zgate_protocol.events import (
     AddressesAssigned,
     AddressesRequested,
+    AddressObserved,
     DatagramReceived,
+    DnsAssigned,
+    DrainAsked,
     Established,
     Event,
+    OffersChanged,
     PeerClosed,
     Refused,
+    RegistrationAnswered,
     RequestReceived,
     RequestRefused,
     RoutesAdvertised,
+    ServicesOffered,
     StreamAborted,
 )
 from zgate_protocol.http_datagram import MIN_IPV6_MTU_BYTES, datagram_prefix
@@ -61,6 +68,14 @@ from zgate_protocol.http_message import (
 from zgate_protocol.ip_range import IpAddress, IpNetwork, IpRange, limit_ranges, normalize_ranges
 from zgate_protocol.limits import DEFAULT_LIMITS, Limits
 from zgate_protocol.packet_gate import PacketGate
+from zgate_protocol.service_capsule import (
+    Drain,
+    ObservedAddress,
+    OfferState,
+    Register,
+    Registered,
+    ServiceCapsule,
+)
 from zgate_protocol.structured_field import ProxyError, build_proxy_status
 from zgate_protocol.uri_template import Scope, ScopeError, UriTemplate, default_template
 
@@ -123,6 +138,7 @@ class ConnectIpSession:
         self._next_request_id = 1
         self._pending: dict[int, AssignedAddress] = {}
         self._seen_request_ids: set[int] = set()
+        self._last_observation = -1
         # Given by us to the peer, and by the peer to us.
         self.addresses_given: tuple[AssignedAddress, ...] = ()
         self.routes_given: tuple[IpRange, ...] = ()
@@ -240,7 +256,9 @@ class ConnectIpSession:
         events: list[Event] = []
         try:
             for capsule in self._decoder.feed(data, fin):
-                events.append(self._receive_capsule(capsule))
+                event = self._receive_capsule(capsule)
+                if event is not None:
+                    events.append(event)
         except MalformedCapsule as error:
             events.append(self._abort(error.error_code, error.reason))
             return events
@@ -249,7 +267,7 @@ class ConnectIpSession:
             events.append(PeerClosed())
         return events
 
-    def _receive_capsule(self, capsule: Capsule) -> Event:
+    def _receive_capsule(self, capsule: Capsule) -> Event | None:
         match capsule:
             case AddressAssign():
                 return self._receive_assignment(capsule)
@@ -261,6 +279,29 @@ class ConnectIpSession:
                 return RoutesAdvertised(capsule.ranges)
             case DatagramCapsule():
                 return DatagramReceived(capsule.payload)
+            case Register() | OfferState() if self.role is Role.PROXY:
+                return _event_of_offer(capsule)
+            case Registered() | Drain() | ObservedAddress() | DnsAssign() if (
+                self.role is Role.CLIENT
+            ):
+                return self._receive_notice(capsule)
+        return None  # of the other role's: as good as unknown
+
+    def _receive_notice(
+        self, capsule: Registered | Drain | ObservedAddress | DnsAssign
+    ) -> Event | None:
+        match capsule:
+            case Registered():
+                return RegistrationAnswered(capsule)
+            case Drain():
+                return DrainAsked(capsule.deadline_ms)
+            case DnsAssign():
+                return DnsAssigned(capsule)
+            case ObservedAddress():
+                if capsule.sequence <= self._last_observation:
+                    return None
+                self._last_observation = capsule.sequence
+                return AddressObserved(capsule)
 
     def _receive_assignment(self, capsule: AddressAssign) -> Event:
         granted = tuple(entry for entry in capsule.addresses if not entry.is_refusal)
@@ -324,6 +365,11 @@ class ConnectIpSession:
         self.routes_given = self._within_scope(ranges)
         self._update_gate()
         return RouteAdvertisement(self.routes_given).encode()
+
+    def send_capsule(self, capsule: ServiceCapsule) -> bytes:
+        """Return the bytes of a capsule about services, for a stream that can carry it now."""
+        self._require_stream()
+        return capsule.encode()
 
     def _within_scope(self, ranges: Iterable[IpRange]) -> tuple[IpRange, ...]:
         if self.role is Role.CLIENT or not self.scope.is_limited:
@@ -389,3 +435,9 @@ class ConnectIpSession:
         early = self.role is Role.CLIENT and self._state is _State.REQUESTED
         if self._state is not _State.OPEN and not early:
             raise LocalError(f"not now: {self!r}")
+
+
+def _event_of_offer(capsule: Register | OfferState) -> Event:
+    if isinstance(capsule, Register):
+        return ServicesOffered(capsule)
+    return OffersChanged(capsule)

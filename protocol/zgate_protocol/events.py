@@ -3,9 +3,11 @@
 from dataclasses import dataclass
 
 from zgate_protocol.capsule import AssignedAddress
+from zgate_protocol.dns_capsule import DnsAssign
 from zgate_protocol.errors import H3Error
 from zgate_protocol.http_message import Header
 from zgate_protocol.ip_range import IpRange
+from zgate_protocol.service_capsule import ObservedAddress, OfferState, Register, Registered
 from zgate_protocol.uri_template import Scope
 
 
@@ -82,6 +84,48 @@ class DatagramReceived:
 
 
 @dataclass(frozen=True, slots=True)
+class ServicesOffered:
+    """Proxy: the full list of services that the peer offers; answer it with a Registered."""
+
+    register: Register
+
+
+@dataclass(frozen=True, slots=True)
+class OffersChanged:
+    """Proxy: how the peer's services do; comes each second, and is its sign of life."""
+
+    state: OfferState
+
+
+@dataclass(frozen=True, slots=True)
+class RegistrationAnswered:
+    """Client: what became of the services and routes that were offered."""
+
+    registered: Registered
+
+
+@dataclass(frozen=True, slots=True)
+class DrainAsked:
+    """Client: no new flows come; those that are open have ``deadline_ms`` (0: no deadline)."""
+
+    deadline_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class AddressObserved:
+    """Client: the address that the proxy sees it at; always newer than the one before."""
+
+    observed: ObservedAddress
+
+
+@dataclass(frozen=True, slots=True)
+class DnsAssigned:
+    """Client: which names are asked from which servers; replaces the earlier one."""
+
+    dns: DnsAssign
+
+
+@dataclass(frozen=True, slots=True)
 class StreamAborted:
     """The session cannot go on: reset the stream (both directions) with ``error_code``."""
 
@@ -103,6 +147,12 @@ Event = (
     | AddressesRequested
     | RoutesAdvertised
     | DatagramReceived
+    | ServicesOffered
+    | OffersChanged
+    | RegistrationAnswered
+    | DrainAsked
+    | AddressObserved
+    | DnsAssigned
     | StreamAborted
     | PeerClosed
 )

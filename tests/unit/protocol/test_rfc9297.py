@@ -1,7 +1,7 @@
 """HTTP datagrams and the Capsule Protocol (RFC 9297): one test per row of the conformance table."""
 
 import pytest
-from zgate_protocol.capsule import AddressAssign, CapsuleDecoder, DatagramCapsule, encode_capsule
+from zgate_protocol.capsule import AddressAssign, CapsuleDecoder, DatagramCapsule
 from zgate_protocol.connect_ip import ConnectIpSession, Role
 from zgate_protocol.drop_reason import DropReason
 from zgate_protocol.errors import ConnectionFailure, H3Error, MalformedCapsule
@@ -21,6 +21,7 @@ from zgate_protocol.http_datagram import (
 from zgate_protocol.http_message import Header, build_request, build_success
 from zgate_protocol.limits import Limits
 from zgate_protocol.varint import encode_varint
+from zgate_protocol.wire import encode_capsule
 
 PATH = "/.well-known/masque/ip/*/*/"
 REQUEST = build_request("gateway.example", PATH)
