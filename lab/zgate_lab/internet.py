@@ -36,7 +36,7 @@ FORBIDDEN = ("10.66.0", "fd00:66:")
 Net = tuple[str, str]
 
 
-def _addresses(net: Net, host: int) -> tuple[IPv4Interface, IPv6Interface]:
+def host_addresses(net: Net, host: int) -> tuple[IPv4Interface, IPv6Interface]:
     """The host's address in a net, both families: 10.20.0 and 5 give 10.20.0.5/24."""
     return IPv4Interface(f"{net[0]}.{host}/24"), IPv6Interface(f"{net[1]}:{host}/64")
 
@@ -162,6 +162,15 @@ class Internet:
         else:
             self.isp.ip("link set dev path down")
 
+    def add_way_to(self, net: Net) -> None:
+        """Let the far side of the path know the way to one more net behind the isp."""
+        self.transit.ip(
+            *(
+                f"route replace {_network(net, via)} via {via.ip} dev path metric 100"
+                for via in host_addresses(PATH, 1)
+            )
+        )
+
     def move_device(self, device: Host, host_number: int, *, abruptly: bool = False) -> Host:
         """Give a device other addresses, as when it changes networks; return it as it is now.
 
@@ -169,7 +178,7 @@ class Internet:
         round, and every route over the interface goes with the old addresses.
         """
         net = DEVICE_NETS[1 if device.namespace is self.device1.namespace else 2]
-        new = _addresses(net, host_number)
+        new = host_addresses(net, host_number)
         add = [f"addr add {without_dad(one)} dev {device.interface}" for one in new]
         remove = [
             f"addr del {device.ipv4}/24 dev {device.interface}",
@@ -197,9 +206,9 @@ class Internet:
         self, role: str, router: Namespace, net: Net, interface: str, number: int
     ) -> Host:
         namespace = self.lab.add_namespace(role)
-        addresses = _addresses(net, number)
+        addresses = host_addresses(net, number)
         self.lab.connect(
-            Port(namespace, interface, addresses), Port(router, role, _addresses(net, 1))
+            Port(namespace, interface, addresses), Port(router, role, host_addresses(net, 1))
         )
         namespace.ip(*_default_routes(net, interface))
         return Host(namespace, interface, addresses[0].ip, addresses[1].ip)
@@ -212,9 +221,9 @@ class Internet:
         """Set up the ends of the path; also after a cut, in which the kernel forgets IPv6."""
         ends = ((self.isp, 1, 2, [UPLINK]), (self.transit, 2, 1, DEVICE_NETS.values()))
         for namespace, own, other, nets in ends:
-            via = _addresses(PATH, other)
+            via = host_addresses(PATH, other)
             namespace.ip(
-                *(f"addr replace {without_dad(one)} dev path" for one in _addresses(PATH, own)),
+                *(f"addr replace {without_dad(one)} dev path" for one in host_addresses(PATH, own)),
                 *(
                     f"route replace {_network(net, via_one)} via {via_one.ip} dev path metric 100"
                     for net in nets
@@ -224,12 +233,12 @@ class Internet:
 
     def _add_gateway(self) -> tuple[Host, Host]:
         uplink = self._add_host("gateway", self.transit, UPLINK, "uplink", 10)
-        addresses = _addresses(INSIDE, 1)
+        addresses = host_addresses(INSIDE, 1)
         self.lab.connect(
             Port(uplink.namespace, "inside", addresses),
-            Port(self.site, "gateway", _addresses(INSIDE, 2)),
+            Port(self.site, "gateway", host_addresses(INSIDE, 2)),
         )
-        via = _addresses(INSIDE, 2)
+        via = host_addresses(INSIDE, 2)
         uplink.namespace.ip(
             *(
                 f"route add {_network(net, one)} via {one.ip} dev inside"
@@ -242,16 +251,16 @@ class Internet:
 
 def _network(net: Net, like: Interface) -> str:
     """The net's prefix in the family of an address."""
-    return str(ip_interface(_addresses(net, 0)[0 if like.version == 4 else 1]).network)
+    return str(ip_interface(host_addresses(net, 0)[0 if like.version == 4 else 1]).network)
 
 
 def _default_routes(net: Net, interface: str, verb: str = "add") -> list[str]:
-    return [f"route {verb} default via {one.ip} dev {interface}" for one in _addresses(net, 1)]
+    return [f"route {verb} default via {one.ip} dev {interface}" for one in host_addresses(net, 1)]
 
 
 def _routes_over(interface: str, nets: Iterable[Net]) -> list[str]:
     return [
         f"route add {_network(net, one)} dev {interface} metric 10"
         for net in nets
-        for one in _addresses(net, 1)
+        for one in host_addresses(net, 1)
     ]
