@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Protocol, TypeVar
 
+from zgate_config.dialling import GatewayAddress
 from zgate_datapath.client import (
     ClientCertificateRefused,
     ClientConfig,
@@ -29,7 +30,7 @@ from zgate_datapath.engine import engine_name
 from zgate_protocol.drop_reason import DropReason
 
 from zgate_agent.backoff import Backoff
-from zgate_agent.config import AgentConfig, GatewayAddress
+from zgate_agent.config import AgentConfig
 from zgate_agent.machine import (
     Command,
     Connect,

@@ -10,13 +10,14 @@ from ipaddress import ip_address, ip_interface, ip_network
 
 import pytest
 from zgate_agent.backoff import Backoff
-from zgate_agent.config import AgentConfig, GatewayAddress, Mode, OnDisconnect
+from zgate_agent.config import AgentConfig, Mode, OnDisconnect
 from zgate_agent.daemon import Agent
 from zgate_agent.machine import State
 from zgate_agent.plan import HALVES, IpAddress
 from zgate_agent.resolve import ResolveError
 from zgate_agent.rtnl import RoutingError, TunGone
 from zgate_agent.status import AgentStatus
+from zgate_config.dialling import GatewayAddress
 from zgate_datapath.client import (
     ClientCertificateRefused,
     ConnectTimeout,

@@ -1,0 +1,1 @@
+"""The connector: runs beside private applications, dials out, offers services or networks."""
