@@ -182,6 +182,16 @@ def extension(certificate: x509.Certificate, kind: type[ExtensionT]) -> Extensio
         return None
 
 
+def dns_names(certificate: x509.Certificate) -> tuple[str, ...]:
+    """The DNS names of the subjectAltName, as they are written.
+
+    Raises:
+        ValueError: the certificate's extensions cannot be parsed.
+    """
+    names = extension(certificate, x509.SubjectAlternativeName)
+    return tuple(names.get_values_for_type(x509.DNSName)) if names is not None else ()
+
+
 def describe(certificate: x509.Certificate) -> str:
     """The certificate in words, for a log line; short whatever its subject holds."""
     subject = certificate.subject.rfc4514_string()

@@ -8,7 +8,8 @@ decided here, in this order:
    clientAuth in place (`cryptography.x509.verification`);
 3. every key in the chain is strong enough, and the leaf may sign;
 4. nothing in the chain is revoked, by a current list of its issuer;
-5. the subject has one well-formed Common Name and well-formed groups.
+5. the subject has one well-formed Common Name and well-formed groups; what the certificate says
+   about services is read beside them (`service_names.py`).
 
 All of it is pure: certificates and the time come in as arguments. `reload.py` reads files.
 """
@@ -27,6 +28,7 @@ from zgate_identity.chain import (
     authority_policy,
     describe,
     diagnose,
+    dns_names,
     is_authority,
     key_problem,
     only_refusals,
@@ -37,6 +39,7 @@ from zgate_identity.chain import (
 from zgate_identity.names import client_groups, client_name
 from zgate_identity.refusal import CertificateRefused, RefusalReason
 from zgate_identity.revocation import CrlError, PathStep, Revocation, authority_key, path_of
+from zgate_identity.service_names import offered_services, reached_services
 
 MAX_INTERMEDIATES = 2
 CLIENT = Expectation(ExtendedKeyUsageOID.CLIENT_AUTH, "clientAuth", names_hosts=False)
@@ -55,6 +58,8 @@ class PeerIdentity:
             the client can write its certificate's signature in several ways.
         path: the certificates that vouch, from the client's own up, each as serial number and
             issuer; for `ClientVerifier.recheck`.
+        offers: the services that the certificate lets it offer; `*`: every one.
+        reaches: the services that the certificate narrows it to; None: it is not narrowed.
     """
 
     name: str
@@ -63,6 +68,8 @@ class PeerIdentity:
     not_after: datetime
     fingerprint: str
     path: tuple[PathStep, ...] = field(repr=False)
+    offers: tuple[str, ...] = ()
+    reaches: tuple[str, ...] | None = None
 
 
 class ClientVerifier:
@@ -136,6 +143,7 @@ class ClientVerifier:
         require_digital_signature(leaf)
         path = path_of(chain)
         self.revocation.require_not_revoked(path, now)
+        names = dns_names(leaf)
         return PeerIdentity(
             name=client_name(leaf.subject),
             groups=client_groups(leaf.subject),
@@ -143,6 +151,8 @@ class ClientVerifier:
             not_after=min(certificate.not_valid_after_utc for certificate in chain),
             fingerprint=leaf.fingerprint(hashes.SHA256()).hex(),
             path=path,
+            offers=offered_services(names),
+            reaches=reached_services(names),
         )
 
     def recheck(self, identity: PeerIdentity, now: datetime) -> None:
