@@ -353,6 +353,9 @@ class Gateway:
             routes=tuple(str(network) for network in config.routes),
             gateway_ipv4=config.pool.ipv4[1],
             gateway_ipv6=config.pool.ipv6[1],
+            pools=(str(config.pool.ipv4), str(config.pool.ipv6)),
+            service_pools=(str(config.services.ipv4), str(config.services.ipv6)),
+            dns_domain=config.services.domain,
         )
         sock, queue = self._sockets[index], self._queues[index]
         return configure, (sock.fileno(), queue.fd, self.steering.owners.fd)

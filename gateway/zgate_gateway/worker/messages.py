@@ -11,10 +11,13 @@ its own sessions, and with nothing of others'.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
-from typing import get_args
+from typing import Generic, TypeVar, get_args
+
+from zgate_protocol.service_capsule import OfferedService, OfferStatus, RegistrationAnswer
 
 from zgate_gateway.admission import Applicant, PeerPath
 from zgate_gateway.worker.message_codec import codec_of
@@ -22,12 +25,41 @@ from zgate_gateway.worker.message_codec import codec_of
 MAX_MESSAGE_BYTES = 128 * 1024
 #: Entries of one message that holds many.
 BATCH_ENTRIES = 128
+#: Of those about services, whose names and texts are long.
+SERVICE_BATCH_ENTRIES = 32
 
+Entry = TypeVar("Entry")
 IpAddress = IPv4Address | IPv6Address
 
 
 class MessageError(ValueError):
     """Bytes that are no message."""
+
+
+def in_parts(entries: Sequence[Entry]) -> Iterator[tuple[tuple[Entry, ...], bool]]:
+    """What fits into messages about services, one after the other, and whether it is the last."""
+    for start in range(0, max(1, len(entries)), SERVICE_BATCH_ENTRIES):
+        part = entries[start : start + SERVICE_BATCH_ENTRIES]
+        yield tuple(part), start + SERVICE_BATCH_ENTRIES >= len(entries)
+
+
+class Parts(Generic[Entry]):
+    """Puts together what came in parts; one list for each session at a time."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[str, list[Entry]] = {}
+
+    def add(
+        self, session_id: str, part: Sequence[Entry], is_last: bool
+    ) -> tuple[Entry, ...] | None:
+        """The whole, once its last part is here."""
+        whole = self._waiting.setdefault(session_id, [])
+        whole.extend(part)
+        return tuple(self._waiting.pop(session_id)) if is_last else None
+
+    def forget(self, session_id: str) -> None:
+        """The session is over."""
+        self._waiting.pop(session_id, None)
 
 
 # From the supervisor.
@@ -41,6 +73,10 @@ class Configure:
         worker, workers: which one of how many.
         engine: native or python; the native one reads and writes vnet headers.
         secret: of the connection IDs; retry_key: of Retry tokens.
+        routes: what agents are told to send here.
+        pools: the clients' virtual IPs, which connectors are told to send here.
+        service_pools: the services' virtual IPs and the offers' addresses.
+        dns_domain: services have names under it, answered at the gateway's addresses.
     """
 
     worker: int
@@ -60,6 +96,9 @@ class Configure:
     routes: tuple[str, ...]
     gateway_ipv4: IPv4Address
     gateway_ipv6: IPv6Address
+    pools: tuple[str, ...]
+    service_pools: tuple[str, ...]
+    dns_domain: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +133,51 @@ class CloseSession:
 
     session_id: str
     cause: str
+
+
+@dataclass(frozen=True, slots=True)
+class OffersAnswered:
+    """What became of all that a session offers, services and routes, in parts (`in_parts`).
+
+    It comes again when something becomes of it later: the policy may change its mind.
+
+    Attributes:
+        revision: of the connector's list of services; 0: it has sent none.
+    """
+
+    session_id: str
+    revision: int
+    answers: tuple[RegistrationAnswer, ...]
+    is_last: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """All that a session holds now beside its own virtual IPs; replaces the earlier grant.
+
+    Attributes:
+        addresses: of its offers, on which it answers for services.
+        networks: those that it leads to.
+    """
+
+    session_id: str
+    addresses: tuple[IpAddress, ...]
+    networks: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DrainSession:
+    """The session gets no new flows; tell its connector. 0: no deadline."""
+
+    session_id: str
+    deadline_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Routes:
+    """What agents are told to send here, from now on."""
+
+    routes: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +255,40 @@ class ClientMoved:
 
 
 @dataclass(frozen=True, slots=True)
+class OfferServices:
+    """A connector's list of services, which replaces its earlier one, in parts (`in_parts`)."""
+
+    session_id: str
+    revision: int
+    services: tuple[OfferedService, ...]
+    is_last: bool
+
+
+@dataclass(frozen=True, slots=True)
+class OfferStates:
+    """How services do that a session offers; those left out are as they were."""
+
+    session_id: str
+    statuses: tuple[OfferStatus, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class OfferRoutes:
+    """The networks that a connector leads to; replaces its earlier list."""
+
+    session_id: str
+    routes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectorSilent:
+    """Nothing comes from a connector that ought to be heard each second; or it comes again."""
+
+    session_id: str
+    is_silent: bool
+
+
+@dataclass(frozen=True, slots=True)
 class RequestRefused:
     """The worker refused a verified client's request by itself. `error` is a `ProxyError`."""
 
@@ -224,6 +342,10 @@ Message = (
     | Admitted
     | Denied
     | CloseSession
+    | OffersAnswered
+    | Grant
+    | DrainSession
+    | Routes
     | ReloadTrust
     | ReloadCertificate
     | AskReport
@@ -235,6 +357,10 @@ Message = (
     | Apply
     | SessionEnded
     | ClientMoved
+    | OfferServices
+    | OfferStates
+    | OfferRoutes
+    | ConnectorSilent
     | RequestRefused
     | CertificateRefused
     | Report

@@ -66,6 +66,9 @@ class Supervisor:
             routes=("0.0.0.0/0",),
             gateway_ipv4=IPv4Address("10.100.0.1"),
             gateway_ipv6=IPv6Address("fd00::1"),
+            pools=("10.100.0.0/16", "fd00::/64"),
+            service_pools=("10.101.0.0/16", "fd01::/64"),
+            dns_domain="zgate.internal",
         )
         return configure, (self.sockets[index].fileno(), self.tuns[index].fd, self.owners_fd)
 

@@ -16,6 +16,18 @@ from zgate_gateway.worker import messages
 from zgate_gateway.worker.messages import Message, MessageError, decode, encode
 from zgate_identity.revocation import PathStep
 from zgate_identity.verifier import PeerIdentity
+from zgate_protocol.limits import DEFAULT_LIMITS
+from zgate_protocol.service_capsule import (
+    MAX_NAME_BYTES,
+    MAX_TEXT_BYTES,
+    Health,
+    OfferedService,
+    OfferKind,
+    OfferStatus,
+    RegistrationAnswer,
+    RegistrationCode,
+    ServicePorts,
+)
 
 IDENTITY = PeerIdentity(
     name="alice",
@@ -45,6 +57,9 @@ CONFIGURE = messages.Configure(
     routes=("0.0.0.0/0", "::/0"),
     gateway_ipv4=ip_address("10.100.0.1"),  # type: ignore[arg-type]
     gateway_ipv6=ip_address("fd00::1"),  # type: ignore[arg-type]
+    pools=("10.100.0.0/16", "fd00::/64"),
+    service_pools=("10.101.0.0/16", "fd01::/64"),
+    dns_domain="zgate.internal",
 )
 REPORT = messages.Report(
     3,
@@ -61,6 +76,22 @@ ALL: list[Any] = [
     messages.Admitted(1, "s1", (V4, V6)),
     messages.Denied(2, 503, "connection_limit_reached", "no room"),
     messages.CloseSession("s1", "kicked"),
+    messages.OffersAnswered(
+        "s1",
+        7,
+        (
+            RegistrationAnswer(OfferKind.SERVICE, "räume", RegistrationCode.ACCEPTED, "", (V4, V6)),
+            RegistrationAnswer(OfferKind.ROUTE, "10.2.0.0/16", RegistrationCode.OVERLAP, "why"),
+        ),
+        True,
+    ),
+    messages.Grant("s1", (V4, V6), ("10.20.0.0/16",)),
+    messages.DrainSession("s1", 30_000),
+    messages.Routes(("10.20.0.0/16",)),
+    messages.OfferServices("s1", 7, (OfferedService("pacs", (ServicePorts(6, 104, 106),)),), False),
+    messages.OfferStates("s1", (OfferStatus("pacs", Health.DOWN, 1, 2, 3, 4, "refused"),)),
+    messages.OfferRoutes("s1", ("10.20.0.0/16", "fd20::/48")),
+    messages.ConnectorSilent("s1", True),
     messages.ReloadTrust(),
     messages.ReloadCertificate(),
     messages.AskReport(3, True),
@@ -103,6 +134,8 @@ def test_a_message_comes_out_as_it_went_in(message: Message) -> None:
         ["AskReport", [True, True]],
         ["AskReport", ["1", True]],
         ["AskReport", [1, 1]],
+        ["OfferStates", ["s1", [["pacs", 2, 0, 0, 0, 0, ""]]]],
+        ["OfferStates", ["s1", [["pacs", True, 0, 0, 0, 0, ""]]]],
         ["Admitted", [1, "s1", ["10.0.0"]]],
         ["Admitted", [1, "s1", "10.0.0.1"]],
         ["EndLost", [[["h", 1, "xy"]]]],
@@ -139,3 +172,47 @@ def test_a_full_batch_fits() -> None:
 def test_the_secrets_are_not_shown() -> None:
     assert "secret" not in repr(CONFIGURE)
     assert "retry_key" not in repr(CONFIGURE)
+
+
+def test_the_most_that_a_connector_can_say_fits() -> None:
+    name = "\N{CHECK MARK}" * (MAX_NAME_BYTES // 3)
+    text = "ä" * (MAX_TEXT_BYTES // 2)
+    ports = (ServicePorts(17, 65_534, 65_535),) * DEFAULT_LIMITS.max_ports_per_service
+    answer = RegistrationAnswer(
+        OfferKind.SERVICE,
+        name,
+        RegistrationCode.INVALID,
+        text,
+        (ip_address("f" * 4 + ":f" * 7),) * 4,
+    )
+    networks = ("ffff:" * 7 + "ffff/128",) * DEFAULT_LIMITS.max_routes
+    for part, is_last in messages.in_parts(
+        [OfferedService(name, ports)] * DEFAULT_LIMITS.max_services
+    ):
+        encode(messages.OfferServices("s1", 2**62 - 1, part, is_last))
+    for statuses, _ in messages.in_parts(
+        [OfferStatus(name, Health.UP, *([2**62 - 1] * 4), text)] * 99
+    ):
+        encode(messages.OfferStates("s1", statuses))
+    for answers, is_last in messages.in_parts([answer] * 99):
+        encode(messages.OffersAnswered("s1", 2**62 - 1, answers, is_last))
+    encode(messages.OfferRoutes("s1", networks))
+    encode(messages.Grant("s1", (V6,) * 2 * DEFAULT_LIMITS.max_services, networks))
+
+
+@pytest.mark.parametrize("count", [0, 1, 31, 32, 33, 64, 100])
+def test_parts_are_put_together(count: int) -> None:
+    parts = messages.Parts[int]()
+    whole = [
+        parts.add("s1", part, is_last) for part, is_last in messages.in_parts(list(range(count)))
+    ]
+    assert whole[-1] == tuple(range(count))
+    assert all(one is None for one in whole[:-1])
+
+
+def test_what_a_session_has_not_finished_ends_with_it() -> None:
+    parts = messages.Parts[int]()
+    assert parts.add("s1", (1, 2), False) is None
+    assert parts.add("s2", (3,), True) == (3,)
+    parts.forget("s1")
+    assert parts.add("s1", (4,), True) == (4,)
