@@ -26,6 +26,7 @@ from zgate_datapath.client import CIPHER_SUITES, ClientConfig, TunnelClient, Tun
 from zgate_datapath.connection import Connection, Ending, Headers
 from zgate_datapath.connection_ids import CONNECTION_ID_BYTES, ConnectionIds
 from zgate_datapath.endpoint import Endpoint, ServerEndpoint
+from zgate_datapath.offers import ClientOffers, Notices
 from zgate_datapath.udp import UdpSocket
 from zgate_gateway.admission import Admission, Answer, Applicant, Refusal
 from zgate_gateway.client_connection import ClientConnection
@@ -633,7 +634,14 @@ class Lab:
         return made
 
     def make_client(
-        self, gateway: Gateway, name: str = "alice", identity: Identity | None = None, **config: Any
+        self,
+        gateway: Gateway,
+        name: str = "alice",
+        identity: Identity | None = None,
+        *,
+        offers: ClientOffers | None = None,
+        notices: Notices = Notices(),  # noqa: B008 - it is frozen
+        **config: Any,
     ) -> Client:
         """A client that has not dialled yet."""
         identity = identity or self.pki.client(name)
@@ -652,6 +660,8 @@ class Lab:
             config=ClientConfig(**settings),
             tun=tun,  # type: ignore[arg-type]
             on_change=changes.append,
+            offers=offers,
+            notices=notices,
         )
         client = Client(tunnel, tun, changes)
         self._clients.append(client)

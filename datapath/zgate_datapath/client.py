@@ -26,12 +26,14 @@ from zgate_protocol.connect_ip import ConnectIpSession, Role
 from zgate_protocol.drop_reason import DropReason
 from zgate_protocol.icmp import TokenBucket, error_for_drop
 from zgate_protocol.ip_range import IpRange
+from zgate_protocol.service_capsule import OfferState, OfferStatus
 from zgate_protocol.uri_template import Scope, default_template
 
 from zgate_datapath.congestion import algorithm_name
 from zgate_datapath.connection import Connection, Ending, Headers
 from zgate_datapath.connection_ids import CONNECTION_ID_BYTES
 from zgate_datapath.endpoint import Endpoint
+from zgate_datapath.offers import ClientOffers, Notices, Offering
 from zgate_datapath.path_mtu import PathMtuState
 from zgate_datapath.peer_authentication import (
     ClientQuicConnection,
@@ -58,6 +60,7 @@ MAX_DATAGRAM_FRAME_BYTES = 65535
 _TUN_BATCH_PACKETS = 64
 _QUEUE_PACKETS = 512
 _ICMP_PER_S = 100
+_NO_NOTICES = Notices()
 
 
 class TunnelError(Exception):
@@ -131,7 +134,8 @@ class TunnelClient:
     """One session; make a new one to connect again. Call from one event loop only.
 
     `on_change` is called with the new state whenever the gateway changes addresses or routes,
-    or the path's MTU changes, after `connect` has returned.
+    or the path's MTU changes, after `connect` has returned. `offers` are sent as soon as there is
+    a session; `notices` are told what the gateway says of them, and of names and addresses.
     """
 
     def __init__(
@@ -140,10 +144,14 @@ class TunnelClient:
         config: ClientConfig,
         tun: Tun | None,
         on_change: Callable[[TunnelState], None],
+        offers: ClientOffers | None = None,
+        notices: Notices = _NO_NOTICES,
     ) -> None:
         self._config = config
         self._tun = tun
         self._on_change = on_change
+        self._offering = Offering(offers)
+        self._notices = notices
         self._loop = asyncio.get_running_loop()
         self._ready: asyncio.Future[TunnelState] = self._loop.create_future()
         self._closed: asyncio.Future[str] = self._loop.create_future()
@@ -310,6 +318,29 @@ class TunnelClient:
         connection.local_address_changed(self._loop.time())
         endpoint.flush(connection)
 
+    # What a connector sends.
+
+    def offer(self, offers: ClientOffers) -> None:
+        """Offer this instead of what was offered before; at once if there is a session."""
+        self._offering.replace(offers)
+        if self._tunnel is not None and self._tunnel.session.is_open:
+            self._send(self._offering.capsules(self._tunnel.session))
+
+    def send_offer_state(self, statuses: Sequence[OfferStatus]) -> bool:
+        """Tell how the offered services do: the sign of life. False if there is no session."""
+        if self._tunnel is None or not self._tunnel.session.is_open:
+            return False
+        self._send(self._tunnel.session.send_capsule(OfferState(tuple(statuses))))
+        return True
+
+    def _send(self, capsules: bytes) -> None:
+        assert self._tunnel is not None
+        assert self._endpoint is not None
+        connection = self._require_connection()
+        if capsules and not connection.is_terminated:
+            connection.send_data(self._tunnel.stream_id, capsules)
+            self._endpoint.flush(connection)
+
     def statistics(self) -> dict[str, float]:
         """Packets and bytes inside the tunnel, drops, RTT in seconds."""
         numbers: dict[str, float] = {
@@ -439,8 +470,12 @@ class TunnelClient:
 
     def _handle(self, happened: Sequence[events.Event]) -> None:
         for event in happened:
+            self._notices.tell(event)
             if isinstance(event, events.Refused):
                 self._fail(SessionRefused(event.status, event.proxy_status))
+            elif isinstance(event, events.Established):
+                assert self._tunnel is not None
+                self._send(self._offering.capsules(self._tunnel.session))
             elif isinstance(event, events.AddressesAssigned):
                 self._addresses = tuple(
                     ip_interface(entry.prefix.with_prefixlen)
