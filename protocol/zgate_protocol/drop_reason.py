@@ -48,6 +48,10 @@ class DropReason(IntEnum):
     """More bytes than the client's bandwidth limit lets through."""
     NEW_FLOW_LIMITED = 15
     """More new flows in a second than the client's limit lets begin."""
+    NO_BACKEND = 16
+    """No connector that could take the flow offers the service now."""
+    NOT_A_DESTINATION = 17
+    """An address of a connector's offer, which only the gateway itself sends to."""
 
     # Given by userspace.
     BAD_VERSION = 32

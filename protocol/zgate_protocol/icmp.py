@@ -61,6 +61,7 @@ _ERROR_OF: Final = {
     DropReason.PROTOCOL_OUT_OF_SCOPE: IcmpError.PROHIBITED,
     DropReason.POLICY_RULE: IcmpError.PROHIBITED,
     DropReason.POLICY_DEFAULT: IcmpError.PROHIBITED,
+    DropReason.NO_BACKEND: IcmpError.PROHIBITED,
     DropReason.TOO_BIG: IcmpError.PACKET_TOO_BIG,
     DropReason.TTL_EXPIRED: IcmpError.TIME_EXCEEDED,
 }

@@ -10,12 +10,12 @@ def test_values_index_an_array_of_64() -> None:
 
 
 def test_userspace_has_its_own_half() -> None:
-    assert DropReason.NEW_FLOW_LIMITED < 32 <= DropReason.BAD_VERSION
+    assert DropReason.NOT_A_DESTINATION < 32 <= DropReason.BAD_VERSION
 
 
 def test_published_numbers_do_not_move() -> None:
     """Dashboards and the BPF header know these numbers."""
     published = {1: "NO_CLIENT", 5: "POLICY_RULE", 7: "UNSOLICITED", 12: "NOT_IP"}
-    published |= {14: "RATE_LIMITED", 15: "NEW_FLOW_LIMITED"}
+    published |= {14: "RATE_LIMITED", 15: "NEW_FLOW_LIMITED", 16: "NO_BACKEND"}
     published |= {34: "SOURCE_NOT_ASSIGNED", 38: "TOO_BIG", 48: "LINK_LOCAL_PEER"}
     assert {number: DropReason(number).name for number in published} == published

@@ -169,6 +169,7 @@ REASONS = [
     (DropReason.DESTINATION_NOT_ROUTED, (1, 0)),
     (DropReason.DESTINATION_NOT_ASSIGNED, (1, 0)),
     (DropReason.PROTOCOL_OUT_OF_SCOPE, (1, 1)),
+    (DropReason.NO_BACKEND, (1, 1)),
     (DropReason.NO_SESSION, (1, 3)),
     (DropReason.TOO_BIG, (2, 0)),
     (DropReason.TTL_EXPIRED, (3, 0)),
@@ -195,6 +196,12 @@ def test_the_error_of_a_drop(reason: DropReason, type_and_code: tuple[int, int])
 )
 def test_reasons_that_are_not_told(reason: DropReason) -> None:
     assert error_for_drop(reason, V6, SOURCES) is None
+
+
+def test_a_service_that_nobody_offers_is_prohibited_in_version_4() -> None:
+    raw = error_for_drop(DropReason.NO_BACKEND, V4, SOURCES)
+    assert raw is not None
+    assert (raw[20], raw[21]) == (3, 13)
 
 
 def test_an_empty_packet_has_nobody_to_tell() -> None:
