@@ -50,6 +50,7 @@ struct zdp_carrier {
 	struct zdp_outbox *outbox;
 	struct zdp_reports reports;
 	struct zdp_table by_cid, by_address;
+	struct zdp_networks by_network;
 	struct zdp_session *only;
 	TAILQ_HEAD(zdp_active, zdp_session) active;
 	struct zdp_timers timers;
@@ -111,6 +112,7 @@ void zdp_carrier_free(struct zdp_carrier *carrier)
 	zdp_reports_free(&carrier->reports);
 	zdp_table_free(&carrier->by_cid);
 	zdp_table_free(&carrier->by_address);
+	zdp_networks_free(&carrier->by_network);
 	zdp_timers_free(&carrier->timers);
 	free(carrier->received);
 	free(carrier->plain);
@@ -158,6 +160,11 @@ struct zdp_table *zdp_carrier_by_cid(struct zdp_carrier *carrier)
 struct zdp_table *zdp_carrier_by_address(struct zdp_carrier *carrier)
 {
 	return &carrier->by_address;
+}
+
+struct zdp_networks *zdp_carrier_by_network(struct zdp_carrier *carrier)
+{
+	return &carrier->by_network;
 }
 
 struct zdp_reports *zdp_carrier_reports(struct zdp_carrier *carrier)
@@ -221,6 +228,7 @@ void zdp_carrier_forget(struct zdp_carrier *carrier, struct zdp_session *session
 		carrier->only = NULL;
 	zdp_table_remove_value(&carrier->by_cid, session);
 	zdp_table_remove_value(&carrier->by_address, session);
+	zdp_networks_remove_value(&carrier->by_network, session);
 	zdp_outbox_forget(carrier->outbox, session);
 	zdp_reports_forget(&carrier->reports, session);
 }
@@ -549,15 +557,23 @@ static void send_all(struct zdp_carrier *carrier)
 
 /* 3 and 4: read the TUN. */
 
+static struct zdp_session *session_at(const struct zdp_carrier *carrier, const uint8_t *address,
+				      size_t bytes)
+{
+	struct zdp_session *session = zdp_table_find(&carrier->by_address, address, bytes);
+
+	return session ? session : zdp_networks_find(&carrier->by_network, address, bytes);
+}
+
 static struct zdp_session *session_of(const struct zdp_carrier *carrier, const uint8_t *packet,
 				      size_t bytes)
 {
 	if (carrier->only)
 		return carrier->only;
 	if (bytes >= 20 && packet[0] >> 4 == 4)
-		return zdp_table_find(&carrier->by_address, packet + 16, 4);
+		return session_at(carrier, packet + 16, 4);
 	if (bytes >= 40 && packet[0] >> 4 == 6)
-		return zdp_table_find(&carrier->by_address, packet + 24, 16);
+		return session_at(carrier, packet + 24, 16);
 	return NULL;
 }
 

@@ -3,7 +3,7 @@
  *
  *   1. receive   recvmmsg with UDP_GRO; runs of packets of one session
  *   2.           zdp_session_receive opens them, the coalescer writes them to the TUN
- *   3. read      the TUN, super-packets whole; destination address -> session
+ *   3. read      the TUN, super-packets whole; destination address, or its network -> session
  *   4.           zdp_session_send_read cuts and seals, or queues
  *   5. serve     what is due: ACKs, queued packets, timers
  *   6. send      sendmsg with UDP_SEGMENT
@@ -12,6 +12,7 @@
 #ifndef ZDP_CARRIER_H
 #define ZDP_CARRIER_H
 
+#include "networks.h"
 #include "session.h"
 #include "table.h"
 
@@ -37,6 +38,8 @@ void zdp_carrier_set_only(struct zdp_carrier *carrier, struct zdp_session *sessi
 struct zdp_table *zdp_carrier_by_cid(struct zdp_carrier *carrier);
 /* Keys: 4 or 16 bytes of address. */
 struct zdp_table *zdp_carrier_by_address(struct zdp_carrier *carrier);
+/* For addresses that are no session's own. */
+struct zdp_networks *zdp_carrier_by_network(struct zdp_carrier *carrier);
 struct zdp_reports *zdp_carrier_reports(struct zdp_carrier *carrier);
 struct zdp_outbox *zdp_carrier_outbox(struct zdp_carrier *carrier);
 const struct zdp_carrier_counters *zdp_carrier_counters(const struct zdp_carrier *carrier);

@@ -736,6 +736,49 @@ static PyObject *session_add_address(Session *self, PyObject *args)
 	Py_RETURN_NONE;
 }
 
+static PyObject *session_remove_address(Session *self, PyObject *args)
+{
+	Py_buffer address;
+
+	if (!check_open(self) || !PyArg_ParseTuple(args, "y*", &address))
+		return NULL;
+	zdp_table_remove(zdp_carrier_by_address(self->carrier->carrier), address.buf,
+			 (size_t)address.len, &self->session);
+	PyBuffer_Release(&address);
+	Py_RETURN_NONE;
+}
+
+static PyObject *session_add_network(Session *self, PyObject *args)
+{
+	Py_buffer address;
+	unsigned int prefix_bits;
+	bool done;
+
+	if (!check_open(self) || !PyArg_ParseTuple(args, "y*I", &address, &prefix_bits))
+		return NULL;
+	done = zdp_networks_put(zdp_carrier_by_network(self->carrier->carrier), address.buf,
+				(size_t)address.len, prefix_bits, &self->session);
+	PyBuffer_Release(&address);
+	if (!done) {
+		PyErr_SetString(PyExc_ValueError, "no network, or one too many");
+		return NULL;
+	}
+	Py_RETURN_NONE;
+}
+
+static PyObject *session_remove_network(Session *self, PyObject *args)
+{
+	Py_buffer address;
+	unsigned int prefix_bits;
+
+	if (!check_open(self) || !PyArg_ParseTuple(args, "y*I", &address, &prefix_bits))
+		return NULL;
+	zdp_networks_remove(zdp_carrier_by_network(self->carrier->carrier), address.buf,
+			    (size_t)address.len, prefix_bits, &self->session);
+	PyBuffer_Release(&address);
+	Py_RETURN_NONE;
+}
+
 static PyObject *allow(Session *self, PyObject *args, struct zdp_pairs *pairs)
 {
 	Py_buffer addresses;
@@ -921,6 +964,9 @@ static PyMethodDef session_methods[] = {
 	{ "send_read", (PyCFunction)session_send_read, METH_VARARGS, NULL },
 	{ "seal_probe", (PyCFunction)session_seal_probe, METH_VARARGS, NULL },
 	{ "add_address", (PyCFunction)session_add_address, METH_VARARGS, NULL },
+	{ "remove_address", (PyCFunction)session_remove_address, METH_VARARGS, NULL },
+	{ "add_network", (PyCFunction)session_add_network, METH_VARARGS, NULL },
+	{ "remove_network", (PyCFunction)session_remove_network, METH_VARARGS, NULL },
 	{ "allow_inbound", (PyCFunction)session_allow_inbound, METH_VARARGS, NULL },
 	{ "allow_outbound", (PyCFunction)session_allow_outbound, METH_VARARGS, NULL },
 	{ "forget_pairs", (PyCFunction)session_forget_pairs, METH_NOARGS, NULL },

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -67,17 +67,32 @@ class ProbeResult(Protocol):
         ...
 
 
+Prefix = tuple[bytes, int]
+"""A network: its packed address, and the length of its prefix in bits."""
+
+
 class DirectPath(Protocol):
     """IP packets between the socket and the TUN without Python.
 
     What passes is Python's to say once, for a pair of addresses; the engine remembers it.
     """
 
-    def carry(self, prefix: bytes, addresses: Sequence[bytes]) -> None:
-        """From now on; `prefix` is what every datagram of the session begins with.
+    def carry(self, prefix: bytes) -> None:
+        """From now on; `prefix` is what every datagram of the session begins with."""
+        ...
 
-        What the TUN has for these packed addresses is this connection's; all of it if none is
-        given.
+    def take_all(self) -> None:
+        """All that the TUN has is this connection's."""
+        ...
+
+    def hold(self, addresses: Iterable[bytes], networks: Iterable[Prefix]) -> None:
+        """What the TUN has for these packed addresses, and in these networks, is this connection's.
+
+        The full list, which replaces the earlier one. An address goes before a network, a longer
+        prefix before a shorter one.
+
+        Raises:
+            ValueError: no address, no network, or more networks than the engine holds.
         """
         ...
 

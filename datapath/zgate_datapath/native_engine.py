@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from aioquic.quic.connection import QuicConnection
 from aioquic.quic.crypto import CryptoContext
@@ -28,6 +28,7 @@ from zgate_datapath.engine import (
     EngineCounters,
     EngineOwner,
     Opened,
+    Prefix,
     ProbeResult,
 )
 from zgate_datapath.native_carrier import NativeCarrier
@@ -105,6 +106,8 @@ class NativeEngine:
         self._key_updates = 0
         self._received: _ReceivedPackets | None = None
         self._last_counters: dict[str, int] = {}
+        self._addresses: set[bytes] = set()
+        self._networks: set[Prefix] = set()
 
     # Life.
 
@@ -353,17 +356,33 @@ class NativeEngine:
         """See `PacketEngine`: there is a way where the carrier has a TUN."""
         return self if self._session is not None and self._carrier.has_tun else None
 
-    def carry(self, prefix: bytes, addresses: Sequence[bytes]) -> None:
+    def carry(self, prefix: bytes) -> None:
         """See `DirectPath.carry`."""
+        if self._session is not None:
+            self._session.set_prefix(prefix)
+            self._session.is_direct = True
+
+    def take_all(self) -> None:
+        """See `DirectPath.take_all`."""
+        if self._session is not None:
+            self._carrier.native.set_only(self._session)
+
+    def hold(self, addresses: Iterable[bytes], networks: Iterable[Prefix]) -> None:
+        """See `DirectPath.hold`."""
         session = self._session
         if session is None:
             return
-        session.set_prefix(prefix)
-        session.is_direct = True
-        for packed in addresses:
-            session.add_address(packed)
-        if not addresses:
-            self._carrier.native.set_only(session)
+        addresses, networks = set(addresses), set(networks)
+        for address in self._addresses - addresses:
+            session.remove_address(address)
+        for network in self._networks - networks:
+            session.remove_network(*network)
+        # Those that stay, too: another session may have taken and left them meanwhile.
+        for address in addresses:
+            session.add_address(address)
+        for network in networks:
+            session.add_network(*network)
+        self._addresses, self._networks = addresses, networks
 
     def allow_inbound(self, pair: bytes) -> None:
         """See `DirectPath.allow_inbound`."""

@@ -12,7 +12,7 @@ from zgate_protocol.packet_gate import address_pair
 from zgate_protocol.varint import encode_varint
 
 from zgate_datapath.connection import Connection
-from zgate_datapath.engine import DirectPath
+from zgate_datapath.engine import DirectPath, Prefix
 from zgate_datapath.tun import VNET_HEADER_BYTES
 
 
@@ -34,16 +34,31 @@ class Tunnel:
         self.payload_prefix = session.wrap_prefix
         self._direct: DirectPath | None = None
 
-    def carry(self, addresses: Sequence[bytes] = ()) -> None:
-        """Let the engine carry packets without Python, where it can.
+    def carry(self) -> None:
+        """Let the engine carry packets without Python, where it can: all that the TUN has.
 
-        What the TUN has for `addresses` (packed) is this session's; all of it if none is given.
         The gate goes on deciding: once for each pair of addresses.
         """
-        self._direct = self.connection.engine.direct
-        if self._direct is not None:
-            self.session.gate.on_forget = self._direct.forget_pairs
-            self._direct.carry(self.payload_prefix, addresses)
+        if (direct := self._begin_direct()) is not None:
+            direct.take_all()
+
+    def carry_for(self, addresses: Sequence[bytes], networks: Sequence[Prefix] = ()) -> None:
+        """The same, for what the TUN has for these addresses (packed) and in these networks.
+
+        The full list: called again, it replaces the earlier one.
+
+        Raises:
+            ValueError: the engine cannot hold them.
+        """
+        if (direct := self._begin_direct()) is not None:
+            direct.hold(addresses, networks)
+
+    def _begin_direct(self) -> DirectPath | None:
+        if self._direct is None and (direct := self.connection.engine.direct) is not None:
+            self._direct = direct
+            self.session.gate.on_forget = direct.forget_pairs
+            direct.carry(self.payload_prefix)
+        return self._direct
 
     @property
     def mtu_bytes(self) -> int:

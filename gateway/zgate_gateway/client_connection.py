@@ -349,7 +349,7 @@ class ClientConnection:
             self.connection.send_headers(stream_id, session.accept(resolved))
             self._assign(session, stream_id, session.pending_requests)
             self.connection.send_data(stream_id, session.advertise(self._table.settings.routes))
-            tunnel.carry([address.packed for address in established.addresses])
+            tunnel.carry_for([address.packed for address in established.addresses])
         except Exception:
             # Not raised into whoever brought the answer, who serves other sessions too.
             logger.exception("a session did not begin; its connection ends")

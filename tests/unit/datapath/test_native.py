@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from ipaddress import ip_address
 
 import pytest
 from zgate_datapath.engine import native_problem
@@ -125,6 +126,59 @@ def test_addresses_prefixes_and_pairs_have_their_lengths(carrier: _native.Carrie
     ):
         with pytest.raises(ValueError):
             call(argument)  # type: ignore[operator]
+
+
+def whose(carrier: _native.Carrier, tun: socket.socket, *destinations: str) -> list[object]:
+    """The sessions that reads of the TUN with these destinations are for."""
+    for destination in destinations:
+        packed = ip_address(destination).packed
+        if len(packed) == 4:
+            packet = b"\x45\0\0\x14" + bytes(12) + packed
+        else:
+            packet = b"\x60" + bytes(23) + packed
+        tun.send(bytes(_native.VNET_HEADER_BYTES) + packet)
+    _, reports = carrier.run(1_000_000_000)
+    assert {kind for kind, *_ in reports} == {_native.REPORT_READ}
+    return [session for _, session, *_ in reports]
+
+
+def test_an_address_goes_before_a_network_and_a_longer_prefix_before_a_shorter(
+    carrier: _native.Carrier,
+) -> None:
+    ours, kernels = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours.setblocking(False)
+    with ours, kernels:
+        carrier.set_tun(ours.fileno(), False, False)
+        client, near, far = (make_session(carrier) for _ in range(3))
+        client.add_address(ip_address("10.20.30.4").packed)
+        near.add_network(ip_address("10.20.30.0").packed, 24)
+        far.add_network(ip_address("10.0.0.0").packed, 8)
+        far.add_network(ip_address("fd00::").packed, 8)
+        asked = ("10.20.30.4", "10.20.30.5", "10.20.31.5", "192.0.2.1", "fd00::1", "2001:db8::1")
+        assert whose(carrier, kernels, *asked) == [client, near, far, None, far, None]
+        assert carrier.counters()["no_session"] == 2
+
+        # Taken away again, by their owner alone.
+        near.remove_address(ip_address("10.20.30.4").packed)
+        far.remove_network(ip_address("10.20.30.0").packed, 24)
+        assert whose(carrier, kernels, *asked[:2]) == [client, near]
+        client.remove_address(ip_address("10.20.30.4").packed)
+        near.remove_network(ip_address("10.20.30.0").packed, 24)
+        assert whose(carrier, kernels, *asked[:2]) == [far, far]
+
+        # A session that ends leaves nothing behind.
+        far.close()
+        assert whose(carrier, kernels, *asked) == [None] * 6
+        carrier.set_tun(-1, False, False)
+
+
+def test_what_is_no_network_is_refused(carrier: _native.Carrier) -> None:
+    session = make_session(carrier)
+    for packed, bits in ((bytes(4), 33), (bytes(16), 129), (bytes(5), 8), (b"", 0)):
+        with pytest.raises(ValueError, match="no network"):
+            session.add_network(packed, bits)
+        session.remove_network(packed, bits)
+        session.remove_address(packed)
 
 
 def test_a_closed_session_says_so(carrier: _native.Carrier) -> None:
