@@ -4,8 +4,8 @@
 needs in memory and writes through, so that a packet never waits for a database.
 """
 
-from .errors import LeaseConflict, StoreError
-from .records import ClientRecord, IPAddress, Lease, PolicyRevision
+from .errors import LeaseConflict, ServiceConflict, StoreError
+from .records import ClientRecord, IPAddress, Lease, PolicyRevision, ServiceAddress
 from .store import Store
 
 __all__ = [
@@ -14,6 +14,8 @@ __all__ = [
     "Lease",
     "LeaseConflict",
     "PolicyRevision",
+    "ServiceAddress",
+    "ServiceConflict",
     "Store",
     "StoreError",
 ]

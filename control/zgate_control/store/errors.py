@@ -57,6 +57,10 @@ class LeaseConflict(Exception):
     """The client has a lease of this family already, or somebody else has this address."""
 
 
+class ServiceConflict(Exception):
+    """The service has an address of such a family already, or another service has this one."""
+
+
 def explain(error: Exception, target: str) -> StoreError:
     """Return the :class:`StoreError` that tells an operator what ``error`` means."""
     original = error.orig if isinstance(error, exc.DBAPIError) and error.orig else error

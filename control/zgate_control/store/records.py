@@ -51,3 +51,17 @@ class PolicyRevision:
     groups: int
     rules: int
     origin: str = "reload"
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceAddress:
+    """A virtual IP that belongs to a service for good. One per service and family."""
+
+    service: str
+    address: IPAddress
+    created_at: datetime
+
+    @property
+    def family(self) -> int:
+        """4 or 6."""
+        return self.address.version

@@ -95,3 +95,15 @@ policy_texts = Table(
     Column("sha256", String(64), primary_key=True),
     Column("text_zlib", LargeBinary, nullable=False),
 )
+
+#: The virtual IPs of services, one for each family. A name has up to 255 bytes.
+service_addresses = Table(
+    "service_addresses",
+    metadata,
+    Column("service", String(255), primary_key=True),
+    Column("family", Integer, primary_key=True, autoincrement=False),
+    Column("address", String(39), nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    UniqueConstraint("address"),
+    CheckConstraint("family IN (4, 6)", name="family"),
+)

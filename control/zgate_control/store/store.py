@@ -1,8 +1,7 @@
 """The store: what a gateway must remember over a restart.
 
 Every method is one short transaction, is safe to call from any thread and takes the time from
-its caller. It raises :class:`StoreError`, or :class:`LeaseConflict` where it says so, and nothing
-else.
+its caller. It raises :class:`StoreError`, or a conflict where it says so, and nothing else.
 """
 
 from __future__ import annotations
@@ -19,9 +18,9 @@ from typing import Self
 from sqlalchemy import Connection, Row, delete, exc, insert, select, update
 
 from .engine import WRITE, describe, open_engine, translated
-from .errors import LeaseConflict
-from .records import ClientRecord, Lease, PolicyRevision
-from .schema import clients, leases, policy_revisions, policy_texts
+from .errors import LeaseConflict, ServiceConflict
+from .records import ClientRecord, IPAddress, Lease, PolicyRevision, ServiceAddress
+from .schema import clients, leases, policy_revisions, policy_texts, service_addresses
 
 #: Names per UPDATE: SQLite takes 32766 parameters, PostgreSQL 65535.
 _BATCH = 1000
@@ -30,7 +29,7 @@ KEPT_POLICY_TEXTS = 100
 
 
 class Store:
-    """Leases, clients and policy revisions in SQLite (a path) or PostgreSQL (a URL)."""
+    """Leases, services, clients and policy revisions in SQLite (a path) or PostgreSQL (a URL)."""
 
     def __init__(self, target: str | Path, *, lock_timeout_s: float = 2.0) -> None:
         """Open or create the store and bring its schema up to date.
@@ -119,6 +118,48 @@ class Store:
         query = delete(leases).where(leases.c.client == client, leases.c.family == family)
         if unseen_since is not None:
             query = query.where(leases.c.last_seen_at <= unseen_since)
+        with self._write() as connection:
+            return connection.execute(query).rowcount > 0
+
+    # --- services ---------------------------------------------------------------------------------
+
+    def service_addresses(self) -> list[ServiceAddress]:
+        """Return the virtual IPs of all services, by name and family."""
+        query = select(service_addresses).order_by(
+            service_addresses.c.service, service_addresses.c.family
+        )
+        with self._read() as connection:
+            return [
+                ServiceAddress(row.service, ip_address(row.address), row.created_at)
+                for row in connection.execute(query)
+            ]
+
+    def add_service(self, service: str, addresses: Sequence[IPAddress], now: datetime) -> None:
+        """Keep the addresses of a new service, one of each family: all of them or none.
+
+        Raises :class:`ServiceConflict` if the service or one of the addresses is there already.
+        """
+        rows = [
+            {
+                "service": service,
+                "family": address.version,
+                "address": str(address),
+                "created_at": now,
+            }
+            for address in addresses
+        ]
+        try:
+            with self._write() as connection:
+                connection.execute(insert(service_addresses), rows)
+        except _Conflict as error:
+            raise ServiceConflict(f"{service}, {', '.join(map(str, addresses))}") from error
+
+    def remove_service(self, service: str, addresses: Sequence[IPAddress]) -> bool:
+        """Forget that these addresses are a service's; whether one of them was."""
+        query = delete(service_addresses).where(
+            service_addresses.c.service == service,
+            service_addresses.c.address.in_([str(address) for address in addresses]),
+        )
         with self._write() as connection:
             return connection.execute(query).rowcount > 0
 

@@ -80,6 +80,7 @@ def test_the_same_migrations_write_sql_for_postgresql() -> None:
     assert "CREATE TABLE leases" in sql
     assert "last_seen_at TIMESTAMP WITH TIME ZONE NOT NULL" in sql
     assert "revision SERIAL NOT NULL" in sql
+    assert "CREATE TABLE service_addresses" in sql
 
 
 def test_describe_hides_passwords() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import create_engine, text
-from zgate_control.store import Lease, LeaseConflict, Store, StoreError
+from zgate_control.store import Lease, LeaseConflict, ServiceConflict, Store, StoreError
 from zgate_control.store.schema import metadata
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, 250, tzinfo=UTC)
@@ -203,3 +203,38 @@ def test_sqlite_files_are_private(tmp_path: Path) -> None:
         modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in tmp_path.iterdir()}
     assert modes["zgate.db-wal"] == 0o600
     assert set(modes.values()) == {0o600}
+
+
+def test_a_service_keeps_its_addresses(target: str) -> None:
+    addresses = [ip_address("10.101.0.1"), ip_address("fd00::1")]
+    with Store(target) as store:
+        assert store.service_addresses() == []
+        store.add_service("räume", addresses, NOW)
+        store.add_service("echo", [ip_address("10.101.0.2")], NOW)
+    with Store(target) as store:
+        kept = store.service_addresses()
+        assert [(one.service, one.family, str(one.address)) for one in kept] == [
+            ("echo", 4, "10.101.0.2"),
+            ("räume", 4, "10.101.0.1"),
+            ("räume", 6, "fd00::1"),
+        ]
+        assert kept[0].created_at == NOW
+
+
+@pytest.mark.parametrize(("service", "address"), [("pacs", "10.101.0.9"), ("other", "10.101.0.1")])
+def test_a_service_conflict_leaves_nothing_behind(target: str, service: str, address: str) -> None:
+    with Store(target) as store:
+        store.add_service("pacs", [ip_address("10.101.0.1")], NOW)
+        with pytest.raises(ServiceConflict, match=service):
+            store.add_service(service, [ip_address("fd00::9"), ip_address(address)], NOW)
+        assert [str(one.address) for one in store.service_addresses()] == ["10.101.0.1"]
+
+
+def test_a_service_is_forgotten_by_name_and_address(target: str) -> None:
+    here, elsewhere = ip_address("10.101.0.1"), ip_address("10.101.0.2")
+    with Store(target) as store:
+        store.add_service("pacs", [here], NOW)
+        assert not store.remove_service("pacs", [elsewhere])
+        assert not store.remove_service("echo", [here])
+        assert store.remove_service("pacs", [here, elsewhere])
+        assert store.service_addresses() == []
