@@ -34,6 +34,7 @@ from zgate_bpf.layouts import (
 )
 from zgate_bpf.limits import UNLIMITED, ClientLimits
 from zgate_bpf.maps import Map, PerCpuArray, RingBuffer, index_key
+from zgate_bpf.services import ServiceTables
 from zgate_bpf.syscalls import NO_PREALLOC, MapType
 from zgate_bpf.verdict import Verdict
 
@@ -105,6 +106,7 @@ class Flow:
     :ivar client_port: for ICMP echo the identifier, for other ICMP ``type << 8 | code``.
     :ivar seen_ns: CLOCK_MONOTONIC, to within a second.
     :ivar rule: global number in the revision, see ``Generation.rule_of``.
+    :ivar offer: of a flow to a service, the offer that it was last given to.
     """
 
     client_index: int
@@ -117,6 +119,7 @@ class Flow:
     revision: int
     seen_ns: int
     state: FlowState
+    offer: int | None = None
 
 
 class KernelPolicy:
@@ -124,6 +127,7 @@ class KernelPolicy:
 
     :ivar ingress_fd: decides what clients send (read by the kernel from the TUN).
     :ivar egress_fd: decides what is sent to clients.
+    :ivar services: what agents reach through connectors.
 
     ``max_clients`` and ``max_flows`` stand in for those of ``capacity``. Events are limited per
     client and second. A full flow table gives up the flow that was unused for longest; with
@@ -215,6 +219,8 @@ class KernelPolicy:
         limiter = size.LIMITER.size_bytes
         self._limiters = self._keep(Map(MapType.ARRAY, "zg_limiters", 4, limiter, fit.max_clients))
         self._ring = self._keep(RingBuffer("zg_events", fit.event_buffer_bytes))
+        self.services = ServiceTables(fit.max_clients)
+        self._undo.callback(self.services.close)
 
     def _keep(self, table: AnyMap) -> AnyMap:
         self._undo.callback(table.close)
@@ -236,6 +242,7 @@ class KernelPolicy:
             ("masks", self._masks),
             ("events", self._ring),
         )
+        yield from self.services.maps()
 
     def _defines(self, allowed_events_per_s: int, denied_events_per_s: int) -> dict[str, int]:
         return {
@@ -385,6 +392,8 @@ class KernelPolicy:
             "limiters": present,
             "events": MapUsage(self._ring.used_bytes(), fit.event_buffer_bytes),
         }
+        for name, used_entries, capacity in self.services.usage():
+            usage[name] = MapUsage(used_entries, capacity)
         used = self.active.used if self.active is not None else {}
         for spec in self._slots.specs:
             usage[spec.name] = MapUsage(used.get(spec.name, 0), spec.max_entries)
@@ -403,7 +412,9 @@ class KernelPolicy:
             family, protocol, client_port, remote_port, client, remote = layouts.FLOW_KEY.unpack(
                 key
             )
-            seen_ns, judged, _, epoch, client_index, _, state, _ = layouts.FLOW.unpack(value)
+            seen_ns, judged, _, epoch, client_index, _, state, _, backend = layouts.FLOW.unpack(
+                value
+            )
             if epochs.get((family, client)) != (client_index, epoch):
                 continue
             yield Flow(
@@ -417,6 +428,7 @@ class KernelPolicy:
                 revision=judged & 0xFFFFFFFF,
                 seen_ns=seen_ns,
                 state=FlowState(state),
+                offer=backend - 1 if backend else None,
             )
 
     def _client_epochs(self) -> Iterator[tuple[tuple[int, bytes], tuple[int, int]]]:

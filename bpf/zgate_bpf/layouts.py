@@ -12,7 +12,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any
 
 from zgate_protocol.drop_reason import DropReason
@@ -48,10 +48,24 @@ MAX_RULE_STEPS = 40
 MAX_PERIODS = 8
 """Policies that the program walks to find the one that holds now."""
 
+MAX_SERVICES = 4096
+"""Services are numbered below this."""
+
+MAX_OFFERS = 16_384
+"""Offers, of all connectors and services, are numbered below this."""
+
+MAX_NETWORKS = 4096
+"""Networks of connectors."""
+
+OFFERS_PER_SERVICE = 16
+"""How many connectors may offer one service."""
+
 DROP_REASONS = 64
 """How many drop counters there are."""
 
 FIRST_USERSPACE_REASON = 32
+
+_FAMILY_BITS = 32
 
 
 class Direction(IntEnum):
@@ -84,6 +98,26 @@ class VerdictFlag(IntFlag):
     RELATED = 2
     NEW_FLOW = 4
     JUDGED = 8
+    CHOSEN = 16
+
+
+class EndpointKind(IntEnum):
+    """What an address is that no client holds."""
+
+    SERVICE = 1
+    OFFER = 2
+    GATEWAY = 3
+
+
+class OfferUse(IntEnum):
+    """What may be done with an offer.
+
+    GONE: nothing, its flows choose another. KEEP: its flows stay, and no new ones come.
+    """
+
+    GONE = 0
+    UP = 1
+    KEEP = 2
 
 
 class Statistic(IntEnum):
@@ -180,7 +214,7 @@ FLOW = Layout(
         ("service", "H"),
         ("state", "B"),
         ("limited", "B"),
-        ("zero", "4x"),
+        ("backend", "I"),
     ),
 )
 FRAGMENT_KEY = Layout(
@@ -247,6 +281,24 @@ EVENT = Layout(
         ("destination", "16s"),
     ),
 )
+ENDPOINT = Layout("zg_endpoint", (("kind", "I"), ("number", "I")))
+SERVICE = Layout(
+    "zg_service",
+    (("address4", "16s"), ("address6", "16s"), ("offers", f"{2 * OFFERS_PER_SERVICE}s")),
+)
+OFFER = Layout(
+    "zg_offer",
+    (
+        ("service_plus_1", "I"),
+        ("client_index", "I"),
+        ("use", "I"),
+        ("open_flows", "I"),
+        ("address4", "16s"),
+        ("address6", "16s"),
+    ),
+)
+NETWORK_KEY = Layout("zg_network_key", (("bits", "I"), ("family", "I"), ("address", "16s")))
+NETWORK = Layout("zg_network", (("client_index", "I"),))
 COUNTER = struct.Struct("=Q")
 
 LAYOUTS = (
@@ -269,6 +321,11 @@ LAYOUTS = (
     GATE,
     LIMITER,
     EVENT,
+    ENDPOINT,
+    SERVICE,
+    OFFER,
+    NETWORK_KEY,
+    NETWORK,
 )
 """All structs of ``policy_tables.h`` that lie in a map."""
 
@@ -283,6 +340,10 @@ def constants() -> Iterator[tuple[str, int]]:
         ("ZG_NO_INTERVAL", NO_INTERVAL),
         ("ZG_STEPS", SEARCH_STEPS),
         ("ZG_MAX_PERIODS", MAX_PERIODS),
+        ("ZG_MAX_SERVICES", MAX_SERVICES),
+        ("ZG_MAX_OFFERS", MAX_OFFERS),
+        ("ZG_MAX_NETWORKS", MAX_NETWORKS),
+        ("ZG_OFFERS_PER_SERVICE", OFFERS_PER_SERVICE),
         ("ZG_COST_SHIFT", COST_SHIFT),
         ("ZG_FLOW_BURST_NS", FLOW_BURST_NS),
         ("ZG_PASS_MARK", PASS_MARK),
@@ -300,6 +361,8 @@ def constants() -> Iterator[tuple[str, int]]:
     yield from ((f"ZG_FLOW_{state.name}", state) for state in FlowState)
     yield from ((f"ZG_VERDICT_{flag.name}", flag) for flag in VerdictFlag)
     yield from ((f"ZG_STATISTIC_{statistic.name}", statistic) for statistic in Statistic)
+    yield from ((f"ZG_ENDPOINT_{kind.name}", kind) for kind in EndpointKind)
+    yield from ((f"ZG_OFFER_{use.name}", use) for use in OfferUse)
 
 
 def assertions(layouts: tuple[Layout, ...] = LAYOUTS) -> str:
@@ -321,6 +384,13 @@ def assertions(layouts: tuple[Layout, ...] = LAYOUTS) -> str:
 def pack_address(address: IpAddress) -> bytes:
     """An address as the tables hold it: 16 bytes, IPv4 in the first four."""
     return address.packed.ljust(16, b"\0")
+
+
+def network_key(network: IPv4Network | IPv6Network) -> bytes:
+    """A prefix as the tries hold it: the family lies before the address, and is part of it."""
+    return NETWORK_KEY.pack(
+        _FAMILY_BITS + network.prefixlen, network.version, pack_address(network.network_address)
+    )
 
 
 def unpack_address(family: int, data: bytes) -> IpAddress:

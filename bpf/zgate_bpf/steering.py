@@ -59,6 +59,7 @@ class Steering:
             "ZG_MASK_OFFSET_LOW": offset & _LOW_MASK,
             "ZG_MAP_sockets": self._sockets.fd,
             "ZG_MAP_owners": self.owners.fd,
+            "ZG_MAP_networks": self.owners.networks_fd,
         }
         functions = ("zg_steer_udp", "zg_steer_tun")
         made = loader.compile_program("steering", functions, defines, assertions="")

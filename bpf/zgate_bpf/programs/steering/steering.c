@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Which worker gets a packet: zg_steer_udp what arrives at the UDP port (SK_REUSEPORT), by the
  * connection ID; zg_steer_tun what the kernel routes into the TUN (SOCKET_FILTER), by the
- * destination address. Workers are numbered, and so are their sockets and queues.
+ * destination address, or the longest network around it. Workers are numbered, and so are their
+ * sockets and queues.
  *
  * A connection ID that a worker has issued is 8 bytes: the worker's number, masked by a keyed
  * function of the 7 random bytes that follow (zgate_datapath.connection_ids). What names nobody,
@@ -55,20 +56,28 @@ int zg_steer_udp(struct sk_reuseport_md *md)
 
 int zg_steer_tun(struct __sk_buff *skb)
 {
+	/* The key of networks, and from the address on the key of addresses. */
 	struct {
-		__u8 bytes[16];
-	} address = {};
+		__u32 bits;
+		__u32 family;
+		__u8 address[16];
+	} key = { .bits = 32 + 32, .family = 4 };
 	const __u32 *owner;
 	__u8 first;
 
 	if (bpf_skb_load_bytes(skb, 0, &first, sizeof(first)))
 		return 0;
 	if (first >> 4 == 4) {
-		if (bpf_skb_load_bytes(skb, 16, &address, 4))
+		if (bpf_skb_load_bytes(skb, 16, key.address, 4))
 			return 0;
-	} else if (bpf_skb_load_bytes(skb, 24, &address, 16)) {
-		return 0;
+	} else {
+		key.bits = 32 + 128;
+		key.family = 6;
+		if (bpf_skb_load_bytes(skb, 24, key.address, 16))
+			return 0;
 	}
-	owner = bpf_map_lookup_elem(zg_map(owners), &address);
+	owner = bpf_map_lookup_elem(zg_map(owners), key.address);
+	if (!owner)
+		owner = bpf_map_lookup_elem(zg_map(networks), &key);
 	return owner ? *owner : 0;
 }

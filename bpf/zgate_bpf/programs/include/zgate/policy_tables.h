@@ -17,6 +17,10 @@
 #define ZG_COST_SHIFT 18                 /* a byte's cost is in 2^-18 ns */
 #define ZG_FLOW_BURST_NS 1000000000u     /* new flows of one second may come at once */
 #define ZG_MAX_PERIODS 8                 /* policies walked to find the one that holds now */
+#define ZG_MAX_SERVICES 4096
+#define ZG_MAX_OFFERS 16384
+#define ZG_MAX_NETWORKS 4096
+#define ZG_OFFERS_PER_SERVICE 16
 #define ZG_PASS_MARK 0x005A0000u
 #define ZG_PASS_MASK 0x00FF0000u
 
@@ -135,7 +139,7 @@ struct zg_flow {
 	__u16 service;                   /* what it is judged by: port, or ICMP type and code */
 	__u8 state;                      /* enum zg_flow_state */
 	__u8 limited;                    /* its bytes are charged to the client's bandwidth */
-	__u8 zero[4];
+	__u32 backend;                   /* to a service: the offer it was given to, plus 1 */
 };
 
 enum zg_flow_state {
@@ -162,6 +166,52 @@ struct zg_fragment {
 	__u16 service;
 	__u8 protocol;
 	__u8 icmp;                       /* enum zg_icmp */
+};
+
+/* zg_endpoints, by zg_client_key: what an address is that no client holds. */
+enum zg_endpoint_kind {
+	ZG_ENDPOINT_SERVICE = 1,         /* a service's virtual IP */
+	ZG_ENDPOINT_OFFER = 2,           /* what stands for it towards one connector */
+	ZG_ENDPOINT_GATEWAY = 3,         /* the gateway's own */
+};
+
+struct zg_endpoint {
+	__u32 kind;
+	__u32 number;                    /* service or offer */
+};
+
+/* zg_services, by service. An address that is all zero: none of this family. */
+struct zg_service {
+	struct zg_address address4;
+	struct zg_address address6;
+	__u16 offers[ZG_OFFERS_PER_SERVICE]; /* each plus 1; 0: none */
+};
+
+/* zg_offers, by offer: that one connector offers one service. */
+struct zg_offer {
+	__u32 service_plus_1;            /* 0: no such offer */
+	__u32 client_index;              /* the connector */
+	__u32 use;                       /* enum zg_offer_use */
+	__u32 open_flows;                /* as reported, and those that it was given since */
+	struct zg_address address4;
+	struct zg_address address6;
+};
+
+enum zg_offer_use {
+	ZG_OFFER_GONE = 0,               /* its flows choose anew */
+	ZG_OFFER_UP = 1,
+	ZG_OFFER_KEEP = 2,               /* keeps the flows it has, and gets no other */
+};
+
+/* zg_networks: what lies behind a connector, longest prefix first. */
+struct zg_network_key {
+	__u32 bits;                      /* of what follows: 32, and the prefix's */
+	__u32 family;
+	struct zg_address address;
+};
+
+struct zg_network {
+	__u32 client_index;              /* the connector */
 };
 
 /* zg_counters (per CPU), by client index. */
@@ -235,6 +285,7 @@ enum zg_verdict_flag {
 	ZG_VERDICT_RELATED = 2,          /* an ICMP error about a flow */
 	ZG_VERDICT_NEW_FLOW = 4,
 	ZG_VERDICT_JUDGED = 8,           /* the policy was asked */
+	ZG_VERDICT_CHOSEN = 16,          /* its flow was given to an offer now */
 };
 
 #endif
