@@ -27,9 +27,11 @@ from zgate_datapath.client import (
     TunnelState,
 )
 from zgate_datapath.engine import engine_name
+from zgate_host.backoff import Backoff
+from zgate_host.resolve import ResolveError
+from zgate_host.status_socket import FailedAddress
 from zgate_protocol.drop_reason import DropReason
 
-from zgate_agent.backoff import Backoff
 from zgate_agent.config import AgentConfig
 from zgate_agent.machine import (
     Command,
@@ -54,10 +56,9 @@ from zgate_agent.machine import (
     Withdraw,
 )
 from zgate_agent.plan import IpAddress, NetworkPlan, make_plan
-from zgate_agent.resolve import ResolveError
 from zgate_agent.routing import PhysicalPath
 from zgate_agent.rtnl import RoutingError, TunGone
-from zgate_agent.status import AgentStatus, FailedAddress
+from zgate_agent.status import AgentStatus
 
 logger = logging.getLogger(__name__)
 

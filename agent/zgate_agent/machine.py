@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from zgate_datapath.client import TunnelState
+from zgate_host.backoff import Backoff
 
-from zgate_agent.backoff import Backoff
 from zgate_agent.config import OnDisconnect
 
 STABLE_AFTER_S = 30.0

@@ -14,6 +14,7 @@ from typing import NoReturn
 import click
 from zgate_config import ConfigError
 from zgate_config.logs import configure_logging
+from zgate_host.runtime_dir import AlreadyRunning, RuntimeDir
 
 from zgate_agent.config import (
     DEFAULT_RUNTIME_DIR,
@@ -22,7 +23,6 @@ from zgate_agent.config import (
     OnDisconnect,
     load_config,
 )
-from zgate_agent.runtime_dir import AlreadyRunning, RuntimeDir
 
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
@@ -95,8 +95,10 @@ def run(config_path: Path | None, check: bool, **flags: object) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def status(config_path: Path | None, runtime_dir: Path | None, as_json: bool) -> None:
     """Say whether the agent is connected, and if not, why. Exit code 0 only if it is."""
+    from zgate_host.status_socket import StatusUnavailable
+
     from zgate_agent.report import print_status, print_unavailable
-    from zgate_agent.status import StatusUnavailable, fetch_status
+    from zgate_agent.status import fetch_status
 
     if config_path is None and DEFAULT_CONFIG.exists() and runtime_dir is None:
         config_path = DEFAULT_CONFIG
@@ -106,7 +108,7 @@ def status(config_path: Path | None, runtime_dir: Path | None, as_json: bool) ->
     except ConfigError as error:
         stop(EXIT_BAD_INPUT, str(error))
     try:
-        found = fetch_status(RuntimeDir(runtime_dir or DEFAULT_RUNTIME_DIR).socket_file)
+        found = fetch_status(RuntimeDir(runtime_dir or DEFAULT_RUNTIME_DIR, "agent").socket_file)
     except StatusUnavailable as error:
         print_unavailable(str(error), as_json=as_json)
         sys.exit(EXIT_FAILED)
@@ -166,7 +168,7 @@ def _run(config: AgentConfig) -> int:
     from zgate_agent.rtnl import RoutingError
     from zgate_agent.service import serve
 
-    directory = RuntimeDir(config.runtime_dir)
+    directory = RuntimeDir(config.runtime_dir, "agent")
     try:
         with directory.locked(), asyncio.Runner(loop_factory=new_event_loop) as runner:
             return runner.run(serve(config, directory))

@@ -13,15 +13,15 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from zgate_datapath.client import ClientConfig, TunnelClient, TunnelState
 from zgate_datapath.engine import engine_name
 from zgate_datapath.tun import Tun
+from zgate_host.backoff import Backoff
+from zgate_host.resolve import resolve
+from zgate_host.runtime_dir import RuntimeDir
+from zgate_host.status_socket import StatusServer
 
-from zgate_agent.backoff import Backoff
 from zgate_agent.config import AgentConfig
 from zgate_agent.daemon import Agent
 from zgate_agent.netwatch import NetWatch
-from zgate_agent.resolve import resolve
 from zgate_agent.routing import Router
-from zgate_agent.runtime_dir import RuntimeDir
-from zgate_agent.status import StatusServer
 
 logger = logging.getLogger(__name__)
 

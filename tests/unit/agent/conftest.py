@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from ipaddress import ip_address, ip_interface
 from pathlib import Path
 
 import pytest
-from zgate_agent.config import AgentConfig, load_config
+from zgate_agent.config import AgentConfig, Mode, load_config
+from zgate_agent.machine import State
 from zgate_agent.plan import IpAddress, NetworkPlan
 from zgate_agent.routing import NOTHING, PhysicalPath
+from zgate_agent.status import AgentStatus
 from zgate_datapath.client import ClientConfig, TunnelError, TunnelState
 from zgate_protocol.drop_reason import DropReason
 from zgate_protocol.ip_range import EVERYTHING
@@ -116,6 +119,32 @@ class Dialler:
         answer = self.answers[min(len(self.tunnels), len(self.answers) - 1)]
         self.tunnels.append(FakeTunnel(config, on_change, answer))
         return self.tunnels[-1]
+
+
+def a_status(state: State = State.CONNECTED, reason: str = "") -> AgentStatus:
+    return AgentStatus(
+        state=state,
+        reason=reason,
+        since=datetime(2026, 3, 1, 12, tzinfo=UTC),
+        gateway="gw.example:443",
+        server_name="gw.example",
+        gateway_address="203.0.113.10:443",
+        local_address="198.18.1.2",
+        addresses=["10.100.0.2/32"],
+        routes=["10.20.0.0/24"],
+        pinned=[],
+        mode=Mode.SPLIT,
+        tun="zgate-agent0",
+        mtu_bytes=1400,
+        reconnects=1,
+        rebinds=0,
+        next_attempt_s=None,
+        failed_addresses=[],
+        notes=[],
+        counters={"packets_up": 3.0, "bytes_up": 2520.0},
+        drops={"TOO_BIG": 1},
+        pid=1,
+    )
 
 
 @pytest.fixture

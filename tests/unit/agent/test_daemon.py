@@ -9,12 +9,10 @@ from dataclasses import replace
 from ipaddress import ip_address, ip_interface, ip_network
 
 import pytest
-from zgate_agent.backoff import Backoff
 from zgate_agent.config import AgentConfig, Mode, OnDisconnect
 from zgate_agent.daemon import Agent
 from zgate_agent.machine import State
 from zgate_agent.plan import HALVES, IpAddress
-from zgate_agent.resolve import ResolveError
 from zgate_agent.rtnl import RoutingError, TunGone
 from zgate_agent.status import AgentStatus
 from zgate_config.dialling import GatewayAddress
@@ -24,6 +22,8 @@ from zgate_datapath.client import (
     GatewayCertificateRefused,
     SessionRefused,
 )
+from zgate_host.backoff import Backoff
+from zgate_host.resolve import ResolveError
 
 from .conftest import GATEWAY, OTHER_GATEWAY, PATH, Dialler, FakeNetwork, tunnel_state
 

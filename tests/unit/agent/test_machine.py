@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from zgate_agent.backoff import Backoff
 from zgate_agent.config import OnDisconnect
 from zgate_agent.machine import (
     STABLE_AFTER_S,
@@ -30,6 +29,7 @@ from zgate_agent.machine import (
     WakeUp,
     Withdraw,
 )
+from zgate_host.backoff import Backoff
 
 from .conftest import tunnel_state
 

@@ -15,11 +15,12 @@ from click.testing import CliRunner, Result
 from zgate_agent import main as cli
 from zgate_agent.config import AgentConfig
 from zgate_agent.machine import State
-from zgate_agent.status import AgentStatus, StatusServer
+from zgate_agent.status import AgentStatus
 from zgate_datapath import engine
+from zgate_host.status_socket import StatusServer
 from zgate_identity.authority import CertificateAuthority
 
-from .test_status import a_status
+from .conftest import a_status
 
 
 def call(*arguments: object) -> Result:

@@ -9,7 +9,7 @@ import pytest
 from zgate_agent.machine import State
 from zgate_agent.report import print_status, print_unavailable, status_lines
 
-from .test_status import a_status
+from .conftest import a_status
 
 NOW = a_status().since + timedelta(seconds=75)
 

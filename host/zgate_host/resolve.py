@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from ipaddress import ip_address
 from typing import Any
 
-from zgate_agent.plan import IpAddress
+from zgate_protocol.ip_range import IpAddress
 
 Lookup = Callable[..., Sequence[tuple[Any, ...]]]
 

@@ -10,7 +10,7 @@ from ipaddress import ip_address
 from typing import Any
 
 import pytest
-from zgate_agent.resolve import ResolveError, resolve
+from zgate_host.resolve import ResolveError, resolve
 
 
 def rows(*texts: str) -> list[tuple[Any, ...]]:

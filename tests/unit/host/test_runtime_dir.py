@@ -6,11 +6,11 @@ import os
 from pathlib import Path
 
 import pytest
-from zgate_agent.runtime_dir import AlreadyRunning, RuntimeDir
+from zgate_host.runtime_dir import AlreadyRunning, RuntimeDir
 
 
 def test_the_folder_is_made_and_owned_by_one(tmp_path: Path) -> None:
-    directory = RuntimeDir(tmp_path / "a" / "b")
+    directory = RuntimeDir(tmp_path / "a" / "b", "agent")
     with directory.locked():
         with pytest.raises(AlreadyRunning, match=rf"pid {os.getpid()}\) uses"), directory.locked():
             pass
@@ -20,7 +20,7 @@ def test_the_folder_is_made_and_owned_by_one(tmp_path: Path) -> None:
 
 
 def test_a_killed_owner_owns_nothing(tmp_path: Path) -> None:
-    directory = RuntimeDir(tmp_path)
+    directory = RuntimeDir(tmp_path, "agent")
     pid = os.fork()
     if pid == 0:
         with directory.locked():

@@ -1,4 +1,4 @@
-"""The folder of what lives as long as the agent runs: a lock, its status socket, its leftovers."""
+"""The folder of what lives as long as a daemon runs: a lock, its status socket, its leftovers."""
 
 from __future__ import annotations
 
@@ -9,25 +9,33 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-LOCK_FILE = "agent.lock"
-SOCKET_FILE = "agent.sock"
 LEFTOVERS_FILE = "network.json"
 
 
 class AlreadyRunning(Exception):
-    """Another agent uses the folder."""
+    """Another one uses the folder."""
 
 
 @dataclass(frozen=True, slots=True)
 class RuntimeDir:
-    """Names of the files in it."""
+    """Names of the files in it.
+
+    Attributes:
+        role: `agent` or `connector`; the lock and the socket are called after it.
+    """
 
     path: Path
+    role: str
+
+    @property
+    def lock_file(self) -> Path:
+        """Locked while somebody owns the folder."""
+        return self.path / f"{self.role}.lock"
 
     @property
     def socket_file(self) -> Path:
         """The status socket."""
-        return self.path / SOCKET_FILE
+        return self.path / f"{self.role}.sock"
 
     @property
     def leftovers_file(self) -> Path:
@@ -43,15 +51,15 @@ class RuntimeDir:
             OSError: it cannot be made or written to.
         """
         self.path.mkdir(mode=0o755, parents=True, exist_ok=True)
-        lock = os.open(self.path / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        lock = os.open(self.lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 owner = os.pread(lock, 32, 0).decode(errors="replace").strip() or "unknown"
                 raise AlreadyRunning(
-                    f"another zgate-agent (pid {owner}) uses {self.path}:"
-                    " stop it, or give this one another runtime_dir and tun.name"
+                    f"another zgate-{self.role} (pid {owner}) uses {self.path}:"
+                    " stop it, or give this one a runtime_dir and a tun of its own"
                 ) from None
             os.ftruncate(lock, 0)
             os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)

@@ -2,7 +2,7 @@
 
 from hypothesis import given
 from hypothesis import strategies as st
-from zgate_agent.backoff import MAXIMUM_S, MINIMUM_S, Backoff
+from zgate_host.backoff import MAXIMUM_S, MINIMUM_S, Backoff
 
 
 def test_the_ceiling_doubles_from_two_seconds_to_thirty() -> None:
