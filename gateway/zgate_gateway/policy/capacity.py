@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from zgate_bpf.layouts import MAX_SERVICES as _KERNELS_SERVICES
+
 from zgate_gateway.policy.rules import Rule
 
 MAX_RULES = 10_000
@@ -15,6 +17,9 @@ MAX_RULES = 10_000
 
 MAX_POLICIES = 1_000
 """Distinct lists of rules in force at a time; clients with equal rules share one."""
+
+MAX_SERVICES = _KERNELS_SERVICES
+"""Services that rules and tests of a policy name."""
 
 
 def count_policies(lists: Iterable[Sequence[Rule]]) -> int:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 from zgate_bpf.tables import Action, CompiledPolicy
 
@@ -20,6 +21,7 @@ from zgate_gateway.policy.lookup import Tables
 from zgate_gateway.policy.model import ActionName, PolicyTestModel
 from zgate_gateway.policy.periods import boundaries, rules_at
 from zgate_gateway.policy.rules import Rule, time_text
+from zgate_gateway.policy.service_names import Services
 from zgate_gateway.policy.services import PROTOCOL_NUMBERS, IpAddress, echo_request
 
 _BEFORE_ALL_TIMES = datetime.min.replace(tzinfo=UTC)
@@ -27,12 +29,21 @@ _BEFORE_ALL_TIMES = datetime.min.replace(tzinfo=UTC)
 RulesFor = Callable[[str, Iterable[str]], tuple[Rule, ...]]
 
 
+class Packet(NamedTuple):
+    """What is asked of the tables; ``port`` is type and code for ICMP."""
+
+    destination: IpAddress
+    protocol: int
+    port: int
+
+
 @dataclass(frozen=True, slots=True)
 class Expectation:
     """One entry of ``tests:``, ready to be asked.
 
-    :ivar port: destination port; for ICMP the echo request's type and code.
-    :ivar service: protocol and port as people write them: ``tcp/443``, ``icmp``.
+    :ivar destination: None: ``service_name`` is the name of the service that is asked for.
+    :ivar protocol: as written, so that it means the right number in each family.
+    :ivar port: destination port; None for protocols that have none.
     :ivar rule: id of the rule that must decide; None: whichever does.
     :ivar at: the time for which it asks; None: for all times.
     :ivar line: line in the file.
@@ -40,10 +51,10 @@ class Expectation:
 
     client: str
     groups: tuple[str, ...]
-    destination: IpAddress
-    protocol: int
-    port: int
-    service: str
+    destination: IpAddress | None
+    service_name: str | None
+    protocol: str
+    port: int | None
     expect: Action
     rule: str | None
     path: str
@@ -53,17 +64,13 @@ class Expectation:
     @classmethod
     def from_model(cls, model: PolicyTestModel, path: str, line: int) -> Expectation:
         """Make one of what the file says."""
-        family = model.destination.version
-        name = str(model.protocol)
-        number = int(name) if name.isdecimal() else PROTOCOL_NUMBERS[name][family == 6]
-        assert number is not None, "the model refuses protocols that the family does not have"
         return cls(
             client=model.client,
             groups=model.groups,
             destination=model.destination,
-            protocol=number,
-            port=model.port if model.port is not None else echo_request(family, number),
-            service=name if model.port is None else f"{name}/{model.port}",
+            service_name=model.service,
+            protocol=str(model.protocol),
+            port=model.port,
             expect=Action.ALLOW if model.expect is ActionName.ALLOW else Action.DENY,
             rule=model.rule,
             path=path,
@@ -71,18 +78,40 @@ class Expectation:
             at=model.at,
         )
 
+    def packets(self, services: Services) -> list[Packet]:
+        """The packets that it asks for: one for each virtual IP, where it is about a service."""
+        if self.destination is not None:
+            return [self._packet(self.destination, self._number(self.destination.version))]
+        addresses = services[self.service_name or ""]
+        numbered = [(one, self._number(one.version)) for one in addresses]
+        return [self._packet(one, number) for one, number in numbered if number is not None]
+
+    def _number(self, family: int) -> int | None:
+        if self.protocol.isdecimal():
+            return int(self.protocol)
+        return PROTOCOL_NUMBERS[self.protocol][family == 6]
+
+    def _packet(self, destination: IpAddress, number: int | None) -> Packet:
+        assert number is not None, "the model refuses protocols that the family does not have"
+        port = self.port
+        if port is None:
+            port = echo_request(destination.version, number)
+        return Packet(destination, number, port)
+
     @property
     def question(self) -> str:
-        """``alice (staff) -> 10.20.0.5 tcp/443``."""
+        """``alice (staff) -> 10.20.0.5 tcp/443``, or ``alice -> pacs tcp/104``."""
         who = f"{self.client} ({', '.join(self.groups)})" if self.groups else self.client
+        what = self.protocol if self.port is None else f"{self.protocol}/{self.port}"
         when = "" if self.at is None else f" at {time_text(self.at)}"
-        return f"{who} -> {self.destination} {self.service}{when}"
+        return f"{who} -> {self.service_name or self.destination} {what}{when}"
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What came out of one test. ``rule`` None: no rule matched, the default action decided.
 
+    :ivar family: of a test about a service: the address family in which this came out.
     :ivar since: of a test about all times the first at which this came out; None: it always does.
     """
 
@@ -90,6 +119,7 @@ class Outcome:
     action: Action
     rule: Rule | None
     since: datetime | None = None
+    family: int | None = None
 
     @property
     def passed(self) -> bool:
@@ -114,20 +144,32 @@ class Outcome:
         by = "default_action (no rule matches)"
         if self.rule is not None:
             by = f'rule "{self.rule.id}" (line {self.rule.line})'
+        if self.family is not None:
+            by += f" over IPv{self.family}"
         if self.since is None:
             return f"{action} by {by}"
         return f"{action} by {by} from {time_text(self.since)} on: say with `at` when it is asked"
 
 
 def run_expectations(
-    expectations: Iterable[Expectation], rules_for: RulesFor, default_action: Action
+    expectations: Iterable[Expectation],
+    rules_for: RulesFor,
+    default_action: Action,
+    services: Services,
 ) -> tuple[Outcome, ...]:
-    """Ask every test of the tables. Raises :class:`zgate_gateway.policy.PolicyTooLarge`."""
+    """Ask every test of the tables; ``services`` has all that the tests name.
+
+    Raises :class:`zgate_gateway.policy.PolicyTooLarge`.
+    """
     asked = _Tables(default_action)
     outcomes = []
     for wanted in expectations:
         rules = rules_for(wanted.client, wanted.groups)
-        found = _outcomes(wanted, rules, asked)
+        found = (
+            outcome
+            for packet in wanted.packets(services)
+            for outcome in _outcomes(wanted, packet, rules, asked)
+        )
         first = next(found)
         outcomes.append(next((one for one in (first, *found) if not one.passed), first))
     return tuple(outcomes)
@@ -148,9 +190,11 @@ class _Tables:
         return self._made[id(compiled)][1]
 
 
-def _outcomes(wanted: Expectation, rules: tuple[Rule, ...], asked: _Tables) -> Iterator[Outcome]:
+def _outcomes(
+    wanted: Expectation, packet: Packet, rules: tuple[Rule, ...], asked: _Tables
+) -> Iterator[Outcome]:
     """What comes out at the time asked for, or at every time at which it may be something else."""
-    packet = wanted.destination, wanted.protocol, wanted.port
+    family = None if wanted.service_name is None else packet.destination.version
     if wanted.at is not None:
         times = [wanted.at]
     else:
@@ -160,4 +204,4 @@ def _outcomes(wanted: Expectation, rules: tuple[Rule, ...], asked: _Tables) -> I
         rule = None if index is None else rules[index]
         since = None if time in (wanted.at, _BEFORE_ALL_TIMES) else time
         action = asked.default_action if rule is None else rule.action
-        yield Outcome(wanted, action, rule, since)
+        yield Outcome(wanted, action, rule, since, family)

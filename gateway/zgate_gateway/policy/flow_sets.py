@@ -5,13 +5,14 @@ Exact: computed from the tables that the kernel gets, for all addresses and serv
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address, summarize_address_range
 from typing import NamedTuple
 
 from zgate_bpf.tables import Action, CompiledPolicy, ServicePrefix
 
+from zgate_gateway.policy.rules import Rule
 from zgate_gateway.policy.services import (
     ANY_PROTOCOL,
     ANYTHING,
@@ -22,9 +23,11 @@ from zgate_gateway.policy.services import (
     TCP,
     UDP,
     Entries,
+    IpAddress,
     IpNetwork,
     Prefix,
     merge,
+    prefixes_of,
     resolve,
 )
 
@@ -198,17 +201,36 @@ class FlowSets:
             named = {_prefix(one): one.rule for one in item.entries}
             entries = merge(entries, named)
             service_list = item.parent
-        entries = resolve(entries)
-        other = self._allows(entries.pop(ANYTHING, None))
-        by_protocol: dict[int, list[tuple[int, int, bool]]] = {}
-        for prefix in sorted(entries):
-            painted = (prefix.port, prefix.last, self._allows(entries[prefix]))
-            by_protocol.setdefault(prefix.protocol, []).append(painted)
-        return Allowed({number: _paint(other, all_) for number, all_ in by_protocol.items()}, other)
+        return _allowed(resolve(entries), self._allows)
 
     def _allows(self, rule: int | None) -> bool:
         policy = self._policy
         return (policy.default_action if rule is None else policy.rules[rule]) is Action.ALLOW
+
+
+def allows_something(rules: Sequence[Rule], default_action: Action, destination: IpAddress) -> bool:
+    """Whether any packet to a destination passes."""
+    entries: Entries = {}
+    for index, rule in enumerate(rules):
+        if any(destination in network for network in rule.destinations):
+            for prefix in prefixes_of(rule.services(destination.version)):
+                entries.setdefault(prefix, index)  # ascending: the first is the lowest
+
+    def allows(index: int | None) -> bool:
+        return (default_action if index is None else rules[index].action) is Action.ALLOW
+
+    found = _allowed(resolve(entries), allows)
+    return found.other or any(found.named.values())
+
+
+def _allowed(entries: Entries, allows: Callable[[int | None], bool]) -> Allowed:
+    """What is allowed where these entries, resolved, decide."""
+    other = allows(entries.pop(ANYTHING, None))
+    by_protocol: dict[int, list[tuple[int, int, bool]]] = {}
+    for prefix in sorted(entries):
+        painted = (prefix.port, prefix.last, allows(entries[prefix]))
+        by_protocol.setdefault(prefix.protocol, []).append(painted)
+    return Allowed({number: _paint(other, all_) for number, all_ in by_protocol.items()}, other)
 
 
 def _prefix(entry: ServicePrefix) -> Prefix:

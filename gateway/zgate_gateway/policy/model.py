@@ -18,11 +18,16 @@
             not_before: 2026-12-01T08:00:00+01:00   # optional; from then on
             expires_at: 2026-12-05T18:00:00+01:00   # optional; until just before then
             metadata: {reason: "DNS"}   # optional, free-form
+          - {id: imaging, type: service, action: allow, services: [pacs, "echo-*"], ports: [104]}
           - {id: rest, type: default, action: deny}
         limits: {bandwidth_mbit: 50, new_flows_per_s: 200}   # optional, and so is each of both
     groups:                             # an OU entry of the client's certificate
       staff: {rules: [...], limits: {...}}
     default_limits: {new_flows_per_s: 500}   # optional; for whoever has no other
+    connectors:                         # the Common Name of a connector's certificate
+      site-a: {services: [pacs, "echo-*"], routes: [10.20.0.0/16]}
+    connector_groups:                   # an OU entry of it
+      branch: {services: [printer]}
 
 **Order.** A client's rules are its own, then those of its groups in the order in which its
 certificate names them. The first rule that matches decides; if none does, ``default_action`` does.
@@ -34,12 +39,21 @@ rule. Every key that is there must match; a list matches if one of its entries d
 is a mistake, not "any" and not "none": leave the key out.
 
 ``type``
-    ``ip_cidr`` needs ``destinations``. ``default`` matches everything of both address families and
-    takes none of the keys below.
+    ``ip_cidr`` needs ``destinations``, ``service`` needs ``services``. ``default`` matches
+    everything of both address families and takes none of the keys below.
 ``destinations``
     CIDRs or addresses, of either family or both. Host bits set (``10.0.0.1/8``) are a mistake, and
     the message names the network that was probably meant. ``0.0.0.0/0`` is IPv4 only, ``::/0`` IPv6
     only.
+``services``
+    Services that connectors offer, by name; the rule matches what is sent to their virtual IPs, of
+    both families. ``*`` in a name stands for any characters, so that ``"echo-*"`` means every
+    service whose name begins with ``echo-``, and ``"*"`` all of them. A service that is named here
+    in full has its virtual IPs from the moment in which the policy is in force, whether a connector
+    offers it or not; a name with ``*`` means the services that the gateway knows, and a service
+    that it gets to know later comes under the rule by itself. As long as there is none the rule
+    matches nothing. A rule of type ``ip_cidr`` or ``default`` whose destinations hold a service's
+    virtual IP matches what is sent to it as well.
 ``protocols``
     ``tcp``, ``udp``, ``sctp``, ``icmp`` (ICMP to IPv4 destinations and ICMPv6 to IPv6 ones),
     ``icmpv6`` (ICMPv6 to IPv6 destinations), ``any``, or an IP protocol number from 0 to 255, which
@@ -73,6 +87,18 @@ Each of the two is looked for by itself: in the client's own ``limits``, then in
 groups in the order of its certificate, then in ``default_limits``; the first that says it holds.
 Said nowhere, it is unlimited. Each client has a budget of its own; a group's is not shared.
 
+**Connectors.** A connector may offer what its certificate names (``connector.pacs.zgate``), and
+what the policy gives it here, by its own name and by those of its groups, all together:
+
+``services``
+    Names as in rules, ``*`` included.
+``routes``
+    Networks that it may advertise, whole or in part.
+
+A certificate that names services for an agent (``agent.pacs.zgate``) narrows its holder: of the
+rules that allow, what reaches the virtual IPs of other services or no service at all is left out,
+and where no rule decides the packet is dropped, whatever ``default_action`` says.
+
 **Tests.** ``tests`` says what must come out of the rules, and a file of which one test fails is not
 loaded::
 
@@ -81,7 +107,11 @@ loaded::
       - {client: bob, groups: [staff], destination: "fd00:20::5", protocol: icmp,
          expect: deny, rule: rest}
 
-``client`` and ``groups`` are a certificate's name and OUs; the file need not name them.
+      - {client: alice, service: pacs, protocol: tcp, port: 104, expect: allow}
+
+``client`` and ``groups`` are a certificate's name and OUs; the file need not name them. ``service``
+in place of ``destination`` is a service by its full name: the answer must be the same for its
+virtual IPs of both families. It need not exist; it is tried at free addresses of the service pools.
 ``protocol`` is one of the above but ``any``; ``icmp`` and ``icmpv6`` mean an echo request.
 ``port`` belongs to tcp, udp and sctp, which need it. ``rule`` is the id of the rule that must be
 the one that decides; without it any may. ``at`` is the time for which the test asks, a timestamp as
@@ -104,7 +134,9 @@ from zgate_bpf.limits import MAX_BANDWIDTH_MBIT, MAX_NEW_FLOWS_PER_S
 from zgate_config import StrictModel, expected, misfit
 from zgate_config.types import IpAddress, IpNetwork, Port, Text
 from zgate_identity.names import name_problem
+from zgate_protocol.service_capsule import service_name_problem
 
+from zgate_gateway.policy.service_names import is_pattern
 from zgate_gateway.policy.services import (
     ICMP_NAMES,
     ICMP_PROTOCOLS,
@@ -129,6 +161,7 @@ class RuleType(StrEnum):
     """What kind of destination a rule names."""
 
     IP_CIDR = "ip_cidr"
+    SERVICE = "service"
     DEFAULT = "default"
 
 
@@ -195,7 +228,22 @@ def _name(value: str) -> str:
     return value
 
 
+def _service_pattern(value: str) -> str:
+    problem = service_name_problem(value)
+    if problem:
+        raise expected(f'a service\'s name such as pacs or "echo-*" ({problem})')
+    return value
+
+
+def _service_name(value: str) -> str:
+    if is_pattern(value):
+        raise expected("the name of one service, without *")
+    return _service_pattern(value)
+
+
 Name = Annotated[str, AfterValidator(_name)]
+ServicePattern = Annotated[str, AfterValidator(_service_pattern)]
+ServiceName = Annotated[str, AfterValidator(_service_name)]
 Timestamp = Annotated[datetime, PlainValidator(_timestamp)]
 
 
@@ -206,6 +254,7 @@ class RuleModel(StrictModel):
     type: RuleType
     action: ActionName
     destinations: Annotated[tuple[IpNetwork, ...], Field(min_length=1)] | None = None
+    services: Annotated[tuple[ServicePattern, ...], Field(min_length=1)] | None = None
     protocols: (
         Annotated[tuple[Annotated[Protocol, PlainValidator(_protocol)], ...], Field(min_length=1)]
         | None
@@ -233,17 +282,20 @@ class RuleModel(StrictModel):
 
     @model_validator(mode="after")
     def _keys_fit_the_type(self) -> RuleModel:
-        if self.type is RuleType.IP_CIDR:
-            if self.destinations is None:
-                raise misfit("destinations", "a list of CIDRs (type ip_cidr needs one)")
+        for type_, key, what in _NAMED_BY:
+            if self.type is type_ and getattr(self, key) is None:
+                raise misfit(key, f"a list of {what} (type {type_} needs one)")
+            if self.type not in {type_, RuleType.DEFAULT} and getattr(self, key) is not None:
+                raise misfit(key, f"no such key in a rule of type {self.type}")
+        if self.type is not RuleType.DEFAULT:
             return self
-        for key in ("destinations", "protocols", "ports", "icmp_types"):
+        for key in ("destinations", "services", "protocols", "ports", "icmp_types"):
             if getattr(self, key) is not None:
                 raise misfit(key, "no such key in a rule of type default, which matches everything")
         return self
 
     @model_validator(mode="after")
-    def _services_fit(self) -> RuleModel:
+    def _protocols_fit(self) -> RuleModel:
         if self.ports is not None and self.icmp_types is not None:
             raise misfit("icmp_types", "ports or icmp_types, not both in one rule", "both")
         for index, protocol in enumerate(self.protocols or ()):
@@ -257,6 +309,10 @@ class RuleModel(StrictModel):
         return self
 
 
+_NAMED_BY = (
+    (RuleType.IP_CIDR, "destinations", "CIDRs"),
+    (RuleType.SERVICE, "services", "services' names"),
+)
 _PORT_TEXT = "only protocols that have ports (tcp, udp, sctp)"
 _ICMP_TEXT = "only ICMP protocols (icmp, icmpv6)"
 
@@ -295,7 +351,8 @@ class PolicyTestModel(StrictModel):
 
     client: Name
     groups: tuple[Name, ...] = ()
-    destination: IpAddress
+    destination: IpAddress | None = None
+    service: ServiceName | None = None
     protocol: Annotated[Protocol, PlainValidator(_protocol)]
     port: Port | None = None
     expect: ActionName
@@ -304,15 +361,27 @@ class PolicyTestModel(StrictModel):
 
     @model_validator(mode="after")
     def _is_one_packet(self) -> PolicyTestModel:
+        if (self.destination is None) is (self.service is None):
+            got = "neither" if self.service is None else "both"
+            raise misfit("destination", "either a destination or a service", got)
         if self.protocol == "any":
             raise misfit("protocol", "one protocol: a test is about one packet", '"any"')
-        if self.protocol == "icmpv6" and self.destination.version == 4:
+        family = self.destination.version if self.destination is not None else None
+        if self.protocol == "icmpv6" and family == 4:
             raise misfit("protocol", "icmp: there is no ICMPv6 to an IPv4 address", '"icmpv6"')
         if self.protocol in PORT_PROTOCOLS and self.port is None:
             raise misfit("port", "a port (0 to 65535): this protocol has ports")
         if self.protocol not in PORT_PROTOCOLS and self.port is not None:
             raise misfit("port", f"no port beside a protocol that has none ({self.protocol})")
         return self
+
+
+class ConnectorModel(StrictModel):
+    """What a connector, or a group of them, may offer."""
+
+    description: str = ""
+    services: tuple[ServicePattern, ...] = ()
+    routes: tuple[IpNetwork, ...] = ()
 
 
 class PolicyModel(StrictModel):
@@ -324,4 +393,6 @@ class PolicyModel(StrictModel):
     clients: dict[Name, SubjectModel] = Field(default_factory=dict)
     groups: dict[Name, SubjectModel] = Field(default_factory=dict)
     default_limits: LimitsModel | None = None
+    connectors: dict[Name, ConnectorModel] = Field(default_factory=dict)
+    connector_groups: dict[Name, ConnectorModel] = Field(default_factory=dict)
     tests: tuple[PolicyTestModel, ...] = ()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -20,13 +20,28 @@ from zgate_config import (
     validate,
 )
 
-from zgate_gateway.policy.capacity import MAX_POLICIES, MAX_RULES, count_policies
+from zgate_gateway.policy.capacity import (
+    MAX_POLICIES,
+    MAX_RULES,
+    MAX_SERVICES,
+    count_policies,
+)
 from zgate_gateway.policy.compiler import PolicyTooLarge, compile_policy
+from zgate_gateway.policy.connectors import ConnectorRights, joined, rights_of
 from zgate_gateway.policy.expectations import Expectation, Outcome, run_expectations
+from zgate_gateway.policy.flow_sets import allows_something
 from zgate_gateway.policy.limits import first_said, limits_of
 from zgate_gateway.policy.model import ActionName, PolicyModel, SubjectModel
+from zgate_gateway.policy.narrowing import narrowed
 from zgate_gateway.policy.periods import Schedule, boundaries, rules_at, schedule
 from zgate_gateway.policy.rules import Rule
+from zgate_gateway.policy.service_names import (
+    DEFAULT_POOLS,
+    ServicePools,
+    Services,
+    is_pattern,
+    with_stand_ins,
+)
 from zgate_gateway.policy.services import IpAddress, echo_request
 
 
@@ -85,6 +100,10 @@ class PolicySet:
     :ivar default_limits: those of whoever has no other.
     :ivar default_action_line: where ``default_action`` is written, or would be.
     :ivar expectations: the file's own tests; of a set that was loaded, they all passed.
+    :ivar connectors: what connectors may offer, by name; ``connector_groups`` by their groups.
+    :ivar services: the services that the rules are bound to, with their virtual IPs. A set
+        that was just read has none: its rules about services match nothing yet.
+    :ivar pools: where the gateway's services have their virtual IPs.
     :ivar is_temporary: whether any of its rules holds only for a time.
     """
 
@@ -99,12 +118,19 @@ class PolicySet:
     name: str = ""
     default_action_line: int = 1
     expectations: tuple[Expectation, ...] = ()
+    connectors: Mapping[str, ConnectorRights] = field(default_factory=dict)
+    connector_groups: Mapping[str, ConnectorRights] = field(default_factory=dict)
+    services: Services = field(default_factory=dict)
+    pools: ServicePools = DEFAULT_POOLS
     is_temporary: bool = field(init=False)
 
     def __post_init__(self) -> None:
-        lists = (*self.clients.values(), *self.groups.values())
-        is_temporary = any(rule.is_temporary for rules in lists for rule in rules)
+        is_temporary = any(rule.is_temporary for rule in self._rules())
         object.__setattr__(self, "is_temporary", is_temporary)
+
+    def _rules(self) -> Iterator[Rule]:
+        for rules in (*self.clients.values(), *self.groups.values()):
+            yield from rules
 
     @classmethod
     def empty(cls) -> PolicySet:
@@ -112,12 +138,15 @@ class PolicySet:
         return cls()
 
     @classmethod
-    def load(cls, path: Path, *, must_pass: bool = True) -> PolicySet:
+    def load(
+        cls, path: Path, *, must_pass: bool = True, pools: ServicePools = DEFAULT_POOLS
+    ) -> PolicySet:
         """Read a policy file, and run its own tests.
 
-        Raises :class:`zgate_config.ConfigError`, also for tests that fail if they ``must_pass``.
+        It is not bound to any services yet. Raises :class:`zgate_config.ConfigError`, also for
+        tests that fail if they ``must_pass``.
         """
-        return cls._from_document(read_document(path), path, must_pass=must_pass)
+        return cls._from_document(read_document(path), path, must_pass, pools)
 
     @classmethod
     def parse(
@@ -127,16 +156,17 @@ class PolicySet:
         *,
         source: Path | None = None,
         must_pass: bool = True,
+        pools: ServicePools = DEFAULT_POOLS,
     ) -> PolicySet:
         """Read the contents of a policy file called ``name``; as :meth:`load`.
 
         ``source`` is the file that the text is going to be, if it is going to be one.
         """
-        return cls._from_document(parse_document(text, name), source, must_pass=must_pass)
+        return cls._from_document(parse_document(text, name), source, must_pass, pools)
 
     @classmethod
     def _from_document(
-        cls, document: Document, source: Path | None, *, must_pass: bool
+        cls, document: Document, source: Path | None, must_pass: bool, pools: ServicePools
     ) -> PolicySet:
         model = validate(document, PolicyModel)
         mistakes = sorted(_semantic_mistakes(document, model), key=lambda found: found.line or 0)
@@ -156,14 +186,24 @@ class PolicySet:
             name=model.metadata.name,
             default_action_line=document.line_of(("default_action",)),
             expectations=_expectations(document, model),
+            connectors=rights_of(model.connectors),
+            connector_groups=rights_of(model.connector_groups),
+            pools=pools,
         )
-        policies = count_policies(made.clients.values())
-        if policies > MAX_POLICIES:
-            text = f"expected at most {MAX_POLICIES} clients with different rules, got {policies}"
-            raise ConfigError([document.mistake(("clients",), text)])
+        made._refuse_what_does_not_fit(document)
         if must_pass:
             made._refuse_if_a_test_fails(document)
         return made
+
+    def _refuse_what_does_not_fit(self, document: Document) -> None:
+        services, room = len(self._named_services()), min(MAX_SERVICES, self.pools.room)
+        if services > room:
+            text = f"expected at most {room} names of services, got {services}"
+            raise ConfigError([document.mistake(("clients",), text)])
+        policies = count_policies(self.on_trial().clients.values())
+        if policies > MAX_POLICIES:
+            text = f"expected at most {MAX_POLICIES} clients with different rules, got {policies}"
+            raise ConfigError([document.mistake(("clients",), text)])
 
     def _refuse_if_a_test_fails(self, document: Document) -> None:
         try:
@@ -183,8 +223,65 @@ class PolicySet:
             raise ConfigError(failed)
 
     def run_tests(self) -> tuple[Outcome, ...]:
-        """Run the file's own tests on the compiled tables, in the order of the file."""
-        return run_expectations(self.expectations, self.rules_for, self.default_action)
+        """Run the file's own tests on the compiled tables, in the order of the file.
+
+        Whatever the gateway's services are: a file whose tests pass today is to pass tomorrow.
+        """
+        tried = self.on_trial()
+        return run_expectations(
+            self.expectations, tried.rules_for, self.default_action, tried.services
+        )
+
+    # Services.
+
+    def bound_to(self, services: Services) -> PolicySet:
+        """Return the set with the virtual IPs that services have, for whatever was bound before."""
+        return replace(
+            self,
+            clients=_bound(self.clients, services),
+            groups=_bound(self.groups, services),
+            services=dict(services),
+        )
+
+    def on_trial(self, known: Services | None = None, also: Iterable[str] = ()) -> PolicySet:
+        """Return the set bound to known services, and to stand-ins for all that it (or ``also``)
+        names beside them: to be looked at, not to be put in force.
+        """
+        names = {*self._named_services(), *also}
+        return self.bound_to(with_stand_ins(names, known or {}, self.pools))
+
+    def service_names(self) -> frozenset[str]:
+        """The services that rules name in full: those that must have virtual IPs."""
+        return frozenset(name for name in self.service_patterns() if not is_pattern(name))
+
+    def service_patterns(self) -> frozenset[str]:
+        """What rules name services by: names and patterns."""
+        return frozenset(name for rule in self._rules() for name in rule.service_names)
+
+    def _named_services(self) -> frozenset[str]:
+        tested = (one.service_name for one in self.expectations if one.service_name is not None)
+        return self.service_patterns().union(tested)
+
+    def connector_rights(self, name: str, groups: Iterable[str] = ()) -> ConnectorRights:
+        """Return what a connector may offer by its name and by its groups, all together."""
+        entries = [self.connectors.get(name)]
+        entries += [self.connector_groups.get(group) for group in groups]
+        return joined(entry for entry in entries if entry is not None)
+
+    def may_reach(
+        self,
+        client: str,
+        groups: Iterable[str],
+        service: str,
+        *,
+        reaches: Sequence[str] | None = None,
+        at: datetime | None = None,
+    ) -> bool:
+        """Whether any packet of a client to a service passes, at a time or now."""
+        addresses = self.services.get(service, ())
+        rules = rules_at(self.rules_for(client, groups, reaches), at or datetime.now(UTC))
+        default_action = self.default_for(reaches)
+        return any(allows_something(rules, default_action, address) for address in addresses)
 
     @property
     def client_count(self) -> int:
@@ -201,12 +298,20 @@ class PolicySet:
         """How many rules are written in the file."""
         return sum(map(len, [*self.clients.values(), *self.groups.values()]))
 
-    def rules_for(self, client: str, groups: Iterable[str] = ()) -> tuple[Rule, ...]:
+    # Clients. ``reaches``: the services that a client's certificate narrows it to, if it does.
+
+    def rules_for(
+        self, client: str, groups: Iterable[str] = (), reaches: Sequence[str] | None = None
+    ) -> tuple[Rule, ...]:
         """Return a client's rules in first-match order: its own, then those of its groups."""
         rules = self.clients.get(client, ())
         for group in dict.fromkeys(groups):
             rules += self.groups.get(group, ())
-        return rules
+        return rules if reaches is None else narrowed(rules, reaches, self.services)
+
+    def default_for(self, reaches: Sequence[str] | None) -> Action:
+        """Return what becomes of packets for which no rule decides."""
+        return self.default_action if reaches is None else Action.DENY
 
     def limits_for(self, client: str, groups: Iterable[str] = ()) -> ClientLimits:
         """Return a client's limits: each from its own, its groups', or the default ones."""
@@ -215,18 +320,31 @@ class PolicySet:
         return first_said([*said, self.default_limits])
 
     def compiled_for(
-        self, client: str, groups: Iterable[str] = (), at: datetime | None = None
+        self,
+        client: str,
+        groups: Iterable[str] = (),
+        at: datetime | None = None,
+        *,
+        reaches: Sequence[str] | None = None,
     ) -> CompiledPolicy:
         """Return :meth:`rules_for`, compiled; one object for all whose rules mean the same.
 
         As they are at a time; without one, now.
         """
-        rules = rules_at(self.rules_for(client, groups), at or datetime.now(UTC))
-        return compile_policy(rules, self.default_action)
+        rules = rules_at(self.rules_for(client, groups, reaches), at or datetime.now(UTC))
+        return compile_policy(rules, self.default_for(reaches))
 
-    def schedule_for(self, client: str, groups: Iterable[str], now: datetime) -> Schedule:
+    def schedule_for(
+        self,
+        client: str,
+        groups: Iterable[str],
+        now: datetime,
+        *,
+        reaches: Sequence[str] | None = None,
+    ) -> Schedule:
         """Return :meth:`rules_for`, compiled for the time from ``now`` on."""
-        return schedule(self.rules_for(client, groups), self.default_action, now)
+        rules = self.rules_for(client, groups, reaches)
+        return schedule(rules, self.default_for(reaches), now)
 
     def explain(
         self,
@@ -237,6 +355,7 @@ class PolicySet:
         port: int | None = None,
         *,
         at: datetime | None = None,
+        reaches: Sequence[str] | None = None,
     ) -> Explanation:
         """Say what becomes of a packet from ``client``, and why; at a time, or now.
 
@@ -245,9 +364,10 @@ class PolicySet:
         """
         if port is None:
             port = echo_request(destination.version, protocol)
-        rules = self.rules_for(client, groups)
+        rules = self.rules_for(client, groups, reaches)
+        default_action = self.default_for(reaches)
         return explain(
-            rules, self.default_action, destination, protocol, port, at=at or datetime.now(UTC)
+            rules, default_action, destination, protocol, port, at=at or datetime.now(UTC)
         )
 
 
@@ -294,6 +414,14 @@ def _next_change(matching: _Matching, default_action: Action, at: datetime) -> N
         if then != now:
             return NextChange(time, default_action if rule is None else rule.action, rule)
     return None
+
+
+def _bound(
+    subjects: Mapping[str, tuple[Rule, ...]], services: Services
+) -> dict[str, tuple[Rule, ...]]:
+    return {
+        name: tuple(rule.bound_to(services) for rule in rules) for name, rules in subjects.items()
+    }
 
 
 def _limits(subjects: Mapping[str, SubjectModel]) -> dict[str, ClientLimits]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from ipaddress import IPv4Network, IPv6Network
@@ -12,6 +12,7 @@ from typing import Any
 from zgate_bpf.tables import Action
 
 from zgate_gateway.policy.model import ActionName, RuleModel, RuleType
+from zgate_gateway.policy.service_names import Services, addresses_of, network_of
 from zgate_gateway.policy.services import IpAddress, IpNetwork, Service, services_of
 
 EVERYWHERE: tuple[IpNetwork, ...] = (IPv4Network("0.0.0.0/0"), IPv6Network("::/0"))
@@ -22,10 +23,12 @@ class Rule:
     """A rule of a client or a group.
 
     :ivar id: as written; unique among the rules of one client or one group.
-    :ivar destinations: sorted, without repetition; both families' whole space for type `default`.
+    :ivar destinations: sorted, without repetition; both families' whole space for type `default`;
+        for type `service` the virtual IPs of the services that it was bound to.
     :ivar services_ipv4: what it matches of packets to IPv4 destinations; empty: nothing.
     :ivar services_ipv6: the same for IPv6.
     :ivar protocols: as written, for people; empty: any. So are ``ports`` and ``icmp_types``.
+    :ivar service_names: of type `service`: the names and patterns, as written.
     :ivar not_before: it holds from then on; None: it always has. In UTC, as is the next.
     :ivar expires_at: it holds until just before then; None: for good.
     :ivar path: where it is in the file: ``clients.alice.rules[0]``.
@@ -42,6 +45,7 @@ class Rule:
     protocols: tuple[str, ...] = ()
     ports: tuple[str, ...] = ()
     icmp_types: tuple[str, ...] = ()
+    service_names: tuple[str, ...] = ()
     not_before: datetime | None = None
     expires_at: datetime | None = None
     path: str = ""
@@ -61,11 +65,10 @@ class Rule:
 
     @classmethod
     def from_model(cls, model: RuleModel, path: str, line: int) -> Rule:
-        """Make a rule of what the file says."""
-        destinations = EVERYWHERE
+        """Make a rule of what the file says; one about services is bound to none yet."""
+        destinations = EVERYWHERE if model.type is RuleType.DEFAULT else ()
         if model.destinations is not None:
-            unique = set(model.destinations)
-            destinations = tuple(sorted(unique, key=_network_order))
+            destinations = in_order(model.destinations)
         keys = model.protocols, model.ports, model.icmp_types
         return cls(
             id=model.id,
@@ -77,6 +80,7 @@ class Rule:
             protocols=tuple(model.protocols or ()),
             ports=tuple(map(str, model.ports or ())),
             icmp_types=tuple(map(str, model.icmp_types or ())),
+            service_names=tuple(dict.fromkeys(model.services or ())),
             not_before=model.not_before,
             expires_at=model.expires_at,
             path=path,
@@ -101,6 +105,16 @@ class Rule:
     def dormant(self) -> Rule:
         """Return the rule as it is while it does not hold: in its place, and matching nothing."""
         return replace(self, services_ipv4=(), services_ipv6=(), not_before=None, expires_at=None)
+
+    def bound_to(self, services: Services) -> Rule:
+        """Return the rule with the virtual IPs that its services have now."""
+        if self.type is not RuleType.SERVICE:
+            return self
+        addresses = addresses_of(self.service_names, services)
+        destinations = in_order(map(network_of, addresses))
+        return (
+            self if destinations == self.destinations else replace(self, destinations=destinations)
+        )
 
     def services(self, family: int) -> tuple[Service, ...]:
         """What it matches of packets to destinations of family 4 or 6."""
@@ -135,6 +149,11 @@ def first_match(
 def time_text(time: datetime) -> str:
     """``2026-12-05T17:00:00Z``."""
     return time.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def in_order(networks: Iterable[IpNetwork]) -> tuple[IpNetwork, ...]:
+    """Return networks as a rule holds them: sorted, each once."""
+    return tuple(sorted(set(networks), key=_network_order))
 
 
 def _network_order(network: IpNetwork) -> tuple[int, int, int]:

@@ -29,7 +29,7 @@ def mistakes(rule):
     [
         ({"id": 7}, "id: expected text, got 7 (put it in quotes)"),
         ({"id": ""}, 'id: expected text of at least 1 characters, got ""'),
-        ({"type": "ip"}, "type: expected 'ip_cidr' or 'default', got \"ip\""),
+        ({"type": "ip"}, "type: expected 'ip_cidr', 'service' or 'default', got \"ip\""),
         ({"action": True}, "action: expected 'allow' or 'deny', got true"),
         (
             {"destinations": ["10.1.2.3/8"]},
