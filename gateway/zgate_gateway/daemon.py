@@ -358,7 +358,8 @@ class Gateway:
             dns_domain=config.services.domain,
         )
         sock, queue = self._sockets[index], self._queues[index]
-        return configure, (sock.fileno(), queue.fd, self.steering.owners.fd)
+        owners = self.steering.owners
+        return configure, (sock.fileno(), queue.fd, owners.fd, owners.networks_fd)
 
     def message(self, process: WorkerProcess, message: messages.Message) -> None:
         """See `CrewOwner.message`."""

@@ -100,13 +100,13 @@ class Worker:
         descriptors: Sequence[int],
         loop: asyncio.AbstractEventLoop,
     ) -> None:
-        udp_fd, tun_fd, owners_fd = descriptors
+        udp_fd, tun_fd, owners_fd, networks_fd = descriptors
         self._configure = configure
         self._loop = loop
         self._ended = asyncio.Event()
         self._status = 0
         self._remote = Remote()
-        self._owners = OwnerLookup(owners_fd)
+        self._owners = OwnerLookup(owners_fd, networks_fd)
         self._udp = UdpSocket(socket.socket(fileno=udp_fd))
         self._tun = Tun(tun_fd, configure.tun_name, has_vnet_header=configure.engine == "native")
         self._refusals = TokenBucket(rate_per_s=_REFUSALS_PER_S, burst=_REFUSALS_BURST)

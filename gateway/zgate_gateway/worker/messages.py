@@ -67,7 +67,7 @@ class Parts(Generic[Entry]):
 
 @dataclass(frozen=True, slots=True)
 class Configure:
-    """The first message, with three descriptors: UDP socket, TUN queue, map of address owners.
+    """The first message, with descriptors: UDP socket, TUN queue, owners of addresses and networks.
 
     Attributes:
         worker, workers: which one of how many.

@@ -70,7 +70,8 @@ class Supervisor:
             service_pools=("10.101.0.0/16", "fd01::/64"),
             dns_domain="zgate.internal",
         )
-        return configure, (self.sockets[index].fileno(), self.tuns[index].fd, self.owners_fd)
+        sock, tun = self.sockets[index], self.tuns[index]
+        return configure, (sock.fileno(), tun.fd, self.owners_fd, self.owners_fd)
 
     def message(self, process: WorkerProcess, message: messages.Message) -> None:
         self.heard.append(message)
