@@ -67,7 +67,7 @@ class Connectors:
             "key": str(own / f"{name}.key"),
             "runtime_dir": str(self.runtime_dir(name)),
             # Tests open many connections from one host on purpose.
-            "limits": {"new_flows_per_s": 100_000},
+            "limits": {"new_flows_per_s": 100_000, "open_flows_per_client": 4096},
             **content,
         }
 

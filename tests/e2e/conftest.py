@@ -11,6 +11,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from e2e_support.service_world import ServiceWorld, open_service_world
 from e2e_support.world import World, prepare
 from zgate_lab.deployment import Deployment
 from zgate_lab.internet import Internet
@@ -75,6 +76,15 @@ def own_world(identities: Path) -> Iterator[World]:
     """One for this module alone, which may do to it what it likes."""
     with open_world(identities) as made:
         yield made
+
+
+@pytest.fixture(scope="session")
+def service_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceWorld]:
+    """Two private networks, for all modules about services and connectors."""
+    with open_service_world(tmp_path_factory.mktemp("service-identities") / "made") as made:
+        _live.append(made.zgate)
+        yield made
+        _live.remove(made.zgate)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -28,6 +28,7 @@ from zgate_lab.deployment import Deployment
 from zgate_lab.internet import Internet
 from zgate_lab.namespace import in_namespace
 from zgate_lab.private_site import PrivateSite, add_private_sites
+from zgate_lab.process import Process
 
 Address = IPv4Address | IPv6Address
 
@@ -75,7 +76,7 @@ connectors:
     services: [web, who, "echo*"]
     routes: [10.40.0.0/24, "fd00:40::/64"]
   south:
-    routes: [10.40.0.0/24]
+    routes: [10.40.0.0/24, 10.96.0.0/11]
 """
 
 
@@ -121,7 +122,7 @@ class ServiceWorld:
     sites: tuple[PrivateSite, PrivateSite]
     connectors: Connectors
     ssh: SshServer
-    www: Path
+    servers: list[Process]
     virtual_ips: dict[str, tuple[Address, ...]] = field(default_factory=dict)
 
     @property
@@ -194,10 +195,12 @@ def open_service_world(identities: Path) -> Iterator[ServiceWorld]:
     with Internet.open() as internet:
         sites = add_private_sites(internet)
         zgate = prepare_services(internet, identities)
-        for number, site in enumerate(sites, 1):
+        servers = [
             start_backend_server(site.backend, f"hospital{number}")
+            for number, site in enumerate(sites, 1)
+        ]
         lab, first = internet.lab, sites[0].backend
-        www = start_nginx(lab, first, "hospital1")
+        start_nginx(lab, first, "hospital1")
         start_nginx(lab, sites[1].backend, "hospital2")
         start_dns(first)
         ssh = SshServer(lab, first)
@@ -205,7 +208,7 @@ def open_service_world(identities: Path) -> Iterator[ServiceWorld]:
         zgate.start_gateway()
         zgate.start_agent("alice", internet.device1)
         zgate.start_agent("bob", internet.device2)
-        yield ServiceWorld(internet, zgate, sites, Connectors(zgate), ssh, www)
+        yield ServiceWorld(internet, zgate, sites, Connectors(zgate), ssh, servers)
 
 
 def connect(
