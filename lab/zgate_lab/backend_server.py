@@ -20,6 +20,7 @@ from http import HTTPStatus
 
 READY = "backend ready"
 ECHO_PORT = 7
+GREETING_PORT = 17
 NAME_PORT = 8080
 CHUNK_BYTES = 1 << 16
 IDLE_TIMEOUT_S = 60.0
@@ -43,6 +44,17 @@ class Echo(socketserver.BaseRequestHandler):
         with contextlib.suppress(OSError):  # the client's end of it is the client's matter
             while data := self.request.recv(CHUNK_BYTES):
                 self.request.sendall(data)
+
+
+def greeting_handler(name: str) -> type[Echo]:
+    """A handler that says the name first."""
+
+    class Handler(Echo):
+        def setup(self) -> None:
+            """Greet."""
+            self.request.sendall(f"{name}\n".encode())
+
+    return Handler
 
 
 class DatagramEcho(socketserver.BaseRequestHandler):
@@ -90,6 +102,7 @@ def main() -> None:
     arguments = parser.parse_args()
     servers: list[socketserver.BaseServer] = [
         _DualStack(("::", ECHO_PORT), Echo),
+        _DualStack(("::", GREETING_PORT), greeting_handler(arguments.name)),
         _DualStack(("::", NAME_PORT), name_handler(arguments.name)),
         DatagramServer(("::", ECHO_PORT), DatagramEcho),
     ]

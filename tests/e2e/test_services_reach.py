@@ -235,7 +235,7 @@ def test_zgatectl_connectors(world: ServiceWorld) -> None:
     shown = {one["name"]: one for one in world.zgate.ask("connectors")["connectors"]}
     assert {"east", "west"} <= set(shown)
     west = shown["west"]
-    assert {one["name"] for one in west["services"]} == {"web", "who", "echo"}
+    assert {one["name"] for one in west["services"]} == {"web", "who", "echo", "echo-named"}
     assert all(one["state"] == "up" and one["health"] == "up" for one in west["services"])
     text = world.zgate.run("--socket", str(world.zgate.socket), "connectors")
     assert "east" in text and "west" in text

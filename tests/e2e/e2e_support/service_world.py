@@ -11,7 +11,7 @@ from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Any
 
-from zgate_lab.backend_server import ECHO_PORT, NAME_PORT
+from zgate_lab.backend_server import ECHO_PORT, GREETING_PORT, NAME_PORT
 from zgate_lab.backends import (
     DNS_PORT,
     HTTP_PORT,
@@ -97,6 +97,7 @@ def common_services(site: PrivateSite) -> list[Any]:
         service("web", "tcp", [HTTP_PORT], backend, health=quick_health()),
         service("who", "tcp", [NAME_PORT], backend, health=quick_health()),
         service("echo", "tcp", [ECHO_PORT], backend, health=quick_health()),
+        service("echo-named", "tcp", [GREETING_PORT], backend, health=quick_health()),
         service("echo", "udp", [ECHO_PORT], backend, health=quick_health("udp", probe_hex="00")),
     ]
 
