@@ -34,6 +34,7 @@ END_STATES = frozenset(
 )
 
 CONNECTION_NAMES = (
+    "_QuicConnection__frame_handlers",
     "_ack_delay",
     "_ack_eliciting_sent_since_receipt",
     "_close_at",
@@ -49,15 +50,18 @@ CONNECTION_NAMES = (
     "_loss",
     "_network_paths",
     "_packet_number",
+    "_parse_transport_parameters",
     "_peer_cid",
     "_peer_cid_available",
     "_remote_max_datagram_frame_size",
     "_replenish_connection_ids",
+    "_serialize_transport_parameters",
     "_spaces",
     "_spin_bit",
     "_spin_highest_pn",
     "_state",
     "_streams",
+    "_write_connection_limits",
 )
 SPACE_NAMES = (
     "ack_at",
@@ -152,6 +156,12 @@ def active_path(quic: QuicConnection) -> QuicNetworkPath | None:
     """The path that packets are sent on; None before the first packet."""
     paths = quic._network_paths
     return paths[0] if paths else None
+
+
+def frame_handlers(quic: QuicConnection) -> dict[int, Any]:
+    """By frame type: who handles it, and in which epochs it may come."""
+    handlers: dict[int, Any] = quic._QuicConnection__frame_handlers  # type: ignore[attr-defined]
+    return handlers
 
 
 def is_ending(quic: QuicConnection) -> bool:

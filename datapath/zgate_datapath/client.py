@@ -222,6 +222,7 @@ class TunnelClient:
             now=now,
         )
         self._connection.set_handler(self)
+        self._connection.on_observed = self._notices.on_observed
         self._endpoint.add(self._connection, quic.host_cid)
         self._endpoint.start()
         quic.connect(address, now=now)

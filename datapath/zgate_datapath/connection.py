@@ -8,7 +8,7 @@ bound either: aioquic's flow control follows whatever a peer sends, so the bound
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -21,8 +21,10 @@ from zgate_protocol.drop_reason import DropReason
 from zgate_protocol.errors import ConnectionFailure, H3Error
 from zgate_protocol.http_datagram import parse_http_datagram
 from zgate_protocol.icmp import TokenBucket
+from zgate_protocol.service_capsule import ObservedAddress
 
 from zgate_datapath import aioquic_private as private
+from zgate_datapath.address_discovery import DiscoveringQuicConnection
 from zgate_datapath.engine import PacketEngine, make_engine
 from zgate_datapath.h3 import DatagramH3Connection
 from zgate_datapath.path_mtu import PathMtu, PathMtuState
@@ -145,6 +147,10 @@ class Connection:
         self._control_due = True
         self._asked_aioquic = True
         self._handshake_unsaid = False
+        self._heard_s = now
+        # Told what address the peer sees us at, where it speaks QUIC address discovery.
+        self.on_observed: Callable[[ObservedAddress], None] = lambda _: None
+        self._observed: ObservedAddress | None = None
 
     def set_handler(self, handler: ConnectionHandler) -> None:
         """Whom to tell; once, before the first packet."""
@@ -175,10 +181,14 @@ class Connection:
         if opened.rest:
             self._control_due = True
             self.engine.enter_aioquic(now)
+            idle_at = self.quic._close_at
             for packet in opened.rest:
                 self.quic.receive_datagram(packet, address, now)
+            if self.quic._close_at != idle_at:
+                self._heard_s = now  # something was authentic: the idle timer began anew
             self.engine.leave_aioquic(now)
             self._process_events(datagrams, now)
+            self._follow_observation()
             self._bound_backlog()
             self._follow_path(now)
             self._follow_goodbye()
@@ -324,6 +334,26 @@ class Connection:
         except Exception:
             # Whoever calls has nothing left to close.
             logger.exception("the end of a connection raised")
+
+    def _follow_observation(self) -> None:
+        quic = self.quic
+        if not isinstance(quic, DiscoveringQuicConnection) or self.is_terminated:
+            return
+        observed = quic.observed_address
+        if observed is not None and observed is not self._observed:
+            self._observed = observed
+            self.on_observed(observed)
+
+    @property
+    def tells_observed_address(self) -> bool:
+        """Whether QUIC itself tells the peer the address that we see it at."""
+        quic = self.quic
+        return isinstance(quic, DiscoveringQuicConnection) and quic.tells_observed_address
+
+    @property
+    def last_received_s(self) -> float:
+        """When the last authentic packet came, whatever it held."""
+        return max(self._heard_s, self.engine.last_received_s)
 
     def _count(self, reason: DropReason, packets: int) -> None:
         if packets:

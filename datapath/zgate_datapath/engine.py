@@ -133,6 +133,11 @@ class PacketEngine(Protocol):
         """What it carried by itself."""
         ...
 
+    @property
+    def last_received_s(self) -> float:
+        """When the last packet came that was the engine's; -inf or 0 before the first."""
+        ...
+
     def start(self, now: float) -> None:
         """The handshake is complete: 1-RTT packets may be the engine's from now on."""
         ...

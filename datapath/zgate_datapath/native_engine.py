@@ -432,6 +432,11 @@ class NativeEngine:
             sent_bytes=now.get("sent_bytes", 0),
         )
 
+    @property
+    def last_received_s(self) -> float:
+        """See `PacketEngine.last_received_s`."""
+        return self._session.last_received_s if self._session is not None else 0.0
+
     def take_drops(self) -> list[tuple[DropReason, int]]:
         """See `PacketEngine.take_drops`."""
         drops = []

@@ -21,10 +21,12 @@ from typing import Any
 from aioquic import tls
 from aioquic.buffer import Buffer  # type: ignore[attr-defined]
 from aioquic.quic.configuration import QuicConfiguration
-from aioquic.quic.connection import QuicConnection, QuicConnectionId
+from aioquic.quic.connection import QuicConnectionId
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding
+from zgate_protocol.address_discovery import DiscoveryMode
 
+from zgate_datapath.address_discovery import DiscoveringQuicConnection
 from zgate_datapath.connection_ids import ConnectionIds
 
 
@@ -60,7 +62,7 @@ class PeerRefused(tls.Alert):
         self.description = description
 
 
-class ServerQuicConnection(QuicConnection):
+class ServerQuicConnection(DiscoveringQuicConnection):
     """A server connection with mandatory client authentication.
 
     `connection_ids` gives its connection IDs and their reset tokens.
@@ -70,6 +72,8 @@ class ServerQuicConnection(QuicConnection):
         peer_identity: what `verify_peer` returned; None until the certificate was accepted.
         refusal: why the peer was refused, if it was.
     """
+
+    discovery_mode = DiscoveryMode.PROVIDES
 
     def __init__(
         self,
@@ -148,12 +152,14 @@ VerifyGateway = Callable[[bytes, Sequence[bytes]], None]
 """(leaf DER, chain DER); raises `PeerRefused`."""
 
 
-class ClientQuicConnection(QuicConnection):
+class ClientQuicConnection(DiscoveringQuicConnection):
     """A client connection that asks `verify_gateway` before it sends its own certificate.
 
     Attributes:
         refusal: why the gateway was refused, if it was.
     """
+
+    discovery_mode = DiscoveryMode.RECEIVES
 
     def __init__(self, *, verify_gateway: VerifyGateway, **arguments: Any) -> None:
         super().__init__(**arguments)

@@ -133,6 +133,7 @@ class PythonEngine:
         self._keys_since_packet = 0
         self._unacknowledged = 0
         self._idle_restarted_at = float("-inf")
+        self.last_received_s = float("-inf")
         self.counters = EngineCounters()
 
     # Receive.
@@ -235,6 +236,7 @@ class PythonEngine:
 
     def _register_received(self, numbers: list[int], now: float) -> None:
         """Tell aioquic what arrived, so that one received set writes every ACK."""
+        self.last_received_s = now
         quic = self._quic
         space = private.application_space(quic)
         start = previous = numbers[0]
