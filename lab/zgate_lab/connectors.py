@@ -60,7 +60,7 @@ class Connectors:
         """A connector's configuration, as the file will hold it; `content` wins."""
         own = self.directory(name)
         return {
-            "gateways": [f"{self.zgate.internet.gateway.ipv4}:443"],
+            "gateways": [f"{self.zgate.host.ipv4}:443"],
             "server_name": SERVER_NAME,
             "ca": str(self.zgate.pki / "ca.crt"),
             "certificate": str(own / f"{name}.crt"),
@@ -81,8 +81,12 @@ class Connectors:
 
     def spawn(self, name: str, host: Host, **content: Any) -> Process:
         """Start a connector on a host; returns at once. `content`: its services, or networks."""
+        return self.spawn_with(name, host, self.config(name, **content))
+
+    def spawn_with(self, name: str, host: Host, config: dict[str, Any]) -> Process:
+        """The same with a whole configuration."""
         file = self.zgate.directory / f"{name}.yaml"
-        file.write_text(json.dumps(self.config(name, **content), indent=2))
+        file.write_text(json.dumps(config, indent=2))
         return self._spawn(name, host, [BIN / "zgate-connector", "--config", file])
 
     def spawn_unprivileged(self, name: str, host: Host, **content: Any) -> Process:

@@ -36,11 +36,20 @@ class CommandFailed(LabError):
 
 
 class Deployment:
-    """One gateway, its clients, their certificates and files, in the `Internet` topology."""
+    """One gateway, its clients, their certificates and files, in the `Internet` topology.
 
-    def __init__(self, internet: Internet, policy: str) -> None:
+    Attributes:
+        host: where the gateway runs.
+    """
+
+    def __init__(self, internet: Internet, policy: str, host: Host | None = None) -> None:
         self.internet = internet
+        self.host = host or internet.gateway
+        self.name = self.host.namespace.role
         self.directory = internet.lab.directory
+        if host is not None:
+            self.directory = internet.lab.directory / self.name
+            self.directory.mkdir()
         self.socket = self.directory / "gateway.sock"
         self.audit_file = self.directory / "audit.jsonl"
         self.policy_file = self.directory / "policy.yaml"
@@ -54,10 +63,13 @@ class Deployment:
     def make_identities(self, clients: Mapping[str, Sequence[str]]) -> None:
         """A CA, the gateway's certificate, and one for each client with its groups."""
         self.run_pki("init")
-        address = self.internet.gateway
-        self.issue("gateway", "server", "--dns", SERVER_NAME, "--ip", str(address.ipv4))
+        self.issue_own()
         for name, groups in clients.items():
             self.issue(name, "client", *(word for group in groups for word in ("--group", group)))
+
+    def issue_own(self) -> None:
+        """The gateway's own certificate."""
+        self.issue("gateway", "server", "--dns", SERVER_NAME, "--ip", str(self.host.ipv4))
 
     def issue(self, name: str, usage: str, *more: str) -> Path:
         """Issue a certificate; its files are `NAME.crt` and `NAME.key` in the returned folder."""
@@ -104,8 +116,8 @@ class Deployment:
         """Start the daemon; returns at once. It may end at once, too."""
         config_file = self.directory / "gateway.yaml"
         config_file.write_text(json.dumps({**self.gateway_config(), **changes}, indent=2))
-        self.gateway = self.internet.gateway.namespace.spawn(
-            "gateway", BIN / "zgate-gateway", "--config", config_file
+        self.gateway = self.host.namespace.spawn(
+            self.name, BIN / "zgate-gateway", "--config", config_file
         )
         return self.gateway
 
@@ -119,7 +131,7 @@ class Deployment:
         """An agent's configuration, as the file will hold it."""
         own = self.directory / name
         return {
-            "gateway": f"{self.internet.gateway.ipv4}:443",
+            "gateway": f"{self.host.ipv4}:443",
             "server_name": SERVER_NAME,
             "ca": str(self.pki / "ca.crt"),
             "certificate": str(own / f"{name}.crt"),
