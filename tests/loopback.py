@@ -182,6 +182,7 @@ class FakeKernel:
     def __init__(self) -> None:
         self.clients: dict[str, tuple[IPv4Address | IPv6Address, ...]] = {}
         self.groups: dict[str, tuple[str, ...]] = {}
+        self.reaches: dict[str, Sequence[str] | None] = {}
         self.calls: list[str] = []
         self.fails: Exception | None = None
 
@@ -191,12 +192,17 @@ class FakeKernel:
             raise error
 
     def add_client(
-        self, name: str, groups: Sequence[str], addresses: Sequence[IPv4Address | IPv6Address]
+        self,
+        name: str,
+        groups: Sequence[str],
+        addresses: Sequence[IPv4Address | IPv6Address],
+        reaches: Sequence[str] | None,
     ) -> None:
         self._fail()
         self.calls.append(f"add {name}")
         self.clients[name] = tuple(addresses)
         self.groups[name] = tuple(groups)
+        self.reaches[name] = reaches
 
     def remove_client(self, name: str) -> None:
         self._fail()

@@ -45,6 +45,7 @@ class _Client:
     name: str
     groups: tuple[str, ...]
     addresses: tuple[IpAddress, ...]
+    reaches: tuple[str, ...] | None = None
 
 
 @dataclass(slots=True)
@@ -61,12 +62,15 @@ class _Revision:
     refill_at_ns: int = FOREVER_NS
     built_for: tuple[_Client, ...] = ()
 
-    def policy_of(self, name: str, groups: Sequence[str]) -> int:
+    def policy_of(
+        self, name: str, groups: Sequence[str], reaches: Sequence[str] | None = None
+    ) -> int:
         """The kernel's number of this client's policy; compiled and loaded when it is new.
 
         What holds later is loaded first: each policy names the one that follows it.
         """
-        schedule = self.policy_set.schedule_for(name, groups, self.clock.now())
+        now = self.clock.now()
+        schedule = self.policy_set.schedule_for(name, groups, now, reaches=reaches)
         following = 0
         for step in reversed(schedule.steps):
             following = self._load(step, following)
@@ -96,7 +100,7 @@ class _Revision:
 
 def _assign(revision: _Revision, client: _Client) -> None:
     """Give a client its policy and its limits in a generation."""
-    policy_id = revision.policy_of(client.name, client.groups)
+    policy_id = revision.policy_of(client.name, client.groups, client.reaches)
     limits = revision.policy_set.limits_for(client.name, client.groups)
     revision.generation.assign(client.index, policy_id, limits)
 
@@ -213,6 +217,18 @@ class Kernel:
         if not self._since or self._since[-1][1] != fresh.number:
             self._since.append((fresh.generation.revision, fresh.number))
 
+    def adopt(self, policy_set: PolicySet) -> bool:
+        """Take a set for the one in force, if it means the same to every client; whether it does.
+
+        The services that it is bound to are others, and the tables stay as they are.
+        """
+        assert self._current is not None, "load_policy comes first"
+        is_narrowed = any(client.reaches is not None for client in self._clients.values())
+        if is_narrowed or not policy_set.means_as(self._current.policy_set):
+            return False
+        self._current.policy_set = policy_set
+        return True
+
     def is_behind(self) -> str | None:
         """Why the revision in force has to be built again; None: it need not."""
         return self._current.is_behind() if self._current is not None else None
@@ -237,8 +253,16 @@ class Kernel:
 
     # Clients.
 
-    def add_client(self, name: str, groups: Sequence[str], addresses: Sequence[IpAddress]) -> None:
+    def add_client(
+        self,
+        name: str,
+        groups: Sequence[str],
+        addresses: Sequence[IpAddress],
+        reaches: Sequence[str] | None = None,
+    ) -> None:
         """The kernel judges packets of these addresses by this client's policy from now on.
+
+        ``reaches``: the services that its certificate narrows it to, if it does.
 
         Raises:
             KernelError: the tables are full, or the kernel refused.
@@ -246,7 +270,8 @@ class Kernel:
         self.remove_client(name)
         if self._current is None or not self._free:
             raise KernelError("no policy is loaded" if self._free else "the client table is full")
-        client = _Client(self._free.popleft(), name, tuple(groups), tuple(addresses))
+        narrowed_to = None if reaches is None else tuple(reaches)
+        client = _Client(self._free.popleft(), name, tuple(groups), tuple(addresses), narrowed_to)
         try:
             self.programs.reset_counters(client.index)
             _assign(self._current, client)

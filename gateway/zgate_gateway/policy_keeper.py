@@ -9,6 +9,10 @@ Rules that hold for a time begin and end in the kernel by themselves, under the 
 Only when the wall clock is set, or more times lie ahead than the kernel holds, is the revision
 built anew (:meth:`PolicyKeeper.refresh`).
 
+Rules about services are bound to the virtual IPs that the gateway's directory has for them. A
+service that a policy names gets its own before the policy comes into force; when a name turns up
+that changes what rules mean, the revision is built anew as well (:meth:`PolicyKeeper.rebind`).
+
 A change is read, tested, compiled and built beside what is in force in a thread; the event loop
 only swaps it in. Whatever fails on the way leaves everything as it was: kernel, file and history.
 
@@ -21,16 +25,17 @@ force (it was refused, or comes too late) is kept beside it under ``NAME.replace
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
-from zgate_config import ConfigError, read_bytes
+from zgate_config import ConfigError, Mistake, read_bytes
 from zgate_control.store import PolicyRevision, Store, StoreError
 
 from zgate_gateway.audit import AuditLog
@@ -38,7 +43,9 @@ from zgate_gateway.file_watch import Signature, signature_of, watch_file
 from zgate_gateway.kernel import Kernel, KernelError
 from zgate_gateway.policy.check import Finding, check_policy
 from zgate_gateway.policy.policy_set import PolicySet
+from zgate_gateway.policy.service_names import DEFAULT_POOLS, ServicePools, Services
 from zgate_gateway.policy_file import PolicyFileError, StagedFile, keep_aside
+from zgate_gateway.services.directory import NoServiceAddress, TooManyServices
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +54,8 @@ _Answer = TypeVar("_Answer")
 #: How often the clocks are compared: what the policy says of times is to be true within a second.
 _CLOCK_INTERVAL_S = 0.25
 _RETRY_S = 5.0
+#: Names that turn up within so long are one change of what is in force.
+_GATHER_S = 0.05
 
 APPLIED_FILE_NAME = "policy.yaml"
 NOT_CHANGED = (ConfigError, KernelError, StoreError, PolicyFileError)
@@ -63,6 +72,27 @@ class PolicyNotWritten(Exception):
 
 class UnknownRevision(Exception):
     """No such revision, or its text is not kept."""
+
+
+class ServiceNames(Protocol):
+    """Who gives services their virtual IPs, from any thread: `ServiceDirectory`."""
+
+    def ensure_all(self, names: Iterable[str]) -> None:
+        """Give each of these addresses, if it has none."""
+
+    def snapshot(self) -> Services:
+        """All services that are known, with their addresses."""
+
+
+class _NoServices:
+    """A gateway without services."""
+
+    def ensure_all(self, names: Iterable[str]) -> None:
+        """See `ServiceNames`."""
+
+    def snapshot(self) -> Services:
+        """See `ServiceNames`."""
+        return {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +114,13 @@ class PolicyKeeper:
     :ivar findings: what is odd in the policy in force.
     """
 
-    def __init__(self, *, policy_file: Path | None, state_dir: Path) -> None:
-        """Read the file. Raises :class:`zgate_config.ConfigError`."""
+    def __init__(
+        self, *, policy_file: Path | None, state_dir: Path, pools: ServicePools = DEFAULT_POOLS
+    ) -> None:
+        """Read the file; ``pools``: where services have their virtual IPs.
+
+        Raises :class:`zgate_config.ConfigError`.
+        """
         self.path = policy_file or state_dir / APPLIED_FILE_NAME
         self._may_be_missing = policy_file is None
         self.error: str | None = None
@@ -94,16 +129,29 @@ class PolicyKeeper:
         self._lock = asyncio.Lock()
         self._thread = ThreadPoolExecutor(1, "policy")
         self._read_as: Signature = None
+        self._pools = pools
+        self._services: ServiceNames = _NoServices()
+        self._services_moved = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
         self.policy_set = PolicySet.empty()
         self.findings: tuple[Finding, ...] = ()
         self._first = self._read_file()
 
-    def start(self, *, store: Store, kernel: Kernel, audit: AuditLog) -> None:
-        """Load what was read. Raises KernelError, StoreError."""
+    def start(
+        self,
+        *,
+        store: Store,
+        kernel: Kernel,
+        audit: AuditLog,
+        services: ServiceNames | None = None,
+    ) -> None:
+        """Load what was read. Raises ConfigError, KernelError, StoreError."""
         self._store, self._kernel, self._audit = store, kernel, audit
-        recorded = self._record(self._first, "start")
-        kernel.load_policy(self._first.policy_set, recorded.revision)
-        self._now_in_force(self._first, recorded)
+        self._services = services or _NoServices()
+        first = self._bound(self._first)
+        recorded = self._record(first, "start")
+        kernel.load_policy(first.policy_set, recorded.revision)
+        self._now_in_force(first, recorded)
 
     # Ways of change.
 
@@ -123,11 +171,14 @@ class PolicyKeeper:
 
     async def watch(self) -> None:
         """Reload whenever the file changes, and keep to the time; forever."""
-        timekeeping = asyncio.create_task(self._keep_time())
+        self._loop = asyncio.get_running_loop()
+        keeping = [asyncio.create_task(self._keep_time())]
+        keeping.append(asyncio.create_task(self._keep_services()))
         try:
             await watch_file(self.path, self._file_changed, seen=self._read_as)
         finally:
-            timekeeping.cancel()
+            for task in keeping:
+                task.cancel()
 
     async def _file_changed(self) -> None:
         if signature_of(self.path) != self._read_as:  # else somebody has reloaded already
@@ -160,6 +211,47 @@ class PolicyKeeper:
             )
             kernel.put_in_force(built)
         logger.info("policy revision %d built anew: %s", kernel.revision, because)
+        return True
+
+    def services_changed(self) -> None:
+        """The directory has other services: they come into force soon. From any thread."""
+        if self._loop is None:
+            self._services_moved.set()  # nobody waits for it yet
+            return
+        with contextlib.suppress(RuntimeError):  # the loop has ended, and so has the gateway
+            self._loop.call_soon_threadsafe(self._services_moved.set)
+
+    async def _keep_services(self) -> None:
+        while True:
+            await self._services_moved.wait()
+            await asyncio.sleep(_GATHER_S)
+            self._services_moved.clear()
+            try:
+                await self.rebind()
+            except KernelError as error:
+                # What is in force stays: it allows nothing to what it does not know.
+                logger.error("services that are new are under no rule yet: %s", error)
+                await asyncio.sleep(_RETRY_S)
+                self._services_moved.set()
+
+    async def rebind(self) -> bool:
+        """Bind the revision in force to the services that there are now; whether that was needed.
+
+        It is built anew if that changes what its rules match. Raises KernelError.
+        """
+        async with self._lock:
+            services = self._services.snapshot()
+            if services == self.policy_set.services:
+                return False
+            kernel = self._kernel
+            bound = await self._in_thread(self.policy_set.bound_to, services)
+            if not kernel.adopt(bound):
+                built = await self._in_thread(
+                    kernel.build, bound, kernel.revision, kernel.snapshot()
+                )
+                kernel.put_in_force(built)
+                logger.info("policy revision %d built anew: other services", kernel.revision)
+            self.policy_set = bound
         return True
 
     async def apply(self, text: bytes, *, expected: int | None = None) -> bool:
@@ -258,19 +350,31 @@ class PolicyKeeper:
         return found not in {coming_sha256, *self._store.kept_policy_texts()}
 
     async def _put_in_force(self, candidate: _Candidate, origin: str) -> bool:
-        fresh = candidate.policy_set
-        if fresh.sha256 == self.policy_set.sha256:
+        if candidate.policy_set.sha256 == self.policy_set.sha256:
             return False
+        candidate = await self._in_thread(self._bound, candidate)
         recorded = await self._in_thread(self._record, candidate, origin)
         kernel = self._kernel
         try:
-            built = await self._in_thread(kernel.build, fresh, recorded.revision, kernel.snapshot())
+            built = await self._in_thread(
+                kernel.build, candidate.policy_set, recorded.revision, kernel.snapshot()
+            )
             kernel.put_in_force(built)
         except BaseException:  # also when it was given up: the number was never in force
             self._store.forget_policy(recorded.revision)
             raise
         self._now_in_force(candidate, recorded)
         return True
+
+    def _bound(self, candidate: _Candidate) -> _Candidate:
+        """Give the services that it names virtual IPs, and it theirs. Raises ConfigError."""
+        policy_set = candidate.policy_set
+        try:
+            self._services.ensure_all(policy_set.service_names())
+        except (NoServiceAddress, TooManyServices) as error:
+            text = f"a service that it names can have no address: {error}"
+            raise ConfigError([Mistake(str(self.path), None, (), text)]) from error
+        return replace(candidate, policy_set=policy_set.bound_to(self._services.snapshot()))
 
     def _record(self, candidate: _Candidate, origin: str) -> PolicyRevision:
         policy_set = candidate.policy_set
@@ -323,5 +427,6 @@ class PolicyKeeper:
         return self._read_text(data)
 
     def _read_text(self, data: bytes) -> _Candidate:
-        policy_set = PolicySet.parse(data, str(self.path), source=self.path)
-        return _Candidate(policy_set, data, tuple(check_policy(policy_set)))
+        policy_set = PolicySet.parse(data, str(self.path), source=self.path, pools=self._pools)
+        findings = check_policy(policy_set, services=self._services.snapshot())
+        return _Candidate(policy_set, data, tuple(findings))

@@ -29,7 +29,13 @@ logger = logging.getLogger(__name__)
 class KernelClients(Protocol):
     """What the sessions need of the kernel: `zgate_gateway.kernel.Kernel`."""
 
-    def add_client(self, name: str, groups: Sequence[str], addresses: Sequence[IpAddress]) -> None:
+    def add_client(
+        self,
+        name: str,
+        groups: Sequence[str],
+        addresses: Sequence[IpAddress],
+        reaches: Sequence[str] | None,
+    ) -> None:
         """From now on the kernel judges packets of these addresses by this client's policy."""
 
     def remove_client(self, name: str) -> None:
@@ -118,6 +124,7 @@ class Registry:
         self.accepting = True
         self.by_client: dict[str, SessionRecord] = {}
         self.by_id: dict[str, SessionRecord] = {}
+        self.by_address: dict[IpAddress, SessionRecord] = {}
         self.established_total = 0
         self.refused: dict[str, int] = {}
         self.loop = loop
@@ -154,7 +161,7 @@ class Registry:
                 addresses.append(pool.acquire(identity.name, now).address)
             for address in addresses:
                 self._steering.assign(address, worker.index)
-            self._kernel.add_client(identity.name, identity.groups, addresses)
+            self._kernel.add_client(identity.name, identity.groups, addresses, identity.reaches)
         except PoolExhausted as error:
             self._release(identity.name, addresses, worker, now)
             raise Refusal(
@@ -178,6 +185,7 @@ class Registry:
             established_s=self.loop.time(),
         )
         self.by_client[identity.name] = self.by_id[session.session_id] = session
+        self.by_address.update(dict.fromkeys(addresses, session))
         self.established_total += 1
         return session
 
@@ -252,6 +260,8 @@ class Registry:
             # A log that fails must not keep a revoked client alive.
             logger.exception("the end of session %s was not recorded", session.session_id)
         self.by_id.pop(session.session_id, None)
+        for address in session.addresses:
+            self.by_address.pop(address, None)
         if self.by_client.get(session.client) is session:
             del self.by_client[session.client]
             try:

@@ -15,12 +15,13 @@ from zgate_config import ConfigError
 
 from zgate_gateway.policy.check import Finding, check_policy
 from zgate_gateway.policy.compiler import PolicyTooLarge
-from zgate_gateway.policy.diff import diff_sets
+from zgate_gateway.policy.diff import diff_sets, on_common_ground
 from zgate_gateway.policy.expectations import Outcome
 from zgate_gateway.policy.policy_set import PolicySet
+from zgate_gateway.policy.service_names import DEFAULT_POOLS, ServicePools, Services
 
+from .flow_changes import told_changes
 from .schemas import (
-    FlowChange,
     Limits,
     LimitsChange,
     PolicyCheck,
@@ -37,12 +38,18 @@ from .schemas import (
 
 def check_file(path: Path) -> PolicyCheck:
     """Check a policy file. A file that cannot be read is a finding, not an exception."""
-    return _check(lambda: PolicySet.load(path), str(path))
+    return _check(lambda: PolicySet.load(path), str(path), None)
 
 
-def check_text(text: str, name: str) -> PolicyCheck:
-    """Check the contents of a policy file called ``name``."""
-    return _check(lambda: PolicySet.parse(text, name), name)
+def check_text(
+    text: str,
+    name: str,
+    *,
+    services: Services | None = None,
+    pools: ServicePools = DEFAULT_POOLS,
+) -> PolicyCheck:
+    """Check the contents of a policy file called ``name``; ``services`` are those known."""
+    return _check(lambda: PolicySet.parse(text, name, pools=pools), name, services)
 
 
 def run_tests_of_file(path: Path) -> PolicyTests:
@@ -85,7 +92,8 @@ def diff_text(
 ) -> PolicyDiff:
     """Compare the policy in force with the text of another one; ``known``: clients' groups."""
     try:
-        differences = differences_of(before, PolicySet.parse(text, name, must_pass=False), known)
+        after = PolicySet.parse(text, name, must_pass=False, pools=before.pools)
+        differences = differences_of(before, after, known)
     except ConfigError as error:
         return PolicyDiff(valid=False, findings=_mistakes(error))
     except PolicyTooLarge as error:
@@ -100,22 +108,14 @@ def differences_of(
     before: PolicySet, after: PolicySet, known: Mapping[str, Sequence[str]] | None = None
 ) -> list[SubjectChange]:
     """Return the diff of two policies in the API's words. Raises PolicyTooLarge."""
+    services = on_common_ground(before, after)[0].services
     return [
         SubjectChange(
             subjects=[
                 PolicySubject(kind=who.kind, name=who.name, groups=list(who.groups))
                 for who in found.subjects
             ],
-            changes=[
-                FlowChange(
-                    action=action_of(change.action),
-                    destinations=[str(network) for network in change.networks],
-                    services=[span.text(change.family) for span in change.services],
-                    since=change.since,
-                    until=change.until,
-                )
-                for change in found.changes
-            ],
+            changes=told_changes(found.changes, services),
             limits=(
                 LimitsChange(before=limits_in(found.limits[0]), after=limits_in(found.limits[1]))
                 if found.limits is not None
@@ -125,11 +125,6 @@ def differences_of(
         )
         for found in diff_sets(before, after, known)
     ]
-
-
-def findings_of(policy_set: PolicySet, name: str) -> list[PolicyFinding]:
-    """Return what is odd in a policy that can be loaded, in the order of the file."""
-    return [_finding(found, name) for found in check_policy(policy_set)]
 
 
 def warnings_among(findings: Iterable[Finding], name: str) -> list[PolicyFinding]:
@@ -145,14 +140,14 @@ def _finding(found: Finding, name: str) -> PolicyFinding:
     )
 
 
-def _check(load: Callable[[], PolicySet], name: str) -> PolicyCheck:
+def _check(load: Callable[[], PolicySet], name: str, services: Services | None) -> PolicyCheck:
     try:
         policy_set = load()
     except ConfigError as error:
         return PolicyCheck(valid=False, findings=_mistakes(error))
     return PolicyCheck(
         valid=True,
-        findings=findings_of(policy_set, name),
+        findings=[_finding(found, name) for found in check_policy(policy_set, services=services)],
         clients=policy_set.client_count,
         groups=policy_set.group_count,
         rules=policy_set.rule_count,

@@ -343,8 +343,11 @@ class RuleView(Answer):
 
     rule_id: str
     action: VerdictAction
-    kind: str = Field(description="ip_cidr, default, ...")
+    kind: str = Field(description="ip_cidr, service or default")
     destinations: list[str] = Field(default_factory=list)
+    services: list[str] = Field(
+        default_factory=list, description="of kind service: as written; destinations are theirs"
+    )
     protocols: list[str] = Field(default_factory=list, description="empty: any")
     ports: list[str] = Field(default_factory=list, description="empty: any")
     icmp_types: list[str] = Field(default_factory=list, description="empty: any")
@@ -427,7 +430,10 @@ class FlowChange(Answer):
     """Destinations and services whose verdict is another one from now on."""
 
     action: VerdictAction = Field(description="the new verdict")
-    destinations: list[str] = Field(description="of one family; the fewest prefixes")
+    destinations: list[str] = Field(
+        description='the fewest prefixes; services by name: "service pacs", and "service pacs '
+        '(IPv4)" where only one of its virtual IPs is meant'
+    )
     services: list[str] = Field(description="tcp/443, udp/8000-8100, icmp type 8, any, ...")
     since: AwareDatetime | None = Field(None, description="null: from the moment it is in force")
     until: AwareDatetime | None = Field(None, description="null: for good")

@@ -8,6 +8,9 @@ actions that overlap (:mod:`zgate_gateway.policy.overlaps`).
 
 Rules that hold for a time are looked at from now on: one that is over is told, and one is reported
 as never reached if it decides nothing in any period that lies ahead.
+
+Rules about services are looked at with the services that are known, and with stand-ins for those
+that are only named (:mod:`zgate_gateway.policy.service_names`).
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ from zgate_gateway.policy.overlaps import contains, find_overlaps
 from zgate_gateway.policy.periods import boundaries, rules_at
 from zgate_gateway.policy.policy_set import PolicySet
 from zgate_gateway.policy.rules import Rule, time_text
+from zgate_gateway.policy.service_names import Services, is_pattern, matches, name_of
 from zgate_gateway.policy.services import (
     ANY_PROTOCOL,
     ANYTHING,
@@ -59,21 +63,35 @@ class Finding:
     is_note: bool = False
 
 
-def check_policy(policy_set: PolicySet, now: datetime | None = None) -> list[Finding]:
-    """Return what is odd in a policy, in the order of the file."""
+def check_policy(
+    policy_set: PolicySet, now: datetime | None = None, *, services: Services | None = None
+) -> list[Finding]:
+    """Return what is odd in a policy, in the order of the file; ``services``: those known."""
     now = now or datetime.now(UTC)
-    findings: list[Finding] = []
+    findings = list(_waiting(policy_set, services or {}))
+    policy_set = policy_set.on_trial(services)
     if policy_set.default_action is Action.ALLOW:
         text = "default_action is allow: whatever no rule denies passes, for every certificate"
         findings.append(Finding(text, "default_action", policy_set.default_action_line))
     for subjects in (policy_set.clients, policy_set.groups):
         for rules in subjects.values():
             findings.extend(check_rules(rules, now))
-            findings.extend(_overlapping(rules, now))
+            findings.extend(_overlapping(rules, now, policy_set.services))
     if any(policy_set.groups.values()):
         for name, rules in policy_set.clients.items():
             findings.extend(_hides_groups(name, rules))
     return sorted(findings, key=lambda finding: finding.line)
+
+
+def _waiting(policy_set: PolicySet, services: Services) -> Iterator[Finding]:
+    """Names with ``*`` that match no service yet."""
+    known = {*services, *policy_set.service_names()}
+    for rules in (*policy_set.clients.values(), *policy_set.groups.values()):
+        for rule in rules:
+            for name in rule.service_names:
+                if is_pattern(name) and not any(matches(name, one) for one in known):
+                    text = f'rule "{rule.id}": no service is known that "{name}" matches'
+                    yield Finding(text, rule.path, rule.line, rule.id, is_note=True)
 
 
 def check_rules(rules: Sequence[Rule], now: datetime | None = None) -> list[Finding]:
@@ -100,7 +118,7 @@ def _expired(rules: Sequence[Rule], now: datetime) -> Iterator[Finding]:
             yield Finding(text, rule.path, rule.line, rule.id)
 
 
-def _overlapping(rules: Sequence[Rule], now: datetime) -> Iterator[Finding]:
+def _overlapping(rules: Sequence[Rule], now: datetime, services: Services) -> Iterator[Finding]:
     overlaps = find_overlaps(rules)
     for overlap in overlaps.found:
         first, second = rules[overlap.first], rules[overlap.second]
@@ -109,7 +127,7 @@ def _overlapping(rules: Sequence[Rule], now: datetime) -> Iterator[Finding]:
         text = (
             f'rule "{second.id}" ({second.action.name.lower()}) overlaps with rule "{first.id}" '
             f"(line {first.line}, {first.action.name.lower()}), which comes first and decides "
-            f"what both match in {overlap.network}"
+            f"what both match in {name_of(overlap.network, services)}"
         )
         yield Finding(text, second.path, second.line, second.id, is_note=True)
     if not overlaps.complete:

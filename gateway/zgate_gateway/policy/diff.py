@@ -8,6 +8,9 @@ together again as the fewest prefixes and port ranges.
 A client's groups are known when it has connected before (``known``). Otherwise a client is compared
 by its own rules, and each group as a client that has only this group.
 
+Rules about services are compared with the services that the first policy is bound to, and with
+stand-ins for the others that one of the two names (:mod:`zgate_gateway.policy.service_names`).
+
 Where rules hold for a time, both policies are compared in every period from now on, and a change
 says from when until when it is one.
 """
@@ -109,6 +112,7 @@ def diff_sets(
     ``known`` are the groups of clients that have connected. Raises
     :class:`zgate_gateway.policy.PolicyTooLarge`.
     """
+    before, after = on_common_ground(before, after)
     comparison = _Comparison(before, after, now or datetime.now(UTC))
     found: dict[SubjectChange, list[Subject]] = {}
     for subject in _subjects(before, after, known or {}):
@@ -116,6 +120,12 @@ def diff_sets(
         if change.changes or change.limits or change.compared_until:
             found.setdefault(change, []).append(subject)
     return tuple(replace(change, subjects=tuple(who)) for change, who in found.items())
+
+
+def on_common_ground(before: PolicySet, after: PolicySet) -> tuple[PolicySet, PolicySet]:
+    """Bind both sets to the same services."""
+    before = before.on_trial(before.services, after.service_patterns())
+    return before, after.bound_to(before.services)
 
 
 class _Comparison:

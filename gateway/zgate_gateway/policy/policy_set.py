@@ -243,6 +243,11 @@ class PolicySet:
             services=dict(services),
         )
 
+    def means_as(self, other: PolicySet) -> bool:
+        """Whether the rules of this set, which are those of the other, match the same packets."""
+        pairs = zip(self._rules(), other._rules(), strict=True)
+        return all(one.destinations == before.destinations for one, before in pairs)
+
     def on_trial(self, known: Services | None = None, also: Iterable[str] = ()) -> PolicySet:
         """Return the set bound to known services, and to stand-ins for all that it (or ``also``)
         names beside them: to be looked at, not to be put in force.

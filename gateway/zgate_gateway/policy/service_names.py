@@ -30,8 +30,10 @@ class ServicePools(NamedTuple):
 
     @property
     def room(self) -> int:
-        """For how many services there are addresses of both families."""
-        return max(0, min(self.ipv4.num_addresses, self.ipv6.num_addresses) - 2)
+        """For how many services there are addresses of both families; the upper halves are not
+        services' (`zgate_gateway.services.directory`).
+        """
+        return max(0, min(self.ipv4.num_addresses, self.ipv6.num_addresses) // 2 - 1)
 
 
 #: As in `zgate_gateway.config`: for whoever looks at a policy without a gateway's configuration.
@@ -79,6 +81,15 @@ def addresses_of(patterns: Iterable[str], services: Services) -> tuple[IpAddress
 def network_of(address: IpAddress) -> IpNetwork:
     """The network that holds this address alone."""
     return ip_network(address)
+
+
+def name_of(network: IpNetwork, services: Services) -> str:
+    """The service that has this address as a virtual IP, else the network."""
+    if network.num_addresses == 1:
+        for name, addresses in services.items():
+            if network.network_address in addresses:
+                return f"service {name}"
+    return str(network)
 
 
 def with_stand_ins(

@@ -105,8 +105,8 @@ def mistakes(rule):
         ({"metadata": [1]}, "metadata: expected a mapping, got a list"),
         (
             {"port": [1]},
-            "port: expected one of id, type, action, destinations, protocols, ports, icmp_types, "
-            'not_before, expires_at, metadata; got the unknown key "port" (did you mean ports?)',
+            "port: expected one of id, type, action, destinations, services, protocols, ports, "
+            'icmp_types, not_before, expires_at, metadata; got the unknown key "port" (did you mean ports?)',
         ),
         *[
             (
