@@ -19,6 +19,7 @@ from bench.peers.wireguard_go import WireGuardGo
 from bench.peers.zgate import NullCipherZgate, Zgate
 from bench.results import PeerResults, Results, SectionResults, Settings
 from bench.sections.account import ACCOUNT
+from bench.sections.connectors import CONNECTORS
 from bench.sections.flood import FLOOD
 from bench.sections.limits import LIMITS
 from bench.sections.offloads import OFFLOADS
@@ -28,7 +29,16 @@ from bench.sections.wan import WAN
 from bench.sections.workers import WORKERS_SECTION
 
 PEERS: tuple[type[Peer], ...] = (Plain, OpenVpn, WireGuardGo, Zgate, NullCipherZgate, Bare)
-SECTIONS: tuple[Section, ...] = (OFFLOADS, WAN, WORKERS_SECTION, SESSIONS, FLOOD, LIMITS, ACCOUNT)
+SECTIONS: tuple[Section, ...] = (
+    OFFLOADS,
+    WAN,
+    WORKERS_SECTION,
+    CONNECTORS,
+    SESSIONS,
+    FLOOD,
+    LIMITS,
+    ACCOUNT,
+)
 COMMON_PROGRAMS = {
     "iperf3": "iperf3",
     "ping": "iputils-ping",

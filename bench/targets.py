@@ -111,7 +111,13 @@ def _queue(metric: metrics.Metric) -> Target:
 
 
 def _both_ways(
-    title: str, section: str, value: str, reference: str, name: str, least: float, aim: float
+    title: str,
+    section: str,
+    value: str,
+    reference: str,
+    name: str,
+    least: float,
+    aim: float | None = None,
 ) -> list[Target]:
     """`value` and `reference` hold {} for the direction."""
     return [
@@ -120,7 +126,7 @@ def _both_ways(
             f"{section}.{value.format(way)}_mbit_per_s",
             HIGHER,
             Bound(least),
-            Bound(aim),
+            None if aim is None else Bound(aim),
             f"{section}.{reference.format(way)}_mbit_per_s",
             name,
             "Mbit/s",
@@ -183,6 +189,14 @@ TARGETS: tuple[Target, ...] = (
     ),
     _workers("up"),
     _workers("down"),
+    *_both_ways(
+        "application connector",
+        "connectors",
+        "application_{}",
+        "subnet_{}",
+        "subnet connector",
+        0.5,
+    ),
     Target(
         "new sessions per second and core",
         "sessions.sessions_per_cpu_s",
