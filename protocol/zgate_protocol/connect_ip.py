@@ -22,6 +22,7 @@ until the proxy's owner calls ``install_peer_routes``.
 
 from collections.abc import Callable, Iterable, Sequence
 from enum import Enum
+from typing import Protocol
 
 from zgate_protocol.capsule import (
     NO_REQUEST,
@@ -90,6 +91,13 @@ class Role(Enum):
     PROXY = "proxy"
 
 
+class Decoder(Protocol):
+    """Turns the bytes of a data stream into capsules; see CapsuleDecoder."""
+
+    def feed(self, data: bytes, fin: bool = False) -> list[Capsule]:
+        """Take in bytes, and with ``fin`` the end; return the capsules that became complete."""
+
+
 class _State(Enum):
     IDLE = "no request yet"
     REQUESTED = "requested, not answered"
@@ -127,7 +135,7 @@ class ConnectIpSession:
         self._template = template or _ANY_AUTHORITY
         self._limits = limits
         self._state = _State.IDLE
-        self._decoder = CapsuleDecoder(limits)
+        self._decoder: Decoder = CapsuleDecoder(limits)
         self.gate = PacketGate(
             is_proxy=role is Role.PROXY, max_cached_pairs=limits.max_cached_pairs
         )
@@ -217,9 +225,14 @@ class ConnectIpSession:
             return self._turn_away(404, "no IP proxying at this path")
         if scope.names_extension_header:
             return self._turn_away(403, "a scope cannot be an IPv6 extension header")
-        self.scope = scope
+        return self._requested(
+            RequestReceived(scope, request.authority, request.path, request.capsule_protocol)
+        )
+
+    def _requested(self, request: RequestReceived) -> RequestReceived:
+        self.scope = request.scope
         self._state = _State.REQUESTED
-        return RequestReceived(scope, request.authority, request.path, request.capsule_protocol)
+        return request
 
     def _turn_away(
         self, status: int, reason: str, error_code: H3Error = H3Error.NO_ERROR

@@ -117,6 +117,19 @@ def parse_request(headers: Sequence[Header]) -> Request:
     )
 
 
+def parse_classic_connect(headers: Sequence[Header]) -> str:
+    """Return the authority of a CONNECT without :protocol; MalformedMessage if it is none.
+
+    Unlike RFC 9114 section 4.4, :scheme and :path may be there.
+    """
+    pseudo = _pseudo_headers(headers, _REQUEST_PSEUDO)
+    if pseudo.get(b":method") != b"CONNECT" or b":protocol" in pseudo:
+        raise MalformedMessage("not a CONNECT without :protocol")
+    if not pseudo.get(b":authority"):
+        raise MalformedMessage(":authority is missing or empty")
+    return _ascii(pseudo[b":authority"])
+
+
 def parse_response(headers: Sequence[Header]) -> Response:
     """Return the response, of any status; MalformedMessage if it is none."""
     pseudo = _pseudo_headers(headers, _RESPONSE_PSEUDO)

@@ -61,7 +61,7 @@ def test_modes(value: bytes, provides: bool, receives: bool) -> None:
 
 @pytest.mark.parametrize("value", [b"", b"\3", b"\x40", b"\0\0", b"\xff" * 8])
 def test_other_values_are_errors(value: bytes) -> None:
-    with pytest.raises(ValueError, match="varint|after the value|is not a valid"):
+    with pytest.raises(ValueError, match=r"varint|after the value|is not a valid"):
         parse_discovery_mode(value)
 
 
