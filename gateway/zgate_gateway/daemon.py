@@ -57,6 +57,7 @@ from zgate_gateway.kernel import Kernel, KernelError
 from zgate_gateway.net.errors import NetError
 from zgate_gateway.net.links import interface_names
 from zgate_gateway.net.netstate import GatewayNetwork, NetworkSettings
+from zgate_gateway.policy.service_names import ServicePools
 from zgate_gateway.policy_keeper import PolicyKeeper
 from zgate_gateway.pool import AddressPool
 from zgate_gateway.registry import Registry, RegistrySettings
@@ -182,7 +183,11 @@ class Gateway:
         """Store, certificates, policy file, audit log: what may be wrong without root."""
         config = self.config
         now = datetime.now(UTC)
-        self.policy = PolicyKeeper(policy_file=config.policy_file, state_dir=config.state_dir)
+        self.policy = PolicyKeeper(
+            policy_file=config.policy_file,
+            state_dir=config.state_dir,
+            pools=ServicePools(config.services.ipv4, config.services.ipv6),
+        )
         self.store = self._undo.enter_context(Store(config.state_dir / "zgate.db"))
         self._find_certificates(now)
         self.verifier = ReloadingClientVerifier(self.ca_file, self.crl_file, now)

@@ -30,13 +30,15 @@ def main(config_path: Path | None, check: bool) -> None:
 
     from zgate_gateway.edge_blocklist import read_blocklist
     from zgate_gateway.policy.policy_set import PolicySet
+    from zgate_gateway.policy.service_names import ServicePools
     from zgate_gateway.policy_keeper import APPLIED_FILE_NAME
 
     try:
         config = load_config(config_path)
         policy_file = config.policy_file or config.state_dir / APPLIED_FILE_NAME
         if check and (config.policy_file is not None or policy_file.exists()):
-            PolicySet.load(policy_file)
+            pools = ServicePools(config.services.ipv4, config.services.ipv6)
+            PolicySet.load(policy_file, pools=pools)
         if check and config.edge.blocklist_file is not None:
             read_blocklist(config.edge.blocklist_file)
     except ConfigError as error:

@@ -106,7 +106,8 @@ def mistakes(rule):
         (
             {"port": [1]},
             "port: expected one of id, type, action, destinations, services, protocols, ports, "
-            'icmp_types, not_before, expires_at, metadata; got the unknown key "port" (did you mean ports?)',
+            "icmp_types, not_before, expires_at, metadata; "
+            'got the unknown key "port" (did you mean ports?)',
         ),
         *[
             (
