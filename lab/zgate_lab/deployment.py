@@ -23,6 +23,8 @@ BIN = Path(sys.executable).parent
 SERVER_NAME = "gateway.demo"
 START_TIMEOUT_S = 30.0
 COMMAND_TIMEOUT_S = 60.0
+# Before an agent changes it: nobody answers there.
+RESOLV_CONF = "nameserver 127.0.0.1\n"
 ROUTES = ("10.20.0.0/24", "10.66.0.0/24", "fd00:20::/64", "fd00:66::/64")
 
 
@@ -139,8 +141,14 @@ class Deployment:
             "runtime_dir": str(self.directory / f"{name}-run"),
         }
 
+    def resolv_conf(self, name: str) -> Path:
+        """What stands for /etc/resolv.conf on an agent's device: the lab has network namespaces
+        only, and the host's own file is the host's."""
+        return self.directory / f"{name}-resolv.conf"
+
     def spawn_agent(self, name: str, device: Host, **changes: Any) -> Process:
         """Start an agent on a device; returns at once."""
+        self.resolv_conf(name).write_text(RESOLV_CONF)
         config_file = self.directory / f"{name}.yaml"
         config_file.write_text(json.dumps({**self.agent_config(name), **changes}, indent=2))
         process = device.namespace.spawn(name, BIN / "zgate-agent", "run", "--config", config_file)
@@ -198,13 +206,20 @@ class Deployment:
 
     # Questions.
 
+    def run_agent(self, *arguments: str) -> str:
+        """Run zgate-agent on this host, as `run` runs zgatectl; its output."""
+        return self._run("zgate-agent", *arguments)
+
     def run(self, *arguments: str) -> str:
         """Run zgatectl on this host; its output.
 
         Raises:
             CommandFailed: it ended with another status than 0.
         """
-        command = [str(BIN / "zgatectl"), *arguments]
+        return self._run("zgatectl", *arguments)
+
+    def _run(self, program: str, *arguments: str) -> str:
+        command = [str(BIN / program), *arguments]
         done = subprocess.run(
             command,
             capture_output=True,
