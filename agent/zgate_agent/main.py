@@ -14,6 +14,7 @@ from typing import NoReturn
 import click
 from zgate_config import ConfigError
 from zgate_config.logs import configure_logging
+from zgate_host.capability import has_net_admin
 from zgate_host.runtime_dir import AlreadyRunning, RuntimeDir
 
 from zgate_agent.config import (
@@ -27,7 +28,6 @@ from zgate_agent.config import (
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
 DEFAULT_CONFIG = Path("/etc/zgate/agent.yaml")
-_CAP_NET_ADMIN = 12
 _file = click.Path(path_type=Path, dir_okay=False)
 
 
@@ -183,14 +183,6 @@ def stop(code: int, text: str) -> NoReturn:
     """End with one line on standard error."""
     click.echo(f"zgate-agent: {text}", err=True)
     sys.exit(code)
-
-
-def has_net_admin() -> bool:
-    """Whether this process may change the host's network."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("CapEff:"):
-            return bool(int(line.split()[1], 16) >> _CAP_NET_ADMIN & 1)
-    return False
 
 
 if __name__ == "__main__":

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import click
+from zgate_host.text import size_text, span_text
 
 from zgate_agent.machine import State
 from zgate_agent.status import AgentStatus
@@ -40,7 +41,7 @@ def print_status(status: AgentStatus, *, as_json: bool) -> None:
 
 def status_lines(status: AgentStatus, now: datetime) -> list[tuple[str, str]]:
     """Label and value of each line; what there is nothing to say of is left out."""
-    lines = [("state", f"{status.state}, for {_span(now - status.since)}")]
+    lines = [("state", f"{status.state}, for {span_text(now - status.since)}")]
     if status.reason:
         lines.append(("why", status.reason))
     if status.next_attempt_s is not None:
@@ -75,27 +76,8 @@ def _traffic(status: AgentStatus) -> list[tuple[str, str]]:
     for way in ("up", "down"):
         packets, size = counters.get(f"packets_{way}"), counters.get(f"bytes_{way}")
         if packets is not None and size is not None:
-            lines.append((way, f"{packets:.0f} packets, {_size(size)}"))
+            lines.append((way, f"{packets:.0f} packets, {size_text(size)}"))
     if status.drops:
         drops = ", ".join(f"{reason} {count}" for reason, count in sorted(status.drops.items()))
         lines.append(("dropped", drops))
     return lines
-
-
-def _size(size_bytes: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if size_bytes < 1000:
-            return f"{size_bytes:.0f} B" if unit == "B" else f"{size_bytes:.1f} {unit}"
-        size_bytes /= 1000
-    return f"{size_bytes:.1f} TB"
-
-
-def _span(span: timedelta) -> str:
-    seconds = max(0, int(span.total_seconds()))
-    if seconds < 60:
-        return f"{seconds} s"
-    minutes, seconds = divmod(seconds, 60)
-    if minutes < 60:
-        return f"{minutes} min {seconds} s"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from zgate_gateway.net.errors import NetError
-from zgate_gateway.net.sysctls import Forwarding, Sysctls, read_forwarding
+from zgate_host.sysctls import Forwarding, Sysctls, read_forwarding
 from zgate_lab.internet import Internet
 from zgate_lab.lab import Lab, Namespace
 from zgate_lab.namespace import command_in
@@ -114,7 +114,7 @@ def test_forwarding_switched_off_by_somebody_else_is_noticed(
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from zgate_gateway.net.sysctls import Sysctls
+from zgate_host.sysctls import Sysctls
 Sysctls(Path(sys.argv[1])).enable_forwarding("zgate0")
 os.kill(os.getpid(), signal.SIGKILL)
 """

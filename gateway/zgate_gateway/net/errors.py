@@ -1,5 +1,5 @@
 """The one error of this package."""
 
+from zgate_host.errors import NetError
 
-class NetError(Exception):
-    """The kernel's network could not be set up; the text names cause and cure, in one line."""
+__all__ = ["NetError"]

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 
+from zgate_host.sysctls import Forwarding, Sysctls, read_forwarding
+
 from zgate_gateway.net.errors import NetError
 from zgate_gateway.net.firewall import (
     FAMILY,
@@ -23,7 +25,6 @@ from zgate_gateway.net.firewall import (
     remove_table,
 )
 from zgate_gateway.net.links import DEFAULT_QUEUE_PACKETS, Hook, TunLink, interface_names
-from zgate_gateway.net.sysctls import Forwarding, Sysctls, read_forwarding
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from zgate_gateway.net.sysctls import Change, SysctlState
+from zgate_host.sysctls import Change, SysctlState
 
 keys = st.lists(
     st.text(st.characters(exclude_characters="/"), min_size=1).filter(lambda part: part != ".."),

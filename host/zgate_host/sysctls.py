@@ -12,12 +12,12 @@ listening to router advertisements, and drops the default route that it has from
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from zgate_gateway.net.errors import NetError
+from zgate_host.errors import NetError
 
 PROC_SYS = Path("/proc/sys/net")
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -29,7 +29,7 @@ IPV6_FORWARD = "ipv6/conf/all/forwarding"
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One sysctl: its path below /proc/sys/net, what it was, what it is with the gateway."""
+    """One sysctl: its path below /proc/sys/net, what it was, what we made of it."""
 
     key: str
     before: str
@@ -94,42 +94,43 @@ def read_forwarding() -> Forwarding:
 
 
 class Sysctls:
-    """The sysctls of one gateway."""
+    """The sysctls of one daemon; `role` is what messages call it."""
 
-    def __init__(self, state_file: Path):
+    def __init__(self, state_file: Path, role: str = "gateway"):
         self._state_file = state_file
+        self._role = role
         self._changes: tuple[Change, ...] = ()
 
-    def enable_forwarding(self, tun_name: str) -> None:
-        """Let the host forward, both families.
+    def enable_forwarding(self, tun_name: str, versions: Collection[int] = (4, 6)) -> None:
+        """Let the host forward, these IP versions.
 
         Call `restore_leftovers` before: else a killed predecessor's values pass for the host's.
         """
         before = read_forwarding()
         changes: list[Change] = []
-        if not before.is_on_ipv4:
+        if 4 in versions and not before.is_on_ipv4:
             changes += _ipv4_changes(tun_name)
-        if not before.is_on_ipv6:
+        if 6 in versions and not before.is_on_ipv6:
             changes += _ipv6_changes(tun_name)
         self._save(tuple(changes))
         self._changes = tuple(changes)
         for change in self._changes:
-            _write(change.key, change.after)
+            self._write(change.key, change.after)
 
     def verify(self) -> None:
         """Raise NetError if somebody has switched forwarding off again."""
         for key in (IPV4_FORWARD, IPV6_FORWARD):
             if _read(key) == "0":
                 raise NetError(
-                    f"net/{key} was set to 0 by somebody else: no packet passes the gateway;"
-                    " restart the gateway to set it again"
+                    f"net/{key} was set to 0 by somebody else: no packet passes the"
+                    f" {self._role}; restart it to set it again"
                 )
 
     def restore(self) -> None:
         """Put back what this object changed, and forget it. Idempotent."""
         if not self._changes:
             return
-        _put_back(self._changes)
+        self._put_back(self._changes)
         self._changes = ()
         self._state_file.unlink(missing_ok=True)
 
@@ -145,7 +146,7 @@ class Sysctls:
             return 0
         restored = 0
         if (state.boot_id, state.namespace) == (_boot_id(), _namespace()):
-            restored = _put_back(state.changes)
+            restored = self._put_back(state.changes)
         self._state_file.unlink(missing_ok=True)
         return restored
 
@@ -160,7 +161,28 @@ class Sysctls:
         except OSError as error:
             raise NetError(
                 f"cannot remember the host's sysctls in {self._state_file}: {error.strerror}"
-                " (the gateway's runtime directory must be writable)"
+                f" (the {self._role}'s runtime directory must be writable)"
+            ) from error
+
+    def _put_back(self, changes: tuple[Change, ...]) -> int:
+        """Write the old values, but only where the new ones still stand; return how many."""
+        # Decided before anything is written, as the first write changes what the others read.
+        ours = [one for one in changes if _read_or_none(one.key) == one.after]
+        # The forwarding switches first: they overwrite what the rest of the list puts right.
+        switches = [one for one in ours if one.key in {IPV4_FORWARD, IPV6_FORWARD}]
+        rest = [one for one in ours if one not in switches]
+        for one in [*switches, *rest]:
+            if _read_or_none(one.key) is not None:
+                self._write(one.key, one.before)
+        return len(ours)
+
+    def _write(self, key: str, value: str) -> None:
+        try:
+            (PROC_SYS / key).write_text(value)
+        except OSError as error:
+            raise NetError(
+                f"cannot set the sysctl {PROC_SYS / key} to {value}: {error.strerror}"
+                f" (the {self._role} needs CAP_NET_ADMIN and a writable /proc/sys/net)"
             ) from error
 
 
@@ -192,19 +214,6 @@ def _interfaces(family: str, tun_name: str) -> list[str]:
     return sorted(name for name in names if name not in {"all", tun_name})
 
 
-def _put_back(changes: tuple[Change, ...]) -> int:
-    """Write the old values, but only where the new ones still stand; return how many."""
-    # Decided before anything is written, as the first write changes what the others read.
-    ours = [one for one in changes if _read_or_none(one.key) == one.after]
-    # The forwarding switches first: they overwrite what the rest of the list puts right.
-    switches = [one for one in ours if one.key in {IPV4_FORWARD, IPV6_FORWARD}]
-    rest = [one for one in ours if one not in switches]
-    for one in [*switches, *rest]:
-        if _read_or_none(one.key) is not None:
-            _write(one.key, one.before)
-    return len(ours)
-
-
 def _read(key: str) -> str:
     try:
         return (PROC_SYS / key).read_text().strip()
@@ -218,16 +227,6 @@ def _read_or_none(key: str) -> str | None:
         return (PROC_SYS / key).read_text().strip()
     except FileNotFoundError:
         return None
-
-
-def _write(key: str, value: str) -> None:
-    try:
-        (PROC_SYS / key).write_text(value)
-    except OSError as error:
-        raise NetError(
-            f"cannot set the sysctl {PROC_SYS / key} to {value}: {error.strerror}"
-            " (the gateway needs CAP_NET_ADMIN and a writable /proc/sys/net)"
-        ) from error
 
 
 def _boot_id() -> str:
