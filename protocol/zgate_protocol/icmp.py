@@ -47,6 +47,7 @@ class IcmpError(Enum):
     PROHIBITED = ((3, 13), (1, 1))
     """Communication is administratively prohibited."""
     ADDRESS_UNREACHABLE = ((3, 1), (1, 3))
+    PORT_UNREACHABLE = ((3, 3), (1, 4))
     PACKET_TOO_BIG = ((3, 4), (2, 0))
     """In version 4: fragmentation needed."""
     TIME_EXCEEDED = ((11, 0), (3, 0))
