@@ -995,7 +995,52 @@ static PyObject *crypto_backend(PyObject *self, PyObject *unused)
 	return PyUnicode_FromString(zdp_crypto_backend());
 }
 
+static PyObject *segments_of(struct zdp_segmenter *segmenter)
+{
+	PyObject *found = PyList_New(0);
+	size_t bytes;
+
+	while (found && (bytes = zdp_segment_bytes(segmenter))) {
+		PyObject *one = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)bytes);
+
+		if (!one) {
+			Py_CLEAR(found);
+			break;
+		}
+		zdp_segment_next(segmenter, (uint8_t *)PyBytes_AS_STRING(one));
+		if (PyList_Append(found, one))
+			Py_CLEAR(found);
+		Py_DECREF(one);
+	}
+	return found;
+}
+
+static PyObject *segments(PyObject *self, PyObject *args)
+{
+	struct zdp_segmenter segmenter;
+	enum zdp_segment_error error;
+	PyObject *found;
+	Py_buffer read;
+	Py_ssize_t max_bytes;
+
+	(void)self;
+	if (!PyArg_ParseTuple(args, "y*n", &read, &max_bytes))
+		return NULL;
+	error = max_bytes < 0 ? ZDP_SEGMENT_TOO_BIG :
+				zdp_segment_begin(&segmenter, read.buf, (size_t)read.len,
+						  (size_t)max_bytes);
+	if (error == ZDP_SEGMENT_OK)
+		found = segments_of(&segmenter);
+	else if (error == ZDP_SEGMENT_TOO_BIG)
+		found = Py_NewRef(Py_None);
+	else
+		found = PyList_New(0);
+	PyBuffer_Release(&read);
+	return found;
+}
+
 static PyMethodDef module_methods[] = {
+	{ "segments", segments, METH_VARARGS, NULL },
 	{ "crypto_backend", crypto_backend, METH_NOARGS, NULL },
 	{ NULL, NULL, 0, NULL },
 };

@@ -25,6 +25,10 @@ _Reports = list[tuple[int, Session | None, bytes, int, Address | None]]
 
 def crypto_backend() -> str: ...
 
+# The IP packets that a read of the TUN (vnet header, packet) stands for, each with its checksums;
+# none if they do not fit each other, None if one would be longer than `max_bytes`.
+def segments(read: bytes, max_bytes: int, /) -> list[bytes] | None: ...
+
 class Carrier:
     received_packets: int
     def __init__(self, udp_fd: int, cid_bytes: int) -> None: ...

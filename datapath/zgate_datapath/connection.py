@@ -37,6 +37,8 @@ logger = logging.getLogger(__name__)
 
 Headers = list[tuple[bytes, bytes]]
 
+HTTP3 = "h3"
+
 # First byte, 4 bytes of packet number, tag, and the DATAGRAM frame's type.
 _PACKET_OVERHEAD_BYTES = 1 + 4 + 16 + 1
 _TLS_ALERT_MAX = 0xFF
@@ -110,6 +112,11 @@ class Connection:
     """See the module's text. `now` is the event loop's monotonic time everywhere.
 
     With a `carrier` the engine is the native one, which has the socket itself.
+
+    Attributes:
+        h3: once the handshake is complete, unless the protocol is another.
+        application_protocol: what the handshake has agreed on (ALPN); known when it is complete.
+            A protocol that is not HTTP/3 has datagrams, and no streams.
     """
 
     def __init__(
@@ -126,6 +133,8 @@ class Connection:
         self.udp = udp
         self.engine: PacketEngine = make_engine(quic, self, carrier)
         self.h3: DatagramH3Connection | None = None
+        self.application_protocol = HTTP3
+        self._is_up = False
         self.path_mtu = PathMtu(max_udp_payload_bytes, now)
         self.queue_packets = queue_packets
         self._has_carrier = carrier is not None
@@ -197,7 +206,7 @@ class Connection:
     def _deliver(self, datagrams: Sequence[bytes]) -> None:
         if not datagrams:
             return
-        if self.h3 is None or self.is_terminated:
+        if not self._is_up or self.is_terminated:
             self._count(DropReason.NO_SESSION, len(datagrams))
         else:
             self.handler.datagrams_received(datagrams)
@@ -249,14 +258,18 @@ class Connection:
             elif isinstance(event, quic_events.ConnectionIdRetired):
                 self.retired_ids.append(event.connection_id)
             elif isinstance(event, quic_events.HandshakeCompleted):
-                self.h3 = DatagramH3Connection(self.quic)
-                self._handshake_unsaid = True
+                self.application_protocol = event.alpn_protocol or HTTP3
+                if self.application_protocol == HTTP3:
+                    self.h3 = DatagramH3Connection(self.quic)
+                self._is_up = self._handshake_unsaid = True
                 self.engine.start(now)
                 self.handler.handshake_completed()
             elif isinstance(event, quic_events.ConnectionTerminated):
                 self._terminate(_ending_of(event))
             elif self.h3 is not None:
                 self._process_h3(event)
+            elif isinstance(event, quic_events.StreamDataReceived):
+                self.close(ErrorCode.H3_STREAM_CREATION_ERROR, "this protocol has no streams")
 
     def _process_h3(self, event: quic_events.QuicEvent) -> None:
         assert self.h3 is not None
@@ -460,10 +473,10 @@ class Connection:
 
     def _may_probe(self) -> bool:
         """Whether a probe may be sent now; on an unproved path it counts as any other packet."""
-        return self.h3 is not None and self.engine.window_bytes() >= self._max_udp_payload_bytes
+        return self._is_up and self.engine.window_bytes() >= self._max_udp_payload_bytes
 
     def _probe_path(self, address: Address, now: float) -> None:
-        if self.h3 is None:
+        if not self._is_up:
             return
         due = self.path_mtu.next_at()
         if due is not None and due <= now and self._may_probe():
@@ -541,6 +554,11 @@ class Connection:
         self._control_due = True
         assert self.h3 is not None
         self.h3.send_data(stream_id, data, end_stream=end)
+
+    def stream_backlog_bytes(self, stream_id: int) -> int:
+        """What was given to `send_data` and the peer has not acknowledged."""
+        stream = self.quic._streams.get(stream_id)
+        return len(stream.sender._buffer) if stream is not None else 0
 
     def abort_stream(self, stream_id: int, error_code: int) -> None:
         """Reset our side of the stream and ask the peer to stop (RFC 9114 section 4.1.1)."""

@@ -167,11 +167,11 @@ async def test_any_amount_of_data_in_order_is_no_backlog(lab: Lab) -> None:
     await eventually(lambda: gateway.tun.written == [packet])
 
 
-async def test_datagrams_before_http3_are_dropped_and_counted(lab: Lab) -> None:
+async def test_datagrams_before_the_handshake_is_complete_are_dropped(lab: Lab) -> None:
     gateway = lab.gateway()
     peer = await lab.peer(gateway)
     connection = gateways_end(gateway)
-    connection.h3 = None
+    connection._is_up = False
     peer.send_datagram(b"\0\0" + udp_packet(V4, OFFICE_V4))
     await eventually(lambda: connection.dropped == {DropReason.NO_SESSION: 1})
     await peer.close()

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import gc
 import socket
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
 from ipaddress import ip_address
 
 import pytest
+from scapy.layers.inet import IP, TCP, UDP
 from zgate_datapath.engine import native_problem
+from zgate_protocol.icmp import checksum
 
 if native_problem():
     pytest.skip("the native engine is not built", allow_module_level=True)
@@ -313,3 +316,50 @@ def test_an_idle_session_costs_less_than_16_kilobytes() -> None:
     )
     print(f"native session, idle: {result.stdout.strip()} bytes")
     assert 0 < int(result.stdout) < 16384
+
+
+# Super-packets for whoever wants IP packets.
+
+
+def vnet_header(gso_type: int, gso_bytes: int, start: int, offset: int) -> bytes:
+    """struct virtio_net_hdr, with a checksum that is partial."""
+    return struct.pack("=BBHHHH", 1, gso_type, start + 20, gso_bytes, start, offset)
+
+
+def partial_checksum(packet: bytes, protocol: int) -> bytes:
+    """What the kernel leaves to the card: the sum of the pseudo-header, not complemented."""
+    pseudo = packet[12:20] + bytes((0, protocol)) + (len(packet) - 20).to_bytes(2, "big")
+    return (0xFFFF - checksum(pseudo)).to_bytes(2, "big")
+
+
+def test_a_super_packet_becomes_the_packets_that_it_stands_for() -> None:
+    head = IP(src="10.101.0.1", dst="10.100.0.7", id=5)
+    data = bytes(range(256)) * 10
+    whole = bytes(head / TCP(sport=104, dport=1234, seq=9, flags="PA") / data)
+    whole = whole[:36] + partial_checksum(whole, 6) + whole[38:]
+    found = _native.segments(vnet_header(1, 1000, 20, 16) + whole, 1500)
+    assert found is not None
+    parsed = [IP(packet) for packet in found]
+    assert [len(packet) for packet in found] == [1040, 1040, 600]
+    assert b"".join(bytes(packet[TCP].payload) for packet in parsed) == data
+    assert [packet[TCP].seq for packet in parsed] == [9, 1009, 2009]
+    for packet, raw in zip(parsed, found, strict=True):
+        del packet.chksum, packet[TCP].chksum
+        assert bytes(packet) == raw
+
+
+def test_a_plain_packet_is_itself_and_its_checksum_is_completed() -> None:
+    whole = bytes(IP(src="10.101.0.1", dst="10.100.0.7") / UDP(sport=53, dport=9) / b"hello")
+    assert _native.segments(bytes(10) + whole, 1500) == [whole]
+    unfinished = whole[:26] + partial_checksum(whole, 17) + whole[28:]
+    assert _native.segments(vnet_header(0, 0, 20, 6) + unfinished, 1500) == [whole]
+
+
+def test_what_is_too_long_or_does_not_fit() -> None:
+    whole = bytes(IP() / UDP() / bytes(100))
+    assert _native.segments(bytes(10) + whole, 127) is None
+    assert _native.segments(bytes(10) + whole, -1) is None
+    assert _native.segments(b"", 1500) == []
+    assert _native.segments(vnet_header(1, 1000, 20, 16) + whole, 1500) == []
+    with pytest.raises(TypeError):
+        _native.segments("read", 1500)  # type: ignore[arg-type]
