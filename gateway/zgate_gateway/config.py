@@ -224,6 +224,7 @@ class GatewayConfig(StrictModel):
     :ivar policy_file: None: everything is denied.
     :ivar pki: None: the gateway makes its own authority in ``state_dir``.
     :ivar server_names: host names and addresses in the certificate that it then issues to itself.
+    :ivar dialects: framings that are served beside RFC 9484's, for clients that speak no other.
     :ivar routes: advertised to agents (ROUTE_ADVERTISEMENT); what passes is the policy's matter.
     """
 
@@ -244,6 +245,7 @@ class GatewayConfig(StrictModel):
     workers: Annotated[int, Field(ge=1, le=_MAX_WORKERS)] | Literal["auto"] = "auto"
     engine: Literal["auto", "native", "python"] = "auto"
     quic: QuicConfig = QuicConfig()
+    dialects: tuple[Literal["stream", "ztna-v1"], ...] = ()
     edge: EdgeConfig = EdgeConfig()
     audit: AuditConfig = AuditConfig()
     log: LogConfig = LogConfig()

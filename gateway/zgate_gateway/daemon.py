@@ -361,6 +361,7 @@ class Gateway:
             pools=(str(config.pool.ipv4), str(config.pool.ipv6)),
             service_pools=(str(config.services.ipv4), str(config.services.ipv6)),
             dns_domain=config.services.domain,
+            dialects=config.dialects,
         )
         sock, queue = self._sockets[index], self._queues[index]
         owners = self.steering.owners

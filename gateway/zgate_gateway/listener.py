@@ -17,7 +17,7 @@ from aioquic.quic.configuration import QuicConfiguration
 from aioquic.tls import AlertDescription
 from zgate_datapath.client import CIPHER_SUITES, CONTROL_PACKET_BYTES, MAX_DATAGRAM_FRAME_BYTES
 from zgate_datapath.congestion import algorithm_name
-from zgate_datapath.connection import Connection, ConnectionHandler
+from zgate_datapath.connection import HTTP3, Connection, ConnectionHandler
 from zgate_datapath.connection_ids import CONNECTION_ID_BYTES, ConnectionIds
 from zgate_datapath.endpoint import ServerEndpoint
 from zgate_datapath.peer_authentication import (
@@ -35,7 +35,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class ListenerSettings:
-    """What the port needs to know; files are PEM."""
+    """What the port needs to know; files are PEM.
+
+    Attributes:
+        protocols: that a client may ask for (ALPN), those that we like better first.
+    """
 
     certificate_file: Path
     key_file: Path
@@ -44,6 +48,7 @@ class ListenerSettings:
     idle_timeout_s: float
     max_udp_payload_bytes: int
     queue_packets: int = 512
+    protocols: tuple[str, ...] = (HTTP3,)
 
 
 class Listener:
@@ -77,7 +82,7 @@ class Listener:
         settings = self._settings
         configuration = QuicConfiguration(
             is_client=False,
-            alpn_protocols=["h3"],
+            alpn_protocols=list(settings.protocols),
             cipher_suites=CIPHER_SUITES,
             connection_id_length=CONNECTION_ID_BYTES,
             congestion_control_algorithm=algorithm_name(settings.congestion),

@@ -77,6 +77,7 @@ class Configure:
         pools: the clients' virtual IPs, which connectors are told to send here.
         service_pools: the services' virtual IPs and the offers' addresses.
         dns_domain: services have names under it, answered at the gateway's addresses.
+        dialects: which are served beside RFC 9484's framing.
     """
 
     worker: int
@@ -99,6 +100,7 @@ class Configure:
     pools: tuple[str, ...]
     service_pools: tuple[str, ...]
     dns_domain: str
+    dialects: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

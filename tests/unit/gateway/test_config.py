@@ -161,6 +161,10 @@ def test_paths_are_relative_to_the_file(tmp_path):
             "quic: {max_datagram_bytes: 1330}",
             "1: quic.max_datagram_bytes: expected at least 1331, got 1330",
         ),
+        (
+            "dialects: [stream, ztna-v2]",
+            "1: dialects[1]: expected 'stream' or 'ztna-v1', got \"ztna-v2\"",
+        ),
         ("engine: fast", "1: engine: expected 'auto', 'native' or 'python', got \"fast\""),
         (
             "sessions: {per_identity: both}",
