@@ -46,6 +46,8 @@ def show(invocation: Invocation) -> None:
             if name in limits:
                 out.print(cell(f"limits: {limits_text(limits[name])}"))
             _print_rules(out, rules)
+    _print_rights(out, "connector", answer.connectors)
+    _print_rights(out, "connector group", answer.connector_groups)
     _print_findings(out, answer.warnings)
 
 
@@ -315,12 +317,26 @@ def _print_rules(out: Console, rules: list[schemas.RuleView]) -> None:
             cell(rule.line),
             cell(rule.rule_id),
             cell(rule.action.value, _ACTION_STYLE[rule.action] if rule.holds else "dim"),
-            cell("\n".join(rule.destinations) or "any"),
+            cell(_destinations(rule)),
             cell(", ".join(rule.protocols) or "any"),
             cell(", ".join(rule.ports) or "any"),
             *([_rule_times(rule)] if is_timed else []),
         )
     out.print(shown)
+
+
+def _destinations(rule: schemas.RuleView) -> str:
+    if rule.services:
+        return "\n".join(f"service {name}" for name in rule.services)
+    return "\n".join(rule.destinations) or "any"
+
+
+def _print_rights(out: Console, kind: str, entries: dict[str, schemas.Rights]) -> None:
+    for name, given in entries.items():
+        out.print()
+        out.print(cell(f"{kind} {name}", "bold"))
+        out.print(cell(f"may offer: {', '.join(given.services) or 'no service'}"))
+        out.print(cell(f"may advertise: {', '.join(given.routes) or 'no network'}"))
 
 
 def _rule_times(rule: schemas.RuleView) -> Text:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any
 
@@ -9,6 +10,7 @@ import click
 from pydantic import ValidationError
 from rich.text import Text
 from zgate_gateway.api import schemas
+from zgate_protocol.service_capsule import service_name_problem
 
 from .client import GatewayClient
 from .completion import complete_client
@@ -17,22 +19,31 @@ from .options import Invocation, gateway_command
 from .output import cell, console, facts, limits_text, print_json, time_text
 from .protocols import ICMP, ICMPV6, NUMBERS, WITH_PORTS, protocol_name
 
+#: What was meant as an address: no service is called so.
+_ADDRESS_LIKE = re.compile(r"[0-9.]+|[0-9a-fA-F:.]*:[0-9a-fA-F:.]*(%.*)?|.*/[0-9]+")
 _ACTION_STYLE = {schemas.VerdictAction.ALLOW: "green", schemas.VerdictAction.DENY: "red"}
 
 
-class DestinationType(click.ParamType[IPv4Address | IPv6Address]):
-    """An address; names are not looked up, for the client might be told another one."""
+Destination = IPv4Address | IPv6Address | str
+"""An address, or the name of a service."""
+
+
+class DestinationType(click.ParamType[Destination]):
+    """An address or a service; other names are not looked up: the client might get another one."""
 
     name = "destination"
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> IPv4Address | IPv6Address:
-        """Return the address, or a usage error."""
+    ) -> Destination:
+        """Return the address or the service's name, or a usage error."""
         try:
             address = ip_address(value)
         except ValueError:
-            self.fail(f"{value!r} is no IP address; look the name up first", param, ctx)
+            problem = service_name_problem(value)
+            if problem is not None or _ADDRESS_LIKE.fullmatch(value):
+                self.fail(f"{value!r} is no IP address and no service's name", param, ctx)
+            return str(value)
         if isinstance(address, IPv6Address) and address.scope_id is not None:
             self.fail(f"{value!r} has a zone, and never leaves its link", param, ctx)
         return address
@@ -65,21 +76,24 @@ class ServiceType(click.ParamType[tuple[int, int | None]]):
 @click.argument("client", shell_complete=complete_client)
 @click.argument("destination", type=DestinationType())
 @click.argument("service", metavar="[PROTO/PORT]", type=ServiceType(), required=False)
+@click.option("--ipv6", "-6", "is_ipv6", is_flag=True, help="The service's IPv6 address.")
 @gateway_command
 def why(
     invocation: Invocation,
     *,
     client: str,
-    destination: IPv4Address | IPv6Address,
+    destination: Destination,
     service: tuple[int, int | None] | None,
+    is_ipv6: bool,
 ) -> None:
     """Would a packet of CLIENT to DESTINATION pass, and which rule says so?
 
+    DESTINATION is an address, or a service by its name: its IPv4 address, unless --ipv6 is given.
     PROTO/PORT is tcp/443, udp/53, icmp, gre, ...; without it the question is whether a ping
     passes. The compiler's answer stands beside the loaded kernel program's; if the two differ, the
     exit code is 3.
     """
-    query = _query(client, destination, service)
+    query = _query(client, destination, service, 6 if is_ipv6 else 4)
     with GatewayClient(invocation.socket_path) as gateway:
         answer = gateway.why(query)
     if invocation.as_json:
@@ -95,15 +109,25 @@ def why(
 
 def _query(
     client: str,
-    destination: IPv4Address | IPv6Address,
+    destination: Destination,
     service: tuple[int, int | None] | None,
+    family: int,
 ) -> schemas.WhyQuery:
+    named = destination if isinstance(destination, str) else None
+    address = None if isinstance(destination, str) else destination
+    if address is not None:
+        family = address.version
     protocol, port = service if service is not None else (ICMP, None)
     if protocol in {ICMP, ICMPV6}:  # whoever says icmp means the one of this family
-        protocol = ICMP if destination.version == 4 else ICMPV6
+        protocol = ICMP if family == 4 else ICMPV6
     try:
         return schemas.WhyQuery(
-            client=client, destination=destination, protocol=protocol, port=port
+            client=client,
+            destination=address,
+            service=named,
+            family=family,
+            protocol=protocol,
+            port=port,
         )
     except ValidationError as error:
         raise BadInput(
@@ -114,11 +138,11 @@ def _query(
 
 def _rows(answer: schemas.Why) -> list[tuple[str, Text | str]]:
     who = f"{answer.client} (groups: {', '.join(answer.groups) or 'none'})"
-    rows: list[tuple[str, Text | str]] = [
-        ("client", who),
-        ("packet", _packet(answer)),
-        ("policy says", _verdict(answer.compiler)),
-    ]
+    rows: list[tuple[str, Text | str]] = [("client", who)]
+    if answer.reaches is not None:
+        narrowed_to = ", ".join(answer.reaches) or "nothing"
+        rows.append(("", f"its certificate narrows it to services: {narrowed_to}"))
+    rows += [("packet", _packet(answer)), ("policy says", _verdict(answer.compiler))]
     if answer.kernel is not None:
         rows.append(("kernel says", _verdict(answer.kernel)))
     rows += [("", cell(_out_of_time(rule), "yellow")) for rule in answer.out_of_time]
@@ -152,7 +176,9 @@ def _packet(answer: schemas.Why) -> str:
     if answer.protocol in {ICMP, ICMPV6}:
         protocol += " echo request"
     port = "" if answer.port is None else f" port {answer.port}"
-    return f"{answer.source or 'any address'} -> {answer.destination}, {protocol}{port}"
+    service = "" if answer.service is None else f" (service {answer.service})"
+    source = answer.source or "any address"
+    return f"{source} -> {answer.destination}{service}, {protocol}{port}"
 
 
 def _verdict(verdict: schemas.Verdict) -> Text:
@@ -161,6 +187,8 @@ def _verdict(verdict: schemas.Verdict) -> Text:
         text.append_text(cell(f", rule {verdict.rule_id}"))
     elif verdict.reason in {"NONE", "POLICY_DEFAULT"}:
         text.append_text(cell(", no rule matches: the default action"))
+    elif verdict.reason == "OWN_DNS":
+        text.append_text(cell(", whatever the rules say: the gateway's own DNS"))
     else:
         text.append_text(cell(f", {verdict.reason}"))
     if verdict.rule_file is not None and verdict.rule_line is not None:

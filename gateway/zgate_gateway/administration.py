@@ -10,11 +10,10 @@ import os
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from zgate_bpf.kernel_policy import ClientCounters, Direction
-from zgate_bpf.tables import NO_RULE, Action
+from zgate_bpf.kernel_policy import ClientCounters
 from zgate_config import ConfigError
 from zgate_control.store import StoreError
 from zgate_datapath.tunnel import add_drops
@@ -28,22 +27,26 @@ from zgate_gateway.api.facade import (
     UnknownClient,
     UnknownPolicy,
 )
-from zgate_gateway.api.policy_report import check_text, diff_text, limits_in, warnings_among
+from zgate_gateway.api.policy_report import (
+    action_of,
+    check_text,
+    diff_text,
+    limits_in,
+    rights_in,
+    warnings_among,
+)
 from zgate_gateway.flows import open_flows
 from zgate_gateway.kernel import KernelError
 from zgate_gateway.metrics import ClientTraffic, MetricsSnapshot, PoolLevel, WorkerLoad
-from zgate_gateway.policy.policy_set import Explanation, NextChange
 from zgate_gateway.policy.rules import Rule
 from zgate_gateway.policy_file import PolicyFileError
 from zgate_gateway.policy_keeper import PolicyMoved, PolicyNotWritten, UnknownRevision
-from zgate_gateway.probe_packet import build_probe_packet
 from zgate_gateway.registry import SessionRecord
+from zgate_gateway.why import why
 
 if TYPE_CHECKING:
     from zgate_gateway.daemon import Gateway
 
-#: The kernel's coarse clock is behind by a tick at most: 10 ms where HZ is 100.
-_KERNEL_TICK = timedelta(milliseconds=10)
 _HISTORY = "zgatectl policy history lists those that there are"
 
 
@@ -163,7 +166,7 @@ class Administration:
             source=str(policy_set.source) if policy_set.source else None,
             sha256=policy_set.sha256,
             loaded_at=gateway.policy.loaded_at,
-            default_action=_action(policy_set.default_action),
+            default_action=action_of(policy_set.default_action),
             clients=policy_set.client_count,
             groups=policy_set.group_count,
             rules=policy_set.rule_count,
@@ -242,6 +245,10 @@ class Administration:
             client_limits={n: limits_in(said) for n, said in policy_set.client_limits.items()},
             group_limits={n: limits_in(said) for n, said in policy_set.group_limits.items()},
             default_limits=limits_in(policy_set.default_limits),
+            connectors={n: rights_in(given) for n, given in policy_set.connectors.items()},
+            connector_groups={
+                name: rights_in(given) for name, given in policy_set.connector_groups.items()
+            },
             warnings=self._warnings(),
         )
 
@@ -329,99 +336,22 @@ class Administration:
             retry_active=gateway.crew.retry_active,
         )
 
-    # Why.
-
     def why(self, query: schemas.WhyQuery) -> schemas.Why:
-        """See `GatewayFacade.why`: the compiler's answer beside the loaded program's."""
-        gateway = self._gateway
-        session = gateway.sessions.by_client.get(query.client)
-        policy_set = gateway.kernel.policy_set
-        record = gateway.store.client(query.client)
-        if session is None and record is None and query.client not in policy_set.clients:
-            raise UnknownClient(
-                f"no client is called {query.client}",
-                "zgatectl clients lists those that the gateway knows",
-            )
-        groups = session.identity.groups if session else record.groups if record else ()
-        began = datetime.now(UTC) - _KERNEL_TICK
-        kernel, note, source = self._ask_kernel(session, query)
-        # A rule may begin or end while the two are asked: then both answers are right.
-        for at in (datetime.now(UTC), began):
-            explained = policy_set.explain(
-                query.client, groups, query.destination, query.protocol, query.port, at=at
-            )
-            compiler = self._compilers_verdict(explained)
-            agree = kernel is None or _same(kernel, compiler)
-            if agree:
-                break
-        return schemas.Why(
-            client=query.client,
-            groups=list(groups),
-            connected=session is not None,
-            source=source,
-            destination=str(query.destination),
-            protocol=query.protocol,
-            port=query.port,
-            compiler=compiler,
-            kernel=kernel,
-            kernel_note=note,
-            agree=agree,
-            at=at,
-            out_of_time=[_out_of_time(rule, at) for rule in explained.out_of_time],
-            next_change=_next_change(explained.next_change),
-            limits=limits_in(policy_set.limits_for(query.client, groups)),
-        )
-
-    def _compilers_verdict(self, explained: Explanation) -> schemas.Verdict:
-        kernel = self._gateway.kernel
-        source = kernel.policy_set.source
-        by_rule = explained.rule is not None
-        return _verdict(
-            action=_action(explained.action),
-            reason=_reason(explained.action, by_rule=by_rule).name,
-            rule=explained.rule,
-            rule_file=str(source) if source else None,
-            revision=kernel.revision,
-        )
-
-    def _ask_kernel(
-        self, session: SessionRecord | None, query: schemas.WhyQuery
-    ) -> tuple[schemas.Verdict | None, str | None, str | None]:
-        """The verdict of the loaded program on that packet, or why it cannot be asked."""
-        if session is None:
-            return None, "the client is not connected: the kernel knows no address of it", None
-        family = query.destination.version
-        source = next((a for a in session.addresses if a.version == family), None)
-        if source is None:
-            return None, f"the client holds no IPv{family} address", None
-        packet = build_probe_packet(source, query.destination, query.protocol, query.port)
-        gateway = self._gateway
-        try:
-            verdict = gateway.kernel.programs.evaluate(packet, Direction.UP)
-        except (OSError, RuntimeError) as error:
-            return None, f"the kernel could not be asked: {error}", str(source)
-        rule = gateway.kernel.rule(session.client, verdict.revision, verdict.rule)
-        source_file = gateway.kernel.policy_set.source
-        answer = _verdict(
-            action=_action(Action.ALLOW if verdict.passed else Action.DENY),
-            reason=DropReason(verdict.reason).name,
-            rule=rule,
-            rule_file=str(source_file) if rule and source_file else None,
-            revision=gateway.kernel.revision_of(verdict.revision),
-        )
-        note = None
-        if rule is None and verdict.rule != NO_RULE:
-            note = f"rule {verdict.rule} of generation {verdict.revision} has no name any more"
-        behind = gateway.kernel.is_behind()
-        if behind is not None:
-            note = f"{behind}: the times in the policy are being worked out anew"
-        return answer, note, str(source)
+        """See `GatewayFacade.why`."""
+        return why(self._gateway, query)
 
     # Changing.
 
     async def check_policy(self, request: schemas.PolicyCheckRequest) -> schemas.PolicyCheck:
         """See `GatewayFacade.check_policy`."""
-        return await asyncio.to_thread(check_text, request.text, request.name)
+        in_force = self._gateway.kernel.policy_set
+        return await asyncio.to_thread(
+            check_text,
+            request.text,
+            request.name,
+            services=in_force.services,
+            pools=in_force.pools,
+        )
 
     async def diff_policy(self, request: schemas.PolicyDiffRequest) -> schemas.PolicyDiff:
         """See `GatewayFacade.diff_policy`."""
@@ -526,66 +456,6 @@ class Administration:
         )
 
 
-def _action(action: Action) -> schemas.VerdictAction:
-    return schemas.VerdictAction.ALLOW if action is Action.ALLOW else schemas.VerdictAction.DENY
-
-
-def _reason(action: Action, *, by_rule: bool) -> DropReason:
-    if action is Action.ALLOW:
-        return DropReason.NONE
-    return DropReason.POLICY_RULE if by_rule else DropReason.POLICY_DEFAULT
-
-
-def _verdict(
-    *,
-    action: schemas.VerdictAction,
-    reason: str,
-    rule: Rule | None,
-    rule_file: str | None,
-    revision: int,
-) -> schemas.Verdict:
-    return schemas.Verdict(
-        action=action,
-        reason=reason,
-        rule_id=rule.id if rule else None,
-        rule_file=rule_file,
-        rule_line=rule.line if rule else None,
-        not_before=rule.not_before if rule else None,
-        expires_at=rule.expires_at if rule else None,
-        revision=revision,
-    )
-
-
-def _same(one: schemas.Verdict, other: schemas.Verdict) -> bool:
-    return (one.action, one.rule_id, one.rule_line) == (
-        other.action,
-        other.rule_id,
-        other.rule_line,
-    )
-
-
-def _out_of_time(rule: Rule, at: datetime) -> schemas.RuleOutOfTime:
-    is_over = rule.is_expired(at)
-    return schemas.RuleOutOfTime(
-        rule_id=rule.id,
-        rule_line=rule.line,
-        action=_action(rule.action),
-        not_before=None if is_over else rule.not_before,
-        expired_at=rule.expires_at if is_over else None,
-    )
-
-
-def _next_change(change: NextChange | None) -> schemas.NextChange | None:
-    if change is None:
-        return None
-    return schemas.NextChange(
-        at=change.at,
-        action=_action(change.action),
-        rule_id=change.rule.id if change.rule else None,
-        rule_line=change.rule.line if change.rule else None,
-    )
-
-
 def _counters(counted: ClientCounters | None) -> schemas.Counters | None:
     if counted is None:
         return None
@@ -602,9 +472,10 @@ def _rules(rules: tuple[Rule, ...], now: datetime) -> list[schemas.RuleView]:
     return [
         schemas.RuleView(
             rule_id=rule.id,
-            action=_action(rule.action),
+            action=action_of(rule.action),
             kind=str(rule.type),
             destinations=[str(network) for network in rule.destinations],
+            services=list(rule.service_names),
             protocols=list(rule.protocols),
             ports=list(rule.ports),
             icmp_types=list(rule.icmp_types),

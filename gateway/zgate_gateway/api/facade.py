@@ -34,6 +34,13 @@ class UnknownClient(FacadeError):
     title = "Unknown client"
 
 
+class UnknownService(FacadeError):
+    """No such service."""
+
+    status = 404
+    title = "Unknown service"
+
+
 class PolicyRefused(FacadeError):
     """The policy file cannot be loaded; the policy in force stays as it was."""
 

@@ -15,6 +15,7 @@ from zgate_config import ConfigError
 
 from zgate_gateway.policy.check import Finding, check_policy
 from zgate_gateway.policy.compiler import PolicyTooLarge
+from zgate_gateway.policy.connectors import ConnectorRights
 from zgate_gateway.policy.diff import diff_sets, on_common_ground
 from zgate_gateway.policy.expectations import Outcome
 from zgate_gateway.policy.policy_set import PolicySet
@@ -30,6 +31,7 @@ from .schemas import (
     PolicySubject,
     PolicyTestOutcome,
     PolicyTests,
+    Rights,
     Severity,
     SubjectChange,
     VerdictAction,
@@ -179,6 +181,11 @@ def _outcome(outcome: Outcome) -> PolicyTestOutcome:
 def limits_in(limits: ClientLimits) -> Limits:
     """Return limits in the API's words."""
     return Limits(bandwidth_mbit=limits.bandwidth_mbit, new_flows_per_s=limits.new_flows_per_s)
+
+
+def rights_in(rights: ConnectorRights) -> Rights:
+    """Return what a connector may offer in the API's words."""
+    return Rights(services=list(rights.services), routes=[str(one) for one in rights.routes])
 
 
 def action_of(action: Action) -> VerdictAction:

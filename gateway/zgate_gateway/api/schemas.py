@@ -357,6 +357,13 @@ class RuleView(Answer):
     line: int | None = None
 
 
+class Rights(Answer):
+    """What the policy lets a connector offer, as written."""
+
+    services: list[str] = Field(default_factory=list, description="names, * for any characters")
+    routes: list[str] = Field(default_factory=list, description="networks, whole or in part")
+
+
 class PolicyView(Answer):
     """The policy in force, rule by rule (``GET /v1/policy``)."""
 
@@ -366,6 +373,8 @@ class PolicyView(Answer):
     client_limits: dict[str, Limits] = Field(default_factory=dict, description="as written")
     group_limits: dict[str, Limits] = Field(default_factory=dict, description="as written")
     default_limits: Limits = Field(default_factory=Limits)
+    connectors: dict[str, Rights] = Field(default_factory=dict)
+    connector_groups: dict[str, Rights] = Field(default_factory=dict)
     warnings: list[PolicyFinding] = Field(default_factory=list)
 
 
@@ -597,9 +606,13 @@ class Why(Answer):
 
     client: str
     groups: list[str] = Field(default_factory=list)
+    reaches: list[str] | None = Field(
+        None, description="services that its certificate narrows it to; null: none, or not known"
+    )
     connected: bool
     source: str | None = Field(None, description="virtual IP the question was asked for")
     destination: str
+    service: str | None = Field(None, description="the service that has this virtual IP")
     protocol: int = Field(ge=0, le=255)
     port: int | None = Field(None, description="destination port; null for protocols without ports")
     compiler: Verdict
@@ -636,9 +649,19 @@ class WhyQuery(Request):
     """The question of ``GET /v1/why``. Protocol 1 or 58 means an ICMP echo request."""
 
     client: ClientName
-    destination: IPvAnyAddress
+    destination: IPvAnyAddress | None = None
+    service: str | None = Field(None, max_length=512, description="in place of destination")
+    family: int = Field(4, description="4 or 6: which virtual IP of the service")
     protocol: int = Field(ge=0, le=255)
     port: int | None = Field(None, ge=0, le=65535)
+
+    @model_validator(mode="after")
+    def _has_one_destination(self) -> WhyQuery:
+        if (self.destination is None) is (self.service is None):
+            raise ValueError("expected either destination or service")
+        if self.family not in {4, 6}:
+            raise ValueError("expected family 4 or 6")
+        return self
 
 
 PolicyView.model_rebuild()

@@ -62,7 +62,10 @@ def test_what_is_asked(
     ("arguments", "named"),
     [
         ([], "DESTINATION"),
-        (["example.com"], "look the name up"),
+        (["x" * 256], "no service's name"),
+        (["pa\ncs"], "no service's name"),
+        (["10.0.0"], "no service's name"),
+        (["fd00::1::2"], "no service's name"),
         (["fe80::1%eth0"], "zone"),
         (["10.0.0.0/8"], "no IP address"),
         (["10.0.0.1", "tcp"], "tcp/443"),
@@ -82,6 +85,42 @@ def test_bad_questions_are_usage_errors(
     assert fake_gateway.calls == []
 
 
+@pytest.mark.parametrize(
+    ("arguments", "family", "protocol", "port"),
+    [
+        (["pacs", "tcp/104"], 4, 6, 104),
+        (["pacs", "tcp/104", "--ipv6"], 6, 6, 104),
+        (["echo-1"], 4, 1, None),
+        (["-6", "pacs.zgate.internal", "icmp"], 6, 58, None),
+        (["Bildarchiv Süd", "udp/53"], 4, 17, 53),
+    ],
+)
+def test_a_name_is_a_service(
+    zgatectl: Any, fake_gateway: Any, arguments: list[str], family: int, protocol: int, port: Any
+) -> None:
+    zgatectl("why", "client-1", *arguments)
+    ((_, query),) = fake_gateway.calls
+    assert query.destination is None
+    assert query.service == next(one for one in arguments if one != "-6")
+    assert (query.family, query.protocol, query.port) == (family, protocol, port)
+
+
+def test_the_service_and_what_narrows_the_client_are_shown(
+    zgatectl: Any, fits: Any, fake_gateway: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = fake_gateway.why
+
+    def why(query: schemas.WhyQuery) -> schemas.Why:
+        asked = query.model_copy(update={"destination": "10.101.0.1"})
+        update = {"service": query.service, "reaches": ["pacs", "wiki"]}
+        return real(asked).model_copy(update=update)
+
+    monkeypatch.setattr(fake_gateway, "why", why)
+    words = " ".join(fits(zgatectl("why", "client-1", "pacs", "tcp/104")).split())
+    assert "packet 10.100.0.2 -> 10.101.0.1 (service pacs), tcp port 104" in words
+    assert "its certificate narrows it to services: pacs, wiki" in words
+
+
 @pytest.mark.parametrize("name", ["", "x" * 65, "a\nb"])
 def test_bad_names(zgatectl: Any, fake_gateway: Any, name: str) -> None:
     assert "CLIENT is a name" in zgatectl("why", name, "10.0.0.1", code=2).stderr
@@ -99,6 +138,7 @@ def test_an_unknown_client(zgatectl: Any) -> None:
         ({"reason": "POLICY_DEFAULT"}, "deny, no rule matches: the default action, revision 7"),
         ({"reason": "LINK_LOCAL"}, "deny, LINK_LOCAL, revision 7"),
         ({"action": "allow", "reason": "NONE"}, "allow, no rule matches: the default action"),
+        ({"action": "allow", "reason": "OWN_DNS"}, "whatever the rules say: the gateway's own DNS"),
     ],
 )
 def test_verdicts_without_a_rule(

@@ -236,8 +236,8 @@ class World:
         self.gateway = gateway
         self.administration = Administration(gateway)
 
-    def connect(self, name: str, *groups: str) -> None:
-        self.kernel.add_client(name, groups, [A4])
+    def connect(self, name: str, *groups: str, reaches: tuple[str, ...] | None = None) -> None:
+        self.kernel.add_client(name, groups, [A4], reaches)
         sessions = self.gateway.sessions
         sessions.by_client[name] = sessions.by_id["s1"] = SimpleNamespace(
             client=name,
@@ -245,7 +245,9 @@ class World:
             addresses=(A4,),
             established_at=NOW,
             established_s=990.0,
-            identity=SimpleNamespace(name=name, groups=groups, serial=0xAB, not_after=NOW + HOUR),
+            identity=SimpleNamespace(
+                name=name, groups=groups, reaches=reaches, serial=0xAB, not_after=NOW + HOUR
+            ),
             peer="192.0.2.1:5",
             worker=SimpleNamespace(index=1),
             target="*",
@@ -408,7 +410,7 @@ def test_a_rule_that_ends_while_both_are_asked_is_no_difference(
     world.connect("alice")
     times = iter([NOW + HOUR, NOW + HOUR + timedelta(milliseconds=1)])
     clock = SimpleNamespace(now=lambda _: next(times))
-    monkeypatch.setattr("zgate_gateway.administration.datetime", clock)
+    monkeypatch.setattr("zgate_gateway.why.datetime", clock)
     answer = world.why()
     assert answer.agree and answer.compiler.rule_id == "web"
 
