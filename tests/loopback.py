@@ -22,6 +22,7 @@ from aioquic.h3.connection import ErrorCode
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import QuicConnection
 from cryptography import x509
+from zgate_datapath.address_discovery import DiscoveringQuicConnection
 from zgate_datapath.client import CIPHER_SUITES, ClientConfig, TunnelClient, TunnelState
 from zgate_datapath.connection import Connection, Ending, Headers
 from zgate_datapath.connection_ids import CONNECTION_ID_BYTES, ConnectionIds
@@ -41,6 +42,7 @@ from zgate_identity.reload import ReloadingClientVerifier
 from zgate_protocol.capsule import Capsule, CapsuleDecoder
 from zgate_protocol.icmp import checksum
 from zgate_protocol.ip_range import IpRange
+from zgate_protocol.service_capsule import OfferStatus, Register
 from zgate_protocol.uri_template import default_template
 
 HOST = "gateway.test"
@@ -298,6 +300,7 @@ class Near:
     """Supervisor and worker in one process: `Registrar` and `WorkerLink` without messages.
 
     `delays`: answers wait in `held` until `release` is called, as they do between processes.
+    What sessions offer is kept in `offered`, and who fell silent in `silences`, in order.
     """
 
     def __init__(self, registry: Registry, index: int = 0) -> None:
@@ -306,6 +309,8 @@ class Near:
         self.table: SessionTable | None = None
         self.delays = False
         self.held: list[Callable[[], None]] = []
+        self.offered: list[tuple[str, Any]] = []
+        self.silences: list[tuple[str, bool]] = []
 
     def release(self) -> None:
         held, self.held = self.held, []
@@ -333,6 +338,18 @@ class Near:
 
     def refused(self, client: str, peer: str, refusal: Refusal) -> None:
         self.registry.count_refused(client, peer, refusal)
+
+    def offer_services(self, session_id: str, register: Register) -> None:
+        self.offered.append((session_id, register))
+
+    def offer_states(self, session_id: str, statuses: Sequence[OfferStatus]) -> None:
+        self.offered.append((session_id, tuple(statuses)))
+
+    def offer_routes(self, session_id: str, networks: tuple[str, ...]) -> None:
+        self.offered.append((session_id, networks))
+
+    def connector_silent(self, session_id: str, is_silent: bool) -> None:
+        self.silences.append((session_id, is_silent))
 
     def close_session(self, session_id: str, cause: str) -> None:
         assert self.table is not None
@@ -362,6 +379,9 @@ class Gateway:
         port: int = 0,
         connection_ids: ConnectionIds | None = None,
         retry_key: bytes | None = None,
+        client_pools: Sequence[str] = (),
+        service_pools: Sequence[str] = (),
+        dns_domain: str = "",
     ) -> None:
         self.pki = pki
         loop = asyncio.get_running_loop()
@@ -395,6 +415,9 @@ class Gateway:
                 routes=tuple(IpRange.of(ip_network(each)) for each in routes),
                 template=default_template("gateway"),
                 gateway_addresses=(GATEWAY_V4.packed, GATEWAY_V6.packed),
+                pools=tuple(IpRange.of(ip_network(each)) for each in client_pools),
+                service_pools=tuple(IpRange.of(ip_network(each)) for each in service_pools),
+                dns_domain=dns_domain,
             ),
             registrar=self.link,
             write_tun=self.tun.write,
@@ -466,6 +489,7 @@ class Gateway:
         """No session, no address, no kernel entry, no connection is left."""
         endpoint, table = self.endpoint, self.table
         assert not table.by_client and not table.by_address and not table.by_id
+        assert not table.by_network and not table.services
         assert not self.registry.by_client and not self.registry.by_id
         assert not self.steering.owners
         assert self.kernel.clients == {}
@@ -569,9 +593,11 @@ class Peer:
         self.flush()
 
     async def establish(self) -> int:
-        """Ask for a session and wait for its addresses and routes."""
+        """Ask for a session and wait for its addresses and routes, and where it is seen."""
         stream_id = self.open_request()
-        await eventually(lambda: len(self.capsules.get(stream_id, [])) >= 2)
+        is_told = isinstance(self.quic, DiscoveringQuicConnection)
+        least = 2 if is_told else 3
+        await eventually(lambda: len(self.capsules.get(stream_id, [])) >= least)
         return stream_id
 
     def status(self, stream_id: int) -> int:

@@ -6,12 +6,13 @@ for it alone knows the other workers' sessions, the addresses that are free, and
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from typing import Protocol
 
 from zgate_identity.verifier import PeerIdentity
+from zgate_protocol.service_capsule import OfferStatus, Register, RegistrationAnswer
 from zgate_protocol.structured_field import ProxyError, build_proxy_status
 
 IpAddress = IPv4Address | IPv6Address
@@ -79,6 +80,18 @@ class Registrar(Protocol):
     def refused(self, client: str, peer: str, refusal: Refusal) -> None:
         """A verified client's request was refused by the worker itself."""
 
+    def offer_services(self, session_id: str, register: Register) -> None:
+        """A session offers these services: the full list."""
+
+    def offer_states(self, session_id: str, statuses: Sequence[OfferStatus]) -> None:
+        """How a session's services do."""
+
+    def offer_routes(self, session_id: str, networks: tuple[str, ...]) -> None:
+        """A session leads to these networks: the full list."""
+
+    def connector_silent(self, session_id: str, is_silent: bool) -> None:
+        """Nothing comes from a session that ought to be heard each second; or it comes again."""
+
 
 class WorkerLink(Protocol):
     """How the supervisor reaches the worker that holds a session."""
@@ -89,3 +102,16 @@ class WorkerLink(Protocol):
 
     def close_session(self, session_id: str, cause: str) -> None:
         """The session is over: tell its client."""
+
+    def answer_offers(
+        self, session_id: str, revision: int, answers: Sequence[RegistrationAnswer]
+    ) -> None:
+        """Tell a connector what became of all that it offers."""
+
+    def grant(
+        self, session_id: str, addresses: Sequence[IpAddress], networks: Sequence[str]
+    ) -> None:
+        """All that a session holds from now on beside its own virtual IPs."""
+
+    def drain_session(self, session_id: str, deadline_ms: int) -> None:
+        """Tell a connector that it gets no new flows; 0: no deadline."""

@@ -21,23 +21,30 @@ from zgate_datapath.path_mtu import PathMtuState
 from zgate_datapath.peer_authentication import ServerQuicConnection
 from zgate_datapath.tun import VNET_HEADER_BYTES
 from zgate_datapath.tunnel import Tunnel, add_drops
-from zgate_datapath.udp import format_address
+from zgate_datapath.udp import Address, format_address
 from zgate_identity.verifier import PeerIdentity
 from zgate_protocol import events
+from zgate_protocol.address_discovery import seen_address
 from zgate_protocol.capsule import AssignedAddress
 from zgate_protocol.connect_ip import ConnectIpSession, Role
+from zgate_protocol.dns_capsule import DnsAssign
 from zgate_protocol.drop_reason import DropReason
 from zgate_protocol.errors import H3Error
 from zgate_protocol.icmp import TokenBucket, answer_echo, error_for_drop
+from zgate_protocol.ip_range import IpRange
+from zgate_protocol.service_capsule import ObservedAddress, ServiceCapsule
 from zgate_protocol.structured_field import ProxyError
 from zgate_protocol.uri_template import Scope
 
 from zgate_gateway.admission import Admission, Applicant, PeerPath, Refusal
+from zgate_gateway.offer_intake import OfferIntake, TooMuchOffered
 from zgate_gateway.sessions import Session, SessionTable
 
 logger = logging.getLogger(__name__)
 
 IpNetwork = IPv4Network | IPv6Network
+_Offers = events.ServicesOffered | events.OffersChanged | events.RoutesAdvertised
+_OFFERS = (events.ServicesOffered, events.OffersChanged, events.RoutesAdvertised)
 
 _RESOLVE_TIMEOUT_S = 5.0
 # One session per connection: a client needs one request, and a few to try again.
@@ -64,6 +71,9 @@ class ClientConnection:
         self._quic = quic
         self._identity: PeerIdentity | None = None
         self._streams: dict[int, ConnectIpSession] = {}
+        self._intakes: dict[int, OfferIntake] = {}
+        self._observations = 0
+        self._told_address: Address | None = None
         self._resolving: dict[int, asyncio.Task[None]] = {}
         self._session: Session | None = None
         self._applied = False
@@ -213,6 +223,8 @@ class ClientConnection:
                 self._assign(session, stream_id, event.requests)
             elif isinstance(event, events.DatagramReceived):
                 self._receive_capsule(session, event.payload)
+            elif isinstance(event, _OFFERS):
+                self._take_offers(stream_id, event)
             elif isinstance(event, events.StreamAborted):
                 self._drop_stream(stream_id, f"protocol error: {event.reason}")
                 self.connection.abort_stream(stream_id, int(event.error_code))
@@ -227,6 +239,28 @@ class ClientConnection:
             self._table.count_drop(DropReason.NO_SESSION)
         else:
             self.datagrams_received([established.tunnel.restore(payload)])
+
+    def _take_offers(self, stream_id: int, event: _Offers) -> None:
+        """What the client offers; it may say so before its session is granted."""
+        if stream_id not in self._streams:
+            return
+        intake = self._intakes.get(stream_id)
+        if intake is None:
+            intake = OfferIntake(self._table.registrar, self._table.loop.time)
+            self._intakes[stream_id] = intake
+        try:
+            match event:
+                case events.ServicesOffered(register):
+                    intake.services(register)
+                case events.OffersChanged(state):
+                    intake.state(state)
+                case events.RoutesAdvertised(ranges):
+                    intake.routes(ranges)
+        except TooMuchOffered as too_much:
+            self._drop_stream(stream_id, str(too_much))
+            self.connection.abort_stream(stream_id, int(H3Error.EXCESSIVE_LOAD))
+        if self._session is not None and self._session.tunnel.stream_id == stream_id:
+            self._session.beats = intake.beats
 
     def _begin(
         self, stream_id: int, session: ConnectIpSession, request: events.RequestReceived
@@ -330,8 +364,7 @@ class ClientConnection:
             self._refuse(stream_id, session, outcome)
         else:
             self._establish(stream_id, session, resolved, outcome)
-        self._endpoint.touch(self.connection)
-        self._table.loop.call_soon(self._endpoint.flush_touched)
+        self._flush_soon()
 
     def _establish(
         self,
@@ -348,8 +381,13 @@ class ClientConnection:
         try:
             self.connection.send_headers(stream_id, session.accept(resolved))
             self._assign(session, stream_id, session.pending_requests)
-            self.connection.send_data(stream_id, session.advertise(self._table.settings.routes))
+            self._advertise(established)
             tunnel.carry_for([address.packed for address in established.addresses])
+            self._assign_dns(established)
+            self._tell_address(established)
+            if intake := self._intakes.get(stream_id):
+                established.beats = intake.beats
+                intake.begin(established.session_id)
         except Exception:
             # Not raised into whoever brought the answer, who serves other sessions too.
             logger.exception("a session did not begin; its connection ends")
@@ -371,6 +409,7 @@ class ClientConnection:
         logger.info("request refused: %s", reason)
         if stream_id in self._streams:
             del self._streams[stream_id]
+            self._intakes.pop(stream_id, None)
             self.connection.send_headers(stream_id, headers, end=True)
 
     def _assign(
@@ -386,7 +425,7 @@ class ClientConnection:
         """
         if self._session is None or self._session.tunnel.session is not session:
             return
-        held: dict[IpNetwork, int] = {ip_network(a): 0 for a in self._session.addresses}
+        held: dict[IpNetwork, int] = {ip_network(a): 0 for a in self._session.all_addresses}
         refused: list[AssignedAddress] = []
         for request in requests:
             granted = next((n for n in held if _satisfies(n, request.prefix)), None)
@@ -398,6 +437,56 @@ class ClientConnection:
                 refused.append(AssignedAddress(request.request_id, _refusal_of(request.prefix)))
         entries = [AssignedAddress(request_id, network) for network, request_id in held.items()]
         self.connection.send_data(stream_id, session.assign([*entries, *refused]))
+
+    def _advertise(self, session: Session) -> None:
+        ip_session = session.tunnel.session
+        routes = self._table.routes_for(session)
+        self.connection.send_data(session.tunnel.stream_id, ip_session.advertise(routes))
+
+    def _assign_dns(self, session: Session) -> None:
+        settings = self._table.settings
+        if settings.dns_domain:
+            servers = tuple(ip_address(packed) for packed in settings.gateway_addresses)
+            self.tell(session, DnsAssign(servers, (settings.dns_domain,)))
+
+    # What the table says (SessionOwner).
+
+    def holdings_changed(self, session: Session) -> None:
+        """The gate and the engine first: the peer may use at once what it is told of."""
+        tunnel = session.tunnel
+        tunnel.session.install_peer_routes(IpRange.of(network) for network in session.networks)
+        tunnel.carry_for(
+            [address.packed for address in session.all_addresses],
+            [(network.network_address.packed, network.prefixlen) for network in session.networks],
+        )
+        self._assign(tunnel.session, tunnel.stream_id, ())
+        self._advertise(session)
+        self._flush_soon()
+
+    def tell(self, session: Session, capsule: ServiceCapsule) -> None:
+        """Tell the peer."""
+        data = session.tunnel.session.send_capsule(capsule)
+        self.connection.send_data(session.tunnel.stream_id, data)
+        self._flush_soon()
+
+    def moved(self, session: Session) -> None:
+        """The client is somewhere else now."""
+        self._tell_address(session)
+
+    def _tell_address(self, session: Session) -> None:
+        """Where we see the client, unless QUIC has told it (address discovery)."""
+        address = self.connection.peer_address
+        is_known = address == self._told_address or self.connection.tells_observed_address
+        if address is None or is_known:
+            return
+        self._told_address = address
+        observed = ObservedAddress(self._observations, seen_address(address[0]), address[1])
+        self._observations += 1
+        self.tell(session, observed)
+
+    def _flush_soon(self) -> None:
+        self._endpoint.touch(self.connection)
+        self._table.loop.call_soon(self._endpoint.flush_touched)
 
     # Ends.
 
@@ -412,11 +501,11 @@ class ClientConnection:
         if not self.connection.is_terminated:
             # One session per connection: without it the connection has no purpose.
             self.connection.close(ErrorCode.H3_NO_ERROR, cause)
-        self._endpoint.touch(self.connection)
-        self._table.loop.call_soon(self._endpoint.flush_touched)
+        self._flush_soon()
 
     def _drop_stream(self, stream_id: int, cause: str) -> None:
         self._streams.pop(stream_id, None)
+        self._intakes.pop(stream_id, None)
         task = self._resolving.pop(stream_id, None)
         if task is not None:
             task.cancel()

@@ -15,7 +15,9 @@ from typing import Protocol
 
 from zgate_datapath.endpoint import Endpoint
 from zgate_datapath.tun import VNET_HEADER_BYTES, Tun
+from zgate_protocol.address_translation import translate_addresses
 from zgate_protocol.drop_reason import DropReason
+from zgate_protocol.errors import PacketError
 from zgate_protocol.icmp import TokenBucket, error_for_drop
 
 from zgate_gateway.sessions import SessionTable
@@ -96,6 +98,7 @@ class Forwarder:
         self._icmp: PacketSender = icmp or IcmpSender()
         self._on_lost = on_lost
         self._icmp_bucket = TokenBucket(rate_per_s=_ICMP_PER_S, burst=_ICMP_PER_S)
+        self._unserved_bucket = TokenBucket(rate_per_s=_ICMP_PER_S, burst=_ICMP_PER_S)
 
     def start(self) -> None:
         """Begin to read."""
@@ -121,7 +124,15 @@ class Forwarder:
 
     def _nobodys(self, read: bytes) -> None:
         """The native engine has read a packet for an address that nobody holds."""
-        self._table.count_stray(_destination_of(read[VNET_HEADER_BYTES:]))
+        self._stray(read[VNET_HEADER_BYTES:])
+
+    def _stray(self, packet: bytes) -> None:
+        reason = self._table.judge_stray(_destination_of(packet))
+        # A bucket of its own: whoever knocks where nobody is must not cost others their news
+        # of the path's MTU.
+        is_answered = reason is DropReason.NO_BACKEND
+        if is_answered and self._unserved_bucket.allow(self._loop.time()):
+            self._send_error(packet, reason, 0)
 
     def _on_readable(self) -> None:
         self._read()
@@ -129,12 +140,11 @@ class Forwarder:
 
     def _read(self) -> None:
         """Give each packet that waits to its session; whoever calls flushes."""
-        by_address, touch = self._table.by_address, self._endpoint.touch
+        holder_of, touch = self._table.holder_of, self._endpoint.touch
         for packet in self._tun.read_batch(_BATCH_PACKETS):
-            destination = _destination_of(packet)
-            session = by_address.get(destination)
+            session = holder_of(_destination_of(packet))
             if session is None:
-                self._table.count_stray(destination)
+                self._stray(packet)
                 continue
             tunnel = session.tunnel
             reason = tunnel.send(packet)
@@ -151,9 +161,15 @@ class Forwarder:
         self._on_lost()
 
     def _answer(self, packet: bytes, reason: DropReason, mtu_bytes: int) -> None:
-        if not self._icmp_bucket.allow(self._loop.time()):
+        if self._icmp_bucket.allow(self._loop.time()):
+            self._send_error(packet, reason, mtu_bytes)
+
+    def _send_error(self, packet: bytes, reason: DropReason, mtu_bytes: int) -> None:
+        try:
+            sent = translate_addresses(packet, self._table.services)
+        except PacketError:
             return
-        error = error_for_drop(reason, packet, self._table.gateway_addresses, mtu_bytes)
+        error = error_for_drop(reason, sent, self._table.gateway_addresses, mtu_bytes)
         if error is not None:
             self._icmp.send(error)
 

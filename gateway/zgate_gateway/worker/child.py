@@ -27,6 +27,7 @@ from zgate_identity.files import IdentityError
 from zgate_identity.reload import ReloadingClientVerifier
 from zgate_protocol.icmp import TokenBucket
 from zgate_protocol.ip_range import IpRange, normalize_ranges
+from zgate_protocol.service_capsule import OfferStatus, Register, Registered, RegistrationAnswer
 from zgate_protocol.structured_field import ProxyError
 from zgate_protocol.uri_template import default_template
 
@@ -41,7 +42,8 @@ from zgate_gateway.worker.messages import BATCH_ENTRIES, Configure, Message
 
 logger = logging.getLogger(__name__)
 
-_UPKEEP_INTERVAL_S = 1.0
+_LOOK_INTERVAL_S = 0.25
+_LOOKS_PER_UPKEEP = 4
 _GOODBYE_S = 2.0
 _REFUSALS_PER_S = 10
 _REFUSALS_BURST = 50
@@ -81,6 +83,24 @@ class Remote:
         """See `Registrar.ended`."""
         self.send(messages.SessionEnded(session_id, cause))
 
+    def offer_services(self, session_id: str, register: Register) -> None:
+        """See `Registrar.offer_services`."""
+        for part, is_last in messages.in_parts(register.services):
+            self.send(messages.OfferServices(session_id, register.revision, part, is_last))
+
+    def offer_states(self, session_id: str, statuses: Sequence[OfferStatus]) -> None:
+        """See `Registrar.offer_states`."""
+        for part, _ in messages.in_parts(statuses):
+            self.send(messages.OfferStates(session_id, part))
+
+    def offer_routes(self, session_id: str, networks: tuple[str, ...]) -> None:
+        """See `Registrar.offer_routes`."""
+        self.send(messages.OfferRoutes(session_id, networks))
+
+    def connector_silent(self, session_id: str, is_silent: bool) -> None:
+        """See `Registrar.connector_silent`."""
+        self.send(messages.ConnectorSilent(session_id, is_silent))
+
     def refused(self, client: str, peer: str, refusal: Refusal) -> None:
         """See `Registrar.refused`."""
         self.send(
@@ -112,6 +132,7 @@ class Worker:
         self._refusals = TokenBucket(rate_per_s=_REFUSALS_PER_S, burst=_REFUSALS_BURST)
         self._refusals_left_out = 0
         self._certificates_refused: dict[str, int] = {}
+        self._answers: messages.Parts[RegistrationAnswer] = messages.Parts()
         self._tasks: set[asyncio.Task[None]] = set()
         self._channel = Channel(
             sock, loop, on_message=self._on_message, on_lost=self._supervisor_lost
@@ -148,10 +169,13 @@ class Worker:
         )
         self._table = SessionTable(
             SessionSettings(
-                routes=normalize_ranges(IpRange.of(ip_network(one)) for one in configure.routes),
+                routes=_ranges(configure.routes),
                 template=default_template("gateway"),
                 gateway_addresses=(configure.gateway_ipv4.packed, configure.gateway_ipv6.packed),
                 worker=configure.worker,
+                pools=_ranges(configure.pools),
+                service_pools=_ranges(configure.service_pools),
+                dns_domain=configure.dns_domain,
             ),
             registrar=self._remote,
             write_tun=self._tun.write,
@@ -202,9 +226,11 @@ class Worker:
         self._remote.send(messages.TunLost())
 
     async def _keep_up(self) -> None:
-        while True:
-            await asyncio.sleep(_UPKEEP_INTERVAL_S)
-            self._tell_moved()
+        for looks in itertools.count(1):
+            await asyncio.sleep(_LOOK_INTERVAL_S)
+            self._table.look()
+            if looks % _LOOKS_PER_UPKEEP == 0:
+                self._tell_moved()
 
     def _tell_moved(self) -> None:
         for session in self._table.upkeep():
@@ -218,6 +244,10 @@ class Worker:
                 self._remote.answered(message)
             case messages.CloseSession(session_id, cause):
                 self._table.closed(session_id, cause)
+            case messages.OffersAnswered() | messages.Grant() | messages.DrainSession():
+                self._on_offers(message)
+            case messages.Routes(routes):
+                self._table.set_routes(_ranges(routes))
             case messages.AskReport(request_id, with_sessions):
                 self._report(request_id, with_sessions=with_sessions)
             case messages.ReloadTrust():
@@ -235,6 +265,19 @@ class Worker:
             case _:
                 logger.error("worker ends: the supervisor makes no sense: %s", message)
                 self._end(1)
+
+    def _on_offers(
+        self, message: messages.OffersAnswered | messages.Grant | messages.DrainSession
+    ) -> None:
+        match message:
+            case messages.OffersAnswered(session_id, revision, part, is_last):
+                answers = self._answers.add(session_id, part, is_last)
+                if answers is not None:
+                    self._table.answered(session_id, Registered(revision, answers))
+            case messages.Grant(session_id, addresses, networks):
+                self._table.granted(session_id, addresses, [ip_network(one) for one in networks])
+            case messages.DrainSession(session_id, deadline_ms):
+                self._table.drain(session_id, deadline_ms)
 
     def _reload_trust(self) -> None:
         try:
@@ -319,3 +362,7 @@ class Worker:
             "lost_reports": carried.get("lost_reports", 0),
             "misdirected_packets": endpoint.misdirected_packets + self._table.misdirected_packets,
         }
+
+
+def _ranges(networks: Sequence[str]) -> tuple[IpRange, ...]:
+    return normalize_ranges(IpRange.of(ip_network(one)) for one in networks)
