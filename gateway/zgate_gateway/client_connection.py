@@ -128,11 +128,19 @@ class ClientConnection:
         if len(self._streams) >= _MAX_OPEN_REQUESTS:
             self.connection.abort_stream(stream_id, ErrorCode.H3_REQUEST_REJECTED)
             return
-        session = ConnectIpSession(Role.PROXY, stream_id, template=self._table.settings.template)
+        session = self.make_session(stream_id, headers)
         self._streams[stream_id] = session
         self._handle(stream_id, session, session.receive_headers(headers))
         if ended and stream_id in self._streams:
             self.data_received(stream_id, b"", True)
+
+    def make_session(self, stream_id: int, headers: Headers) -> ConnectIpSession:  # noqa: ARG002
+        """What reads a request with these headers."""
+        return ConnectIpSession(Role.PROXY, stream_id, template=self._table.settings.template)
+
+    def make_tunnel(self, session: ConnectIpSession) -> Tunnel:
+        """What carries the packets of a session that is granted."""
+        return Tunnel(self.connection, session, session.stream_id)
 
     def data_received(self, stream_id: int, data: bytes, ended: bool) -> None:
         """Capsules."""
@@ -326,7 +334,7 @@ class ClientConnection:
         assert identity is not None
         assert self.connection.h3 is not None
         try:
-            if not self.connection.h3.peer_takes_datagrams():
+            if session.needs_datagrams and not self.connection.h3.peer_takes_datagrams():
                 raise Refusal(
                     400, ProxyError.HTTP_REQUEST_ERROR, "SETTINGS_H3_DATAGRAM is required"
                 )
@@ -375,7 +383,7 @@ class ClientConnection:
     ) -> None:
         identity = self._identity
         assert identity is not None
-        tunnel = Tunnel(self.connection, session, stream_id)
+        tunnel = self.make_tunnel(session)
         established = self._table.establish(admission, self, identity, tunnel)
         self._session = established
         try:

@@ -113,6 +113,9 @@ class ConnectIpSession:
     if a packet may be sent to the peer. Both are the hot path, bound once to the gate.
     """
 
+    needs_datagrams = True
+    """Whether packets travel in HTTP datagrams, which the peer must then take."""
+
     def __init__(
         self,
         role: Role,

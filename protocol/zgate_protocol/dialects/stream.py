@@ -51,6 +51,8 @@ class StreamSession(ConnectIpSession):
     A packet of the client's is told as DatagramReceived, as one in a DATAGRAM capsule is.
     """
 
+    needs_datagrams = False
+
     def __init__(
         self,
         stream_id: int,

@@ -17,7 +17,11 @@ from enum import IntEnum
 from ipaddress import IPv4Address
 from typing import Final
 
-from zgate_protocol.service_capsule import service_name_problem
+from zgate_protocol.connect_ip import ConnectIpSession, Role
+from zgate_protocol.events import RequestReceived
+from zgate_protocol.limits import DEFAULT_LIMITS, Limits
+from zgate_protocol.service_capsule import ServiceCapsule, service_name_problem
+from zgate_protocol.uri_template import Scope
 
 ALPN: Final = "ztna-v1"
 
@@ -115,3 +119,27 @@ def encode_registered(service: str) -> bytes:
 def encode_refused(code: RefusalCode, name: bytes) -> bytes:
     """Return the datagram that refuses a registration; ``name`` is what was asked for."""
     return bytes((_REFUSED, code, len(name))) + name
+
+
+class ZtnaSession(ConnectIpSession):
+    """The gateway's side of a connection in this dialect: an RFC session's gate, and no request.
+
+    A packet is given to ``unwrap`` behind a context ID of 0, as RFC 9484 has it, after its
+    addresses were exchanged for those that the gateway knows.
+    """
+
+    needs_datagrams = False
+
+    def __init__(self, limits: Limits = DEFAULT_LIMITS) -> None:
+        """See ConnectIpSession; there is no stream."""
+        super().__init__(Role.PROXY, 0, limits=limits)
+        self.wrap_prefix = b""
+
+    def begin(self) -> None:
+        """The session is granted; say what it holds (``assign``) and may reach (``advertise``)."""
+        self._requested(RequestReceived(Scope(), "", "", capsule_protocol=False))
+        self.accept()
+
+    def send_capsule(self, capsule: ServiceCapsule) -> bytes:  # noqa: ARG002
+        """There is no stream for capsules."""
+        return b""
