@@ -99,6 +99,7 @@ class VerdictFlag(IntFlag):
     NEW_FLOW = 4
     JUDGED = 8
     CHOSEN = 16
+    NO_OFFER = 32
 
 
 class EndpointKind(IntEnum):

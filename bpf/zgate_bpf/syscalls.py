@@ -268,6 +268,7 @@ class TestRun:
     """What a test run gave.
 
     :ivar result: what the program returned.
+    :ivar data: the packet as the program left it.
     :ivar context: the context as the program left it.
     :ivar duration_ns: the mean of all repetitions.
     """
@@ -275,6 +276,7 @@ class TestRun:
     __test__ = False  # not a test case, whatever its name makes pytest think
 
     result: int
+    data: bytes
     context: bytes
     duration_ns: int
 
@@ -288,6 +290,7 @@ def program_test_run(fd: int, data: bytes, context: bytes, *, repeat: int = 1) -
     XDP programs may go without a ``context``.
     """
     data_in = ctypes.create_string_buffer(data, len(data))
+    data_out = ctypes.create_string_buffer(len(data))
     context_in = ctypes.create_string_buffer(context, len(context))
     context_out = ctypes.create_string_buffer(len(context))
     attributes = struct.pack(
@@ -295,9 +298,9 @@ def program_test_run(fd: int, data: bytes, context: bytes, *, repeat: int = 1) -
         fd,
         0,
         len(data),
-        0,
+        len(data),
         ctypes.addressof(data_in),
-        0,
+        ctypes.addressof(data_out),
         repeat,
         0,
         len(context),
@@ -307,7 +310,12 @@ def program_test_run(fd: int, data: bytes, context: bytes, *, repeat: int = 1) -
     )
     _, answer = _bpf(Command.PROG_TEST_RUN, attributes)
     fields = struct.unpack_from("=IIIIQQII", answer)
-    return TestRun(result=fields[1], duration_ns=fields[7], context=context_out.raw)
+    return TestRun(
+        result=fields[1],
+        data=data_out.raw[: fields[3]],
+        duration_ns=fields[7],
+        context=context_out.raw,
+    )
 
 
 _VERIFIED_INSTRUCTIONS_OFFSET = 216

@@ -24,6 +24,8 @@ _CONTROL_BLOCK = 48
 _GSO_SEGS = 164
 _GSO_SIZE = 176
 
+_ETHERNET_BYTES = 14
+
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
@@ -37,8 +39,12 @@ class Verdict:
     :ivar related: it is an ICMP error about a known flow.
     :ivar new_flow: it opens a flow.
     :ivar judged: the policy was asked, not only the flow table.
+    :ivar chosen: its flow, to a service, was given to an offer now.
+    :ivar no_offer: a dry run up found that the packet may pass to a service, and that nobody
+        offers that service: ``NO_BACKEND`` is what would become of it.
     :ivar mark: the packet's mark afterwards, ``PASS_MARK`` is what the firewall looks for;
         a dry run sets none.
+    :ivar packet: as the program left it.
     :ivar duration_ns: of one run, the mean of all repetitions.
     """
 
@@ -53,6 +59,9 @@ class Verdict:
     judged: bool
     mark: int
     duration_ns: int
+    chosen: bool = False
+    no_offer: bool = False
+    packet: bytes = b""
 
 
 def run_packet(
@@ -78,7 +87,7 @@ def run_packet(
     struct.pack_into("=I", context, _MARK, DRY_RUN_MARK if dry_run else 0)
     struct.pack_into("=I", context, _GSO_SEGS, gso_segs)
     struct.pack_into("=I", context, _GSO_SIZE, gso_size)
-    frame = bytes(12) + struct.pack("!H", ethertype or _ethertype(packet)) + packet
+    frame = bytes(_ETHERNET_BYTES - 2) + struct.pack("!H", ethertype or _ethertype(packet)) + packet
     try:
         run = syscalls.program_test_run(program_fd, frame, bytes(context), repeat=repeat)
     except OSError as error:
@@ -97,10 +106,11 @@ def _verdict(run: syscalls.TestRun) -> Verdict:
     (mark,) = struct.unpack_from("=I", run.context, _MARK)
     reason, flags = DropReason(word & 0xFF), VerdictFlag(word >> 8)
     passed = run.result == _TC_ACT_OK
-    if passed != (reason is DropReason.NONE):
+    # A packet that nobody takes is counted as dropped; in the TUN somebody answers it.
+    if passed != (reason is DropReason.NONE) and reason is not DropReason.NO_BACKEND:
         raise BpfError(f"the program returned {run.result} and gave the reason {reason.name}")
     return Verdict(
-        passed=passed,
+        passed=reason is DropReason.NONE,
         reason=reason,
         client_index=client_index,
         rule=rule,
@@ -109,6 +119,9 @@ def _verdict(run: syscalls.TestRun) -> Verdict:
         related=VerdictFlag.RELATED in flags,
         new_flow=VerdictFlag.NEW_FLOW in flags,
         judged=VerdictFlag.JUDGED in flags,
+        chosen=VerdictFlag.CHOSEN in flags,
+        no_offer=VerdictFlag.NO_OFFER in flags,
         mark=mark,
+        packet=run.data[_ETHERNET_BYTES:],
         duration_ns=run.duration_ns,
     )

@@ -9,10 +9,11 @@ struct zg_verdict {
 	__u32 client_index;
 	__u32 rule;
 	__u32 revision;
+	__u32 direction;                 /* as the client sees it that this is counted for */
 };
 
 static __always_inline void zg_count_packet(struct __sk_buff *skb, const struct zg_packet *p,
-					    const struct zg_verdict *v, const int direction)
+					    const struct zg_verdict *v)
 {
 	const __u32 segments = zg_segments(skb, p);
 	const __u64 bytes = zg_wire_bytes(p, segments);
@@ -24,20 +25,20 @@ static __always_inline void zg_count_packet(struct __sk_buff *skb, const struct 
 	if (!counters)
 		return;
 	if (v->reason) {
-		if (direction == ZG_UP)
+		if (v->direction == ZG_UP)
 			counters->up_dropped_packets += segments;
 		else
 			counters->down_dropped_packets += segments;
 		return;
 	}
-	if (direction == ZG_UP) {
+	if (v->direction == ZG_UP) {
 		counters->up_packets += segments;
 		counters->up_bytes += bytes;
 	} else {
 		counters->down_packets += segments;
 		counters->down_bytes += bytes;
 	}
-	if (v->flags & ZG_VERDICT_NEW_FLOW)
+	if (v->flags & (ZG_VERDICT_NEW_FLOW | ZG_VERDICT_CHOSEN))
 		counters->flows += 1;
 }
 
@@ -94,7 +95,7 @@ static __always_inline const __u32 *zg_open_gate(const struct zg_verdict *v, __u
 }
 
 static __always_inline void zg_tell(const struct zg_packet *p, const struct zg_verdict *v,
-				    const int direction, __u64 now_ns)
+				    __u64 now_ns)
 {
 	const __u32 *suppressed = zg_open_gate(v, now_ns);
 	struct zg_event *event;
@@ -114,7 +115,7 @@ static __always_inline void zg_tell(const struct zg_packet *p, const struct zg_v
 	event->suppressed = *suppressed;
 	event->kind = v->reason ? ZG_EVENT_DENIED : ZG_EVENT_FLOW_ALLOWED;
 	event->reason = v->reason;
-	event->direction = direction;
+	event->direction = v->direction;
 	event->family = p->family;
 	event->protocol = p->protocol;
 	event->zero = 0;

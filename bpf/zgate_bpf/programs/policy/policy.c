@@ -4,14 +4,16 @@
  *
  *   1. zg_parse         addresses, protocol, ports; or MALFORMED and its like
  *   2. zg_is_link_local never forwarded
- *   3. zg_find_client   who holds the address; nobody: NO_CLIENT
+ *   3. zg_find_client   who holds the address; nobody: what a connector answers or is sent
+ *                       (zg_decide_answer, zg_decide_onward), or NO_CLIENT
  *   4. zg_read_active   the generation of tables, read once per packet
  *   5. zg_recall_...    a later fragment is judged as its first one was
- *   6. zg_find_subject  the flow it belongs to, or whose ICMP error it quotes
+ *   6. zg_find_related  the flow that an ICMP error is about, or (zg_find_own) the packet's own
  *   7. zg_judge         no flow, or judged by what no longer holds: the policy decides
  *   8. zg_limit         what passes is charged to the client's limits
  *   9. zg_settle        the flow table learns of it
- *  10. zg_conclude      counted, told, marked, passed or dropped
+ *  10. zg_translate     a service's address and its offer's, one for the other
+ *  11. zg_conclude      counted, told, marked, passed or dropped
  *
  * Anything that goes wrong on the way is a drop with a reason. Nothing here needs userspace
  * to be alive.
@@ -29,6 +31,9 @@
 #include "flow.h"
 #include "limit.h"
 #include "account.h"
+#include "service.h"
+#include "subject.h"
+#include "connector.h"
 
 /* The index of the loopback device in every network namespace, and the device of a packet in
  * BPF_PROG_TEST_RUN. These programs are attached to a TUN and to nothing else, so no real
@@ -44,72 +49,6 @@ static __always_inline bool zg_is_test_run(const struct __sk_buff *skb)
 static __always_inline bool zg_is_dry_run(const struct __sk_buff *skb)
 {
 	return zg_is_test_run(skb) && skb->mark == ZG_DRY_RUN_MARK;
-}
-
-static __always_inline const struct zg_client *zg_find_client(const struct zg_packet *p,
-							      const int direction)
-{
-	const struct zg_client_key key = {
-		.family = p->family,
-		.address = direction == ZG_UP ? p->source : p->destination,
-	};
-
-	return zg_lookup(zg_map(clients), &key);
-}
-
-/* One load: slot and revision always belong together. */
-static __always_inline bool zg_read_active(struct zg_active *active)
-{
-	const __u32 zero = 0;
-	const __u64 *word = zg_lookup(zg_map(active), &zero);
-
-	if (!word)
-		return false;
-	*(__u64 *)active = *(const volatile __u64 *)word;
-	return active->slot_plus_1 != 0;
-}
-
-/* What a packet is about: its flow, or the flow that an ICMP error speaks of. */
-struct zg_subject {
-	struct zg_flow_key key;
-	struct zg_flow *flow;
-	bool related;
-};
-
-/* An ICMP error quotes a packet that went the other way, between the client and the remote
- * that the error is about; down, anybody on the path may have sent it. */
-static __always_inline bool zg_quoted_key(struct __sk_buff *skb, const struct zg_packet *p,
-					  const int direction, struct zg_flow_key *key)
-{
-	struct zg_packet quoted = { .start = p->upper + 8, .end = p->end, .quoted = 1 };
-	const struct zg_address *client = direction == ZG_UP ? &p->source : &p->destination;
-
-	if (zg_parse(skb, &quoted) || quoted.fragmentation == ZG_LATER_FRAGMENT)
-		return false;
-	if (quoted.icmp == ZG_ICMP_ERROR)
-		return false;
-	if (!zg_flow_key(&quoted, direction == ZG_UP ? ZG_DOWN : ZG_UP, key))
-		return false;
-	if (direction == ZG_UP && !zg_is_same(&quoted.source, &p->destination))
-		return false;
-	return zg_is_same(&key->client, client);
-}
-
-static __always_inline void zg_find_subject(struct __sk_buff *skb, const struct zg_packet *p,
-					    const struct zg_client *client, const int direction,
-					    __u64 now_ns, struct zg_subject *subject)
-{
-	const bool opening = direction == ZG_UP &&
-			     (p->tcp_flags & (ZG_TCP_SYN | ZG_TCP_ACK)) == ZG_TCP_SYN;
-
-	subject->flow = NULL;
-	subject->related = false;
-	if (p->icmp == ZG_ICMP_ERROR && zg_quoted_key(skb, p, direction, &subject->key)) {
-		subject->flow = zg_find_flow(&subject->key, client, now_ns, false);
-		subject->related = subject->flow != NULL;
-	}
-	if (!subject->flow && zg_flow_key(p, direction, &subject->key))
-		subject->flow = zg_find_flow(&subject->key, client, now_ns, opening);
 }
 
 /* The flow table learns what the policy said: the flow is gone, or stands under the new
@@ -129,6 +68,7 @@ static __always_inline int zg_settle(const struct zg_packet *p, const struct zg_
 		.service = known ? known->service : p->service,
 		.state = known ? known->state : 0,
 		.limited = answer->assignment && answer->assignment->byte_cost,
+		.backend = known ? known->backend : 0,
 	};
 
 	if (v->reason) {
@@ -175,6 +115,25 @@ static __always_inline int zg_decide_known(struct __sk_buff *skb, const struct z
 	return ZG_DROP_NONE;
 }
 
+/* What the gateway says itself comes before the policy. */
+static __always_inline int zg_judge_remote(const struct zg_question *q, struct zg_answer *answer)
+{
+	const struct zg_endpoint *remote = zg_find_endpoint(q->family, q->destination);
+
+	const bool is_dns = remote && remote->kind == ZG_ENDPOINT_GATEWAY &&
+			    zg_is_dns(q->protocol, q->service);
+	const bool is_offer = remote && remote->kind == ZG_ENDPOINT_OFFER;
+
+	if (!is_dns && !is_offer)
+		return zg_judge(q, answer);
+	answer->rule = ZG_NO_RULE;
+	answer->until_ns = ~0ull;
+	answer->assignment = zg_lookup_in(assignments, q->slot, &q->client_index);
+	if (!answer->assignment || !answer->assignment->policy)
+		return ZG_DROP_NO_POLICY;
+	return is_offer ? ZG_DROP_NOT_A_DESTINATION : ZG_DROP_NONE;
+}
+
 static __always_inline int zg_decide_anew(struct __sk_buff *skb, const struct zg_packet *p,
 					  const struct zg_client *client,
 					  const struct zg_active *active,
@@ -194,7 +153,7 @@ static __always_inline int zg_decide_anew(struct __sk_buff *skb, const struct zg
 	struct zg_answer answer;
 
 	v->flags |= ZG_VERDICT_JUDGED;
-	v->reason = zg_judge(&question, &answer);
+	v->reason = zg_judge_remote(&question, &answer);
 	v->rule = answer.rule;
 	if (!v->reason && !dry_run) {
 		/* What is known stays as it is: the next packet may pass. */
@@ -234,8 +193,8 @@ static __always_inline int zg_decide_subject(struct __sk_buff *skb, const struct
 }
 
 static __always_inline int zg_decide(struct __sk_buff *skb, struct zg_packet *p,
-				     struct zg_verdict *v, const int direction, bool dry_run,
-				     __u64 now_ns)
+				     struct zg_verdict *v, struct zg_translation *t,
+				     const int direction, bool dry_run, __u64 now_ns)
 {
 	const struct zg_client *client;
 	struct zg_subject subject;
@@ -249,18 +208,22 @@ static __always_inline int zg_decide(struct __sk_buff *skb, struct zg_packet *p,
 		return ZG_DROP_LINK_LOCAL;
 	client = zg_find_client(p, direction);
 	if (!client)
-		return ZG_DROP_NO_CLIENT;
+		return direction == ZG_UP ? zg_decide_answer(skb, p, v, t, dry_run, now_ns)
+					  : zg_decide_onward(skb, p, v, t, dry_run, now_ns);
 	v->client_index = client->index;
 	if (!zg_read_active(&active))
 		return ZG_DROP_NO_POLICY;
 	v->revision = active.revision;
 	if (p->fragmentation == ZG_LATER_FRAGMENT && !zg_recall_fragment(p, now_ns))
 		return ZG_DROP_FRAGMENT_WITHOUT_FIRST;
-	zg_find_subject(skb, p, client, direction, now_ns, &subject);
+	zg_find_related(skb, p, client, direction, now_ns, &subject, t);
+	zg_find_own(p, client, direction, now_ns, &subject);
 	reason = zg_decide_subject(skb, p, client, &active, &subject, v, direction, dry_run,
 				   now_ns);
 	if (!reason && p->fragmentation == ZG_FIRST_FRAGMENT && !dry_run)
 		zg_remember_fragment(p, now_ns);
+	if (!reason && direction == ZG_UP && dry_run && !zg_has_offer(&subject))
+		v->flags |= ZG_VERDICT_NO_OFFER;
 	return reason;
 }
 
@@ -273,22 +236,38 @@ static __always_inline void zg_show(struct __sk_buff *skb, const struct zg_verdi
 	skb->cb[ZG_VERDICT_REVISION] = v->revision;
 }
 
+/* Nobody takes the service's flow: the packet goes into the TUN as it is, for whoever reads it
+ * there to tell the client. No ICMP error is told of. */
+static __always_inline bool zg_is_told(const struct zg_packet *p, const struct zg_verdict *v,
+				       bool dry_run)
+{
+	return v->reason == ZG_DROP_NO_BACKEND && p->icmp != ZG_ICMP_ERROR && !dry_run;
+}
+
 static __always_inline int zg_conclude(struct __sk_buff *skb, const int direction)
 {
 	const bool dry_run = zg_is_dry_run(skb);
 	const __u64 now_ns = bpf_ktime_get_coarse_ns();
 	struct zg_packet packet = { .start = zg_is_test_run(skb) ? ETH_HLEN : 0, .end = skb->len };
-	struct zg_verdict verdict = { .client_index = ZG_NO_CLIENT, .rule = ZG_NO_RULE };
+	struct zg_verdict verdict = {
+		.client_index = ZG_NO_CLIENT,
+		.rule = ZG_NO_RULE,
+		.direction = direction,
+	};
+	struct zg_translation translation = {};
 
-	verdict.reason = zg_decide(skb, &packet, &verdict, direction, dry_run, now_ns);
+	verdict.reason = zg_decide(skb, &packet, &verdict, &translation, direction, dry_run, now_ns);
+	if (!verdict.reason && !dry_run && (translation.outer || translation.quoted))
+		verdict.reason = zg_translate(skb, &packet, &translation);
 	zg_show(skb, &verdict);
 	if (!dry_run) {
-		zg_count_packet(skb, &packet, &verdict, direction);
+		zg_count_packet(skb, &packet, &verdict);
 		if (verdict.reason || verdict.flags & ZG_VERDICT_NEW_FLOW)
-			zg_tell(&packet, &verdict, direction, now_ns);
+			zg_tell(&packet, &verdict, now_ns);
 	}
 	if (verdict.reason)
-		return TC_ACT_SHOT;
+		return direction == ZG_DOWN && zg_is_told(&packet, &verdict, dry_run) ? TC_ACT_OK
+										      : TC_ACT_SHOT;
 	/* Not in a dry run: its mark is what makes each of its repetitions one. Volatile: the
 	 * compiler would write one byte only, which the verifier forbids. */
 	if (direction == ZG_UP && !dry_run)
