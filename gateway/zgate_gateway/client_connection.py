@@ -252,10 +252,14 @@ class ClientConnection:
         """What the client offers; it may say so before its session is granted."""
         if stream_id not in self._streams:
             return
+        session = self._session
+        is_established = session is not None and session.tunnel.stream_id == stream_id
         intake = self._intakes.get(stream_id)
         if intake is None:
             intake = OfferIntake(self._table.registrar, self._table.loop.time)
             self._intakes[stream_id] = intake
+            if session is not None and is_established:
+                intake.begin(session.session_id)
         try:
             match event:
                 case events.ServicesOffered(register):
@@ -267,8 +271,8 @@ class ClientConnection:
         except TooMuchOffered as too_much:
             self._drop_stream(stream_id, str(too_much))
             self.connection.abort_stream(stream_id, int(H3Error.EXCESSIVE_LOAD))
-        if self._session is not None and self._session.tunnel.stream_id == stream_id:
-            self._session.beats = intake.beats
+        if session is not None and is_established:
+            session.beats = intake.beats
 
     def _begin(
         self, stream_id: int, session: ConnectIpSession, request: events.RequestReceived
