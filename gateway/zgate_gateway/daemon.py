@@ -30,6 +30,7 @@ from pathlib import Path
 
 from zgate_bpf.edge import Owners
 from zgate_bpf.kernel_policy import BpfLoadError, KernelPolicy
+from zgate_bpf.services import MAX_OFFERS
 from zgate_bpf.steering import Steering
 from zgate_config import ConfigError
 from zgate_control.store import Store, StoreError
@@ -61,6 +62,7 @@ from zgate_gateway.policy.service_names import ServicePools
 from zgate_gateway.policy_keeper import PolicyKeeper
 from zgate_gateway.pool import AddressPool
 from zgate_gateway.registry import Registry, RegistrySettings
+from zgate_gateway.services.desk import ServiceDesk
 from zgate_gateway.worker import messages
 from zgate_gateway.worker.crew import Crew, WorkerError
 from zgate_gateway.worker.process import WorkerProcess
@@ -197,6 +199,7 @@ class Gateway:
             max_bytes=config.audit.max_bytes,
         )
         self._undo.callback(self.audit.close)
+        self.services = ServiceDesk(config, self.store)
         self.pools = [
             AddressPool(network, self.store) for network in (config.pool.ipv4, config.pool.ipv6)
         ]
@@ -237,13 +240,21 @@ class Gateway:
         self.kernel = Kernel(programs, max_clients=limits.max_clients)
         self.alerts = MapAlerts(programs.map_usage)
         self.journal = Journal(self.audit, self.store, self.kernel, loop)
-        self.policy.start(store=self.store, kernel=self.kernel, audit=self.audit)
+        pool = self.config.pool
+        programs.services.set_own_addresses([pool.ipv4[1], pool.ipv6[1]])
+        self.services.directory.on_change = self.policy.services_changed
+        self.policy.start(
+            store=self.store,
+            kernel=self.kernel,
+            audit=self.audit,
+            services=self.services.directory,
+        )
         mask = OwnerMask.derive(self._secret)
         self.steering = Steering(
             workers=self.config.worker_count,
             mask_factor=mask.factor,
             mask_offset=mask.offset,
-            max_addresses=len(self.pools) * limits.max_clients,
+            max_addresses=len(self.pools) * (limits.max_clients + MAX_OFFERS),
         )
         self._undo.callback(self.steering.close)
 
@@ -266,6 +277,7 @@ class Gateway:
                 state_file=config.runtime_dir / "sysctls.json",
                 masquerade=config.uplink.masquerade,
                 uplink=config.uplink.interface,
+                service_pools=self.services.directory.pools,
             )
         )
         for line in self.network.prepare():
@@ -299,6 +311,15 @@ class Gateway:
             steering=self.steering.owners,
             listener=self.journal,
             recheck=self.verifier.recheck,
+            loop=loop,
+        )
+        self.services.open(
+            kernel=self.kernel,
+            steering=self.steering.owners,
+            host=self.network,
+            sessions=self.sessions,
+            workers=self.crew,
+            audit=self.audit,
             loop=loop,
         )
 
@@ -355,7 +376,7 @@ class Gateway:
             idle_timeout_s=config.sessions.idle_timeout_s,
             max_udp_payload_bytes=config.quic.max_datagram_bytes,
             tun_name=config.tun.name,
-            routes=tuple(str(network) for network in config.routes),
+            routes=self.services.agent_routes(),
             gateway_ipv4=config.pool.ipv4[1],
             gateway_ipv6=config.pool.ipv6[1],
             pools=(str(config.pool.ipv4), str(config.pool.ipv6)),
@@ -383,6 +404,13 @@ class Gateway:
                 if left_out:
                     self.audit.rate_limited(client=None, suppressed=left_out)
                 self.audit.session_refused(peer=peer, reason=reason, text=text)
+            case (
+                messages.OfferServices()
+                | messages.OfferStates()
+                | messages.OfferRoutes()
+                | messages.ConnectorSilent()
+            ):
+                self.services.message(process, message)
             case messages.TunLost():
                 self._tun_lost()
             case _:
@@ -439,6 +467,7 @@ class Gateway:
             while True:
                 await asyncio.sleep(_UPKEEP_INTERVAL_S)
                 self.poll_events()
+                self.services.upkeep()
         finally:
             loop.remove_reader(fd)
 

@@ -312,6 +312,13 @@ class Kernel:
             raise KernelError(f"client {client.name} not forgotten: {'; '.join(problems)}")
         self._free.append(client.index)
 
+    def client_index(self, name: str) -> int:
+        """The kernel's number of a client. KernelError: it knows none of that name."""
+        client = self._clients.get(name)
+        if client is None:
+            raise KernelError(f"no client {name}")
+        return client.index
+
     def counters(self, name: str) -> ClientCounters | None:
         """What was counted for a client since it connected."""
         client = self._clients.get(name)

@@ -102,6 +102,10 @@ class SessionRecord:
         return str(self.path)
 
 
+def _nothing_offered(_session: SessionRecord, _cause: str) -> None:
+    """No session offers anything."""
+
+
 class Registry:
     """All sessions of the gateway.
 
@@ -127,6 +131,8 @@ class Registry:
         self.by_address: dict[IpAddress, SessionRecord] = {}
         self.established_total = 0
         self.refused: dict[str, int] = {}
+        #: Called with a session and the cause before anything else is done about its end.
+        self.on_ending: Callable[[SessionRecord, str], None] = _nothing_offered
         self.loop = loop
         self._pools = tuple(pools)
         self._kernel = kernel
@@ -253,6 +259,11 @@ class Registry:
         if session.closed:
             return False
         session.closed = True
+        try:
+            # Nothing may be led to a client that is on its way out.
+            self.on_ending(session, cause)
+        except Exception:
+            logger.exception("what session %s offers did not end in order", session.session_id)
         try:
             # First, for what the kernel has counted for the client goes with it.
             self._listener.session_down(session, cause)

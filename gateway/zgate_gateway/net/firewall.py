@@ -2,8 +2,8 @@
 
     input       what clients send to the gateway itself, only if the BPF program passed it
     forward     from the TUN: only what the program passed; to the TUN: only answers, or what came
-                from the TUN; from elsewhere: nothing with a client's address, and, where the host
-                did not forward before the gateway came, nothing at all
+                from the TUN; from elsewhere: nothing with an address of a client or a service,
+                and, where the host did not forward before the gateway came, nothing at all
     clamp       TCP's MSS, to the MTU of the way, both directions
     masquerade  from the pools to everywhere but the TUN, or to the named uplink
 
@@ -48,6 +48,8 @@ class FirewallSettings:
     # forwarding nothing that has nothing to do with the tunnel.
     only_tunnel_ipv4: bool = False
     only_tunnel_ipv6: bool = False
+    # Of services: nobody outside borrows their addresses either.
+    service_pools: tuple[IPv4Network | IPv6Network, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +147,9 @@ def _forward_chain(settings: FirewallSettings) -> Iterator[Json]:
     yield _rule("forward", "not-passed", _from(name), _not_passed(), *_drop("forward_not_passed"))
     for pool in (settings.ipv4_pool, settings.ipv6_pool):
         comment = f"spoofed-ipv{pool.version}"
+        yield _rule("forward", comment, _not_from(name), _source(pool), *_drop("pool_spoofed"))
+    for pool in settings.service_pools:
+        comment = f"spoofed-services-ipv{pool.version}"
         yield _rule("forward", comment, _not_from(name), _source(pool), *_drop("pool_spoofed"))
     answers = {
         "match": {"op": "in", "left": {"ct": {"key": "state"}}, "right": ["established", "related"]}

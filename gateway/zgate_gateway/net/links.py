@@ -4,6 +4,7 @@ The order is fail-closed, and `GatewayNetwork` keeps it: the programs are attach
 is down and has no address, and the link comes up last.
 """
 
+import errno
 import re
 import struct
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from ipaddress import (
 )
 from pathlib import Path
 from typing import Any
+
+from pyroute2 import NetlinkError
 
 from zgate_gateway.net.errors import NetError
 from zgate_gateway.net.rtnl import rtnl
@@ -59,6 +62,10 @@ INTERFACE_SYSCTLS = {
 }
 
 
+class RouteTaken(NetError):
+    """The host has a route of its own."""
+
+
 def gateway_address(pool: Network) -> IPv4Address | IPv6Address:
     """The gateway's own address in a pool: the first host."""
     return pool.network_address + 1
@@ -73,11 +80,21 @@ class TunLink:
     ipv4_pool: IPv4Network
     ipv6_pool: IPv6Network
     queue_packets: int = DEFAULT_QUEUE_PACKETS
+    service_pools: tuple[Network, ...] = ()
 
     @property
     def pools(self) -> tuple[IPv4Network, IPv6Network]:
-        """Both pools, IPv4 first."""
+        """Both pools of clients, IPv4 first."""
         return self.ipv4_pool, self.ipv6_pool
+
+    @property
+    def led_here(self) -> tuple[Network, ...]:
+        """What is routed to the link as long as it is up: the pools of clients and of services."""
+        return *self.pools, *self.service_pools
+
+    def source_for(self, network: Network) -> str:
+        """The gateway's own address of a network's family."""
+        return str(gateway_address(self.pools[0 if network.version == 4 else 1]))
 
     def attach(self, hook: Hook, program_fd: int) -> None:
         """Run a loaded SCHED_CLS program at a hook, in direct-action mode, and read that back.
@@ -167,15 +184,42 @@ class TunLink:
         def bring_up(route: Any) -> None:
             index = _index(route, self.name)
             route.link("set", index=index, state="up")
-            for pool in self.pools:
+            for pool in self.led_here:
                 route.route(
                     "replace",
                     dst=str(pool),
                     oif=index,
-                    prefsrc=str(gateway_address(pool)),
+                    prefsrc=self.source_for(pool),
                 )
 
         rtnl(f"cannot bring {self.name} up", bring_up)
+
+    def add_route(self, network: Network) -> None:
+        """Lead a network to the link. RouteTaken if the host leads that very prefix elsewhere."""
+
+        def add(route: Any) -> None:
+            index = _index(route, self.name)
+            try:
+                route.route("add", dst=str(network), oif=index, prefsrc=self.source_for(network))
+            except NetlinkError as error:
+                if error.code == errno.EEXIST:
+                    raise RouteTaken(f"the gateway's host has a route to {network}") from error
+                raise
+
+        rtnl(f"cannot route {network} to {self.name}", add)
+
+    def remove_route(self, network: Network) -> None:
+        """Lead a network to the link no more."""
+
+        def remove(route: Any) -> None:
+            route.route("del", dst=str(network), oif=_index(route, self.name))
+
+        rtnl(f"cannot take the route of {network} to {self.name} back", remove)
+
+    def other_networks(self) -> list[tuple[str, Network]]:
+        """The networks of the host's other interfaces, with the interfaces' names."""
+        found = rtnl("cannot read the host's addresses", _networks)
+        return [(name, network) for name, network in found if name != self.name]
 
     def verify(self) -> None:
         """Raise NetError unless the link is up with its MTU, its addresses and its routes."""
@@ -185,7 +229,7 @@ class TunLink:
             return [
                 *_link_problems(route.get_links(index)[0], self.mtu_bytes),
                 *_missing_addresses(route, index, self.pools),
-                *_missing_routes(route, index, self.pools),
+                *_missing_routes(route, index, self.led_here),
             ]
 
         problems = rtnl(f"cannot read the state of {self.name}", read)
@@ -207,16 +251,13 @@ class TunLink:
 
     def _check_pools_free(self) -> None:
         """Refuse a pool that overlaps a network of another interface of this host."""
-        for name, network in rtnl("cannot read the host's addresses", _networks):
-            for pool in self.pools:
-                if (
-                    name != self.name
-                    and pool.version == network.version
-                    and _overlap(pool, network)
-                ):
+        for name, network in self.other_networks():
+            for pool in self.led_here:
+                if _overlap(pool, network):
+                    keys = "pool" if pool in self.pools else "services"
                     raise NetError(
-                        f"the pool {pool} overlaps {network} on {name}:"
-                        " choose another pool in the configuration (pool.ipv4, pool.ipv6)"
+                        f"the pool {pool} overlaps {network} on {name}: choose another pool"
+                        f" in the configuration ({keys}.ipv4, {keys}.ipv6)"
                     )
 
 
@@ -269,13 +310,13 @@ def _missing_addresses(route: Any, index: int, pools: tuple[Network, ...]) -> li
     return [f"the address {address} is gone" for address in wanted if address not in present]
 
 
-def _missing_routes(route: Any, index: int, pools: tuple[Network, ...]) -> list[str]:
+def _missing_routes(route: Any, index: int, networks: tuple[Network, ...]) -> list[str]:
     present = {
         f"{one.get_attr('RTA_DST')}/{one['dst_len']}"
         for family in (2, 10)
         for one in route.get_routes(family=family, oif=index)
     }
-    return [f"the route to {pool} is gone" for pool in pools if str(pool) not in present]
+    return [f"the route to {one} is gone" for one in networks if str(one) not in present]
 
 
 def _networks(route: Any) -> list[tuple[str, Network]]:

@@ -24,7 +24,13 @@ from zgate_gateway.net.firewall import (
     RuleCounter,
     remove_table,
 )
-from zgate_gateway.net.links import DEFAULT_QUEUE_PACKETS, Hook, TunLink, interface_names
+from zgate_gateway.net.links import (
+    DEFAULT_QUEUE_PACKETS,
+    Hook,
+    Network,
+    TunLink,
+    interface_names,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +43,7 @@ class NetworkSettings:
     ipv6_pool: IPv6Network
     state_file: Path  # where the host's sysctls are remembered, in the runtime directory
     queue_packets: int = DEFAULT_QUEUE_PACKETS
+    service_pools: tuple[IPv4Network | IPv6Network, ...] = ()
     masquerade: bool = True
     uplink: str | None = None  # masquerade to this interface only; None: to all but the TUN
 
@@ -52,6 +59,7 @@ class GatewayNetwork:
             settings.ipv4_pool,
             settings.ipv6_pool,
             settings.queue_packets,
+            settings.service_pools,
         )
         self._sysctls = Sysctls(settings.state_file)
         self._firewall: Firewall | None = None
@@ -89,6 +97,18 @@ class GatewayNetwork:
         self._sysctls.verify()
         if self._firewall is not None:
             self._firewall.verify()
+
+    def add_route(self, network: Network) -> None:
+        """Lead a network into the TUN. NetError: it cannot be, or the host leads it elsewhere."""
+        self._link.add_route(network)
+
+    def remove_route(self, network: Network) -> None:
+        """Lead a network into the TUN no more; NetError if it cannot be taken back."""
+        self._link.remove_route(network)
+
+    def host_networks(self) -> list[tuple[str, Network]]:
+        """The networks of the host's other interfaces, with the interfaces' names."""
+        return self._link.other_networks()
 
     def counters(self) -> dict[str, RuleCounter]:
         """Read the firewall's counters; empty while it is not installed."""
@@ -131,6 +151,7 @@ class GatewayNetwork:
                 uplink=settings.uplink,
                 only_tunnel_ipv4=not forwarding.is_on_ipv4,
                 only_tunnel_ipv6=not forwarding.is_on_ipv6,
+                service_pools=settings.service_pools,
             )
         )
         self._firewall.install()

@@ -80,6 +80,9 @@ class ServiceDirectory:
         with self._lock:
             return self._names.get(address)
 
+    def __len__(self) -> int:
+        return len(self._services)
+
     def names(self) -> tuple[str, ...]:
         """All names, in order."""
         with self._lock:

@@ -11,7 +11,9 @@ import sys
 from collections.abc import Sequence
 from typing import Protocol
 
-from zgate_gateway.admission import PeerPath
+from zgate_protocol.service_capsule import RegistrationAnswer
+
+from zgate_gateway.admission import IpAddress, PeerPath
 from zgate_gateway.worker import messages
 from zgate_gateway.worker.channel import Channel, socket_pair
 from zgate_gateway.worker.messages import BATCH_ENTRIES, Message, Report, SessionReport
@@ -87,6 +89,23 @@ class WorkerProcess:
     def close_session(self, session_id: str, cause: str) -> None:
         """See `WorkerLink.close_session`."""
         self.send(messages.CloseSession(session_id, cause))
+
+    def answer_offers(
+        self, session_id: str, revision: int, answers: Sequence[RegistrationAnswer]
+    ) -> None:
+        """See `WorkerLink.answer_offers`."""
+        for part, is_last in messages.in_parts(answers):
+            self.send(messages.OffersAnswered(session_id, revision, part, is_last))
+
+    def grant(
+        self, session_id: str, addresses: Sequence[IpAddress], networks: Sequence[str]
+    ) -> None:
+        """See `WorkerLink.grant`."""
+        self.send(messages.Grant(session_id, tuple(addresses), tuple(networks)))
+
+    def drain_session(self, session_id: str, deadline_ms: int) -> None:
+        """See `WorkerLink.drain_session`."""
+        self.send(messages.DrainSession(session_id, deadline_ms))
 
     def end_lost(self, paths: Sequence[PeerPath]) -> None:
         """Have it tell the clients of a predecessor that their connections are no more."""

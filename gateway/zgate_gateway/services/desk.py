@@ -1,0 +1,117 @@
+"""Services as the daemon has them: its parts, what workers say of them, what agents are told."""
+
+from __future__ import annotations
+
+import asyncio
+from ipaddress import ip_network
+from typing import Protocol
+
+from zgate_bpf.steering_tables import AddressOwners
+from zgate_control.store import Store
+from zgate_protocol.service_capsule import OfferedService
+
+from zgate_gateway.admission import WorkerLink
+from zgate_gateway.audit import AuditLog
+from zgate_gateway.config import GatewayConfig
+from zgate_gateway.kernel import Kernel
+from zgate_gateway.registry import Registry, SessionRecord
+from zgate_gateway.services.connectors import Connectors
+from zgate_gateway.services.directory import ServiceDirectory
+from zgate_gateway.services.offers import Offers
+from zgate_gateway.services.records import ConnectorRecords
+from zgate_gateway.services.routes import HostRoutes, RouteTable
+from zgate_gateway.worker import messages
+
+#: What workers say of offers.
+OfferMessage = (
+    messages.OfferServices | messages.OfferStates | messages.OfferRoutes | messages.ConnectorSilent
+)
+
+
+class Workers(Protocol):
+    """All workers: `zgate_gateway.worker.crew.Crew`."""
+
+    def tell(self, message: messages.Message) -> None:
+        """Say the same to all."""
+
+
+class ServiceDesk:
+    """See the module's text. `directory` is there from the start, the rest after `open`."""
+
+    def __init__(self, config: GatewayConfig, store: Store) -> None:
+        """Read the names. Raises StoreError."""
+        self.directory = ServiceDirectory(store, config.services.ipv4, config.services.ipv6)
+        self.domain = config.services.domain
+        self._config = config
+        self._parts: messages.Parts[OfferedService] = messages.Parts()
+
+    def open(
+        self,
+        *,
+        kernel: Kernel,
+        steering: AddressOwners,
+        host: HostRoutes,
+        sessions: Registry,
+        workers: Workers,
+        audit: AuditLog,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        """Offers can be made from now on."""
+        self._sessions, self._workers = sessions, workers
+        tables = kernel.programs.services
+        pool = self._config.pool
+        self.routes = RouteTable(
+            tables,
+            steering,
+            host,
+            own_pools=(pool.ipv4, pool.ipv6, *self.directory.pools),
+            on_networks=self._networks_changed,
+        )
+        self.connectors = Connectors(
+            directory=self.directory,
+            offers=Offers(tables, self.directory, steering),
+            routes=self.routes,
+            policy=lambda: kernel.policy_set,
+            client_index=kernel.client_index,
+            listener=ConnectorRecords(audit, loop),
+            loop=loop,
+        )
+        sessions.on_ending = self._session_ending
+        self.connectors.know_services()
+
+    def message(self, worker: WorkerLink, message: OfferMessage) -> None:
+        """A worker passes on what a connector says. Raises ValueError: it makes no sense."""
+        session = self._sessions.by_id.get(message.session_id)
+        if session is None or session.worker is not worker:
+            return  # it has ended meanwhile
+        match message:
+            case messages.OfferServices(session_id, revision, part, is_last):
+                services = self._parts.add(session_id, part, is_last)
+                if services is not None:
+                    self.connectors.offered(session, revision, services)
+            case messages.OfferStates(_, statuses):
+                self.connectors.states(session, statuses)
+            case messages.OfferRoutes(_, routes):
+                self.connectors.routes_offered(session, routes)
+            case messages.ConnectorSilent(_, is_silent):
+                self.connectors.silent(session, is_silent)
+
+    def upkeep(self) -> None:
+        """What the policy says of connectors may be another; to be called now and then."""
+        self.connectors.know_services()
+        self.connectors.upkeep()
+
+    def agent_routes(self) -> tuple[str, ...]:
+        """What agents are told to send here: as configured, services, and what is led to."""
+        pool = self._config.pool
+        names = [ip_network(pool.ipv4[1]), ip_network(pool.ipv6[1])]
+        led = self.routes.networks() if hasattr(self, "routes") else ()
+        every = (*self._config.routes, *names, *self.directory.pools, *led)
+        return tuple(dict.fromkeys(str(network) for network in every))
+
+    def _networks_changed(self) -> None:
+        self._workers.tell(messages.Routes(self.agent_routes()))
+
+    def _session_ending(self, session: SessionRecord, cause: str) -> None:
+        self._parts.forget(session.session_id)
+        self.connectors.ended(session, cause)
