@@ -1,11 +1,16 @@
 """A gateway host without a daemon: a TUN, tiny BPF programs, and a client behind the TUN."""
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from connector_support.site import Site, open_site
 from zgate_gateway.net.netstate import NetworkSettings
 from zgate_lab.cable import Cable
 from zgate_lab.internet import Internet
@@ -32,6 +37,13 @@ def load() -> Iterator[Callable[[TinyProgram], int]]:
 def lab() -> Iterator[Lab]:
     with Lab() as lab:
         yield lab
+
+
+@pytest.fixture(params=("root", "nobody"))
+def site(lab: Lab, request: pytest.FixtureRequest) -> Iterator[Site]:
+    """A connector's data part between a device and the connector's host."""
+    with open_site(lab, as_nobody=request.param == "nobody") as site:
+        yield site
 
 
 @pytest.fixture

@@ -1,0 +1,1 @@
+"""What the tests of a connector in namespaces share."""
