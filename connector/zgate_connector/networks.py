@@ -36,6 +36,8 @@ logger = logging.getLogger(__name__)
 MAX_TUNS = 16
 _RULE_PRIORITY = 12_200
 """Before the main table (32766), after what people usually put first."""
+_OWN_RULE_PRIORITY = 32_800
+"""After the main and the default table: see `_add_rules`."""
 _ROUTE_PROTOCOL = 123
 """Marks our routes and rules (`proto 123`); the number is nobody's."""
 _THROW, _UNICAST = 9, 1
@@ -173,20 +175,19 @@ class HostNetwork:
                 route.route("replace", **_route(address, table, _UNICAST), oif=link)
 
     def _add_rules(self, route: Any, count: int) -> None:
+        """Marked packets take their gateway's table.
+
+        This host's own answers get their mark only after a route was found for them, which need
+        not be the right one: where no other table has any, ours do, for them alone.
+        """
         for number in range(count):
             mark = self._mark(number)
             for version in (4, 6):
                 if not _has(version):
                     continue
-                route.rule(
-                    "add",
-                    family=_FAMILIES[version],
-                    fwmark=mark,
-                    fwmask=0xFFFFFFFF,
-                    table=mark,
-                    priority=_RULE_PRIORITY,
-                    protocol=_ROUTE_PROTOCOL,
-                )
+                rule = {"family": _FAMILIES[version], "table": mark, "protocol": _ROUTE_PROTOCOL}
+                route.rule("add", **rule, priority=_RULE_PRIORITY, fwmark=mark, fwmask=0xFFFFFFFF)
+                route.rule("add", **rule, priority=_OWN_RULE_PRIORITY + number, iifname="lo")
 
     def _remove_rules(self, route: Any) -> None:
         tables = {self._mark(number) for number in range(MAX_TUNS)}
@@ -196,14 +197,8 @@ class HostNetwork:
             for rule in list(route.get_rules(family=family)):
                 table = rule.get_attr("FRA_TABLE")
                 if table in tables:
-                    route.rule(
-                        "del",
-                        family=family,
-                        fwmark=rule.get_attr("FRA_FWMARK"),
-                        fwmask=rule.get_attr("FRA_FWMASK"),
-                        table=table,
-                        priority=rule.get_attr("FRA_PRIORITY"),
-                    )
+                    priority = rule.get_attr("FRA_PRIORITY")
+                    route.rule("del", family=family, table=table, priority=priority)
         for table in tables:
             _flush(route, table)
 
@@ -255,7 +250,7 @@ class HostNetwork:
             for version in self._only_tunnel
         ]
         return {
-            "mark": (
+            "mark_flows": (
                 "filter hook prerouting priority mangle",
                 [*mark_new, f"iifname != @tuns {marks} meta mark set ct mark"],
             ),
@@ -276,6 +271,11 @@ class HostNetwork:
                     "counter drop",
                 ],
             ),
+            # Answers only: this host begins nothing with a client.
+            "output": (
+                "filter hook output priority filter",
+                ["oifname @tuns ct state != { established, related } counter drop"],
+            ),
             "forward": (
                 "filter hook forward priority filter",
                 [
@@ -293,7 +293,7 @@ class HostNetwork:
                 "filter hook forward priority mangle",
                 [f"iifname @tuns {clamp}", f"oifname @tuns {clamp}"],
             ),
-            "masquerade": (
+            "postrouting": (
                 "nat hook postrouting priority srcnat",
                 [
                     f"{marks} oifname != @tuns oifname != @links {family} daddr @{name}"
