@@ -53,6 +53,11 @@ class Tunnel:
         if (direct := self._begin_direct()) is not None:
             direct.hold(addresses, networks)
 
+    def let_go(self) -> None:
+        """Nothing that the TUN has is this session's any more."""
+        if self._direct is not None:
+            self._direct.hold((), ())
+
     def _begin_direct(self) -> DirectPath | None:
         if self._direct is None and (direct := self.connection.engine.direct) is not None:
             self._direct = direct

@@ -232,6 +232,7 @@ class SessionTable:
     def _end(self, session: Session, cause: str) -> None:
         session.closed = True
         session.tunnel.session.close()
+        session.tunnel.let_go()
         self._forget(session)
         session.owner.end_session(session, cause)
 

@@ -7,6 +7,7 @@ import os
 import random
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
+from ipaddress import ip_address, ip_network
 from typing import Any
 
 import pytest
@@ -804,6 +805,67 @@ async def test_nothing_passes_after_the_session(links: Links, vnet_tun: VnetTun)
     await eventually(lambda: link.peer.connection.ping() or link.peer.flush() or link.wire.sent_up)
     assert vnet_tun.delivered() == []
     assert packet not in link.gateway.tun.written
+
+
+@native_gateway
+@pytest.mark.parametrize(
+    ("address", "networks"), [("10.101.255.254", ()), ("10.20.0.9", ("10.20.0.0/16",))]
+)
+async def test_what_is_granted_passes_without_python_until_it_is_taken_away(
+    links: Links, vnet_tun: VnetTun, address: str, networks: tuple[str, ...]
+) -> None:
+    link = await _direct(links, vnet_tun)
+    gateway, session_id = link.gateway, link.session_of_gateway.session_id
+    strays: list[bytes] = []
+    assert gateway.endpoint.carrier is not None
+    gateway.endpoint.carrier._on_read = strays.append
+    own = link.send_up([100])
+    await eventually(lambda: not link.missing_above(own), _WAIT_S)
+
+    def grant(*granted: str) -> None:
+        addresses = () if networks else [ip_address(each) for each in granted]
+        held = [ip_network(each) for each in networks if granted]
+        gateway.table.granted(session_id, addresses, held)
+
+    async def passes(source: str) -> None:
+        """Both ways; Python judges the first packet of a pair only."""
+        down = [udp_packet("10.100.0.6", source, bytes((n, len(strays)))) for n in range(20)]
+        for packet in down:
+            vnet_tun.inject(packet)
+        await eventually(lambda: not link.missing_below(down), _WAIT_S)
+        first = udp_packet(source, "10.100.0.6", b"first")
+        link.peer.send_datagram(link.prefix + first)
+        await eventually(lambda: first in gateway.tun.written, _WAIT_S)
+        up = [udp_packet(source, "10.100.0.6", bytes((n, len(strays)))) for n in range(20)]
+        for packet in up:
+            link.peer.send_datagram(link.prefix + packet)
+        arrived: list[bytes] = []
+        await eventually(lambda: arrived.extend(vnet_tun.delivered()) or len(arrived) >= 20)
+        assert set(arrived) == set(up)
+        gateway.tun.written.clear()
+
+    async def is_kept_out() -> None:
+        known = len(strays)
+        vnet_tun.inject(udp_packet("10.100.0.6", address))
+        await eventually(lambda: len(strays) == known + 1, _WAIT_S)
+        link.peer.send_datagram(link.prefix + udp_packet(address, "10.100.0.6", b"late"))
+        # The own address still passes, and in order: what was before it has been judged.
+        honest = udp_packet(link.address, OFFICE_V4, bytes((1, len(strays))))
+        link.peer.send_datagram(link.prefix + honest)
+        await eventually(lambda: honest in (*vnet_tun.delivered(), *gateway.tun.written), _WAIT_S)
+        assert not any(b"late" in packet for packet in gateway.tun.written)
+
+    await is_kept_out()
+    grant(address)
+    await passes(address)
+    grant()
+    await is_kept_out()
+    grant(address)
+    await passes(address)
+    gateway.table.close(link.session_of_gateway, "revoked")
+    known = len(strays)
+    vnet_tun.inject(udp_packet("10.100.0.6", address))
+    await eventually(lambda: len(strays) == known + 1, _WAIT_S)
 
 
 # Lives.
