@@ -33,6 +33,7 @@ class Tunnel:
         self._quarter_id = encode_varint(stream_id // 4)
         self.payload_prefix = session.wrap_prefix
         self._direct: DirectPath | None = None
+        self._holder: DirectPath | None = None
 
     def carry(self) -> None:
         """Let the engine carry packets without Python, where it can: all that the TUN has.
@@ -51,12 +52,13 @@ class Tunnel:
             ValueError: the engine cannot hold them.
         """
         if (direct := self._begin_direct()) is not None:
+            self._holder = direct
             direct.hold(addresses, networks)
 
     def let_go(self) -> None:
         """Nothing that the TUN has is this session's any more."""
-        if self._direct is not None:
-            self._direct.hold((), ())
+        if self._holder is not None:
+            self._holder.hold((), ())
 
     def _begin_direct(self) -> DirectPath | None:
         if self._direct is None and (direct := self.connection.engine.direct) is not None:
