@@ -66,6 +66,7 @@ class Refusal(Exception):
 
 
 Answer = Callable[[Admission | Refusal], None]
+Reached = Callable[[tuple[IpAddress, ...]], None]
 
 
 class Registrar(Protocol):
@@ -88,6 +89,9 @@ class Registrar(Protocol):
 
     def offer_routes(self, session_id: str, networks: tuple[str, ...]) -> None:
         """A session leads to these networks: the full list."""
+
+    def reach_service(self, session_id: str, service: str, answer: Reached) -> None:
+        """Ask for a service's virtual IPs: none if the session's client may not reach it."""
 
     def connector_silent(self, session_id: str, is_silent: bool) -> None:
         """Nothing comes from a session that ought to be heard each second; or it comes again."""

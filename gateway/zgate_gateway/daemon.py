@@ -411,6 +411,9 @@ class Gateway:
                 | messages.ConnectorSilent()
             ):
                 self.services.message(process, message)
+            case messages.ReachService(request_id, session_id, service):
+                found = self.services.reachable(process, session_id, service)
+                process.send(messages.ServiceReached(request_id, found))
             case messages.TunLost():
                 self._tun_lost()
             case _:

@@ -10,7 +10,7 @@ from zgate_bpf.steering_tables import AddressOwners
 from zgate_control.store import Store
 from zgate_protocol.service_capsule import OfferedService
 
-from zgate_gateway.admission import WorkerLink
+from zgate_gateway.admission import IpAddress, WorkerLink
 from zgate_gateway.audit import AuditLog
 from zgate_gateway.config import GatewayConfig
 from zgate_gateway.kernel import Kernel
@@ -57,7 +57,7 @@ class ServiceDesk:
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         """Offers can be made from now on."""
-        self._sessions, self._workers = sessions, workers
+        self._sessions, self._workers, self._kernel = sessions, workers, kernel
         tables = kernel.programs.services
         pool = self._config.pool
         self.routes = RouteTable(
@@ -95,6 +95,18 @@ class ServiceDesk:
                 self.connectors.routes_offered(session, routes)
             case messages.ConnectorSilent(_, is_silent):
                 self.connectors.silent(session, is_silent)
+
+    def reachable(self, worker: WorkerLink, session_id: str, service: str) -> tuple[IpAddress, ...]:
+        """A service's virtual IPs, if the session's client may send it anything now; else none.
+
+        What there is not looks as what the client may not reach.
+        """
+        session = self._sessions.by_id.get(session_id)
+        if session is None or session.worker is not worker:
+            return ()
+        policy, identity = self._kernel.policy_set, session.identity
+        may = policy.may_reach(identity.name, identity.groups, service, reaches=identity.reaches)
+        return tuple(policy.services.get(service, ())) if may else ()
 
     def upkeep(self) -> None:
         """What the policy says of connectors may be another; to be called now and then."""

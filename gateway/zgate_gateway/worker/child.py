@@ -17,7 +17,7 @@ from ipaddress import ip_network
 
 from zgate_bpf.steering_tables import OwnerLookup
 from zgate_datapath import aioquic_private
-from zgate_datapath.connection import Connection
+from zgate_datapath.connection import HTTP3, Connection
 from zgate_datapath.connection_ids import ConnectionIds
 from zgate_datapath.engine import engine_name
 from zgate_datapath.peer_authentication import ServerQuicConnection
@@ -31,8 +31,9 @@ from zgate_protocol.service_capsule import OfferStatus, Register, Registered, Re
 from zgate_protocol.structured_field import ProxyError
 from zgate_protocol.uri_template import default_template
 
-from zgate_gateway.admission import Admission, Answer, Applicant, PeerPath, Refusal
+from zgate_gateway.admission import Admission, Answer, Applicant, PeerPath, Reached, Refusal
 from zgate_gateway.client_connection import ClientConnection
+from zgate_gateway.dialects.connection import ZTNA_V1, DialectConnection
 from zgate_gateway.forwarder import Forwarder
 from zgate_gateway.listener import Listener, ListenerSettings
 from zgate_gateway.sessions import Session, SessionSettings, SessionTable
@@ -59,6 +60,7 @@ class Remote:
         self.channel: Channel | None = None
         self._requests = itertools.count(1)
         self._answers: dict[int, Answer] = {}
+        self._reached: dict[int, Reached] = {}
 
     def send(self, message: Message) -> None:
         """Say something."""
@@ -78,6 +80,16 @@ class Remote:
             answer(Admission(message.session_id, message.addresses))
         else:
             answer(Refusal(message.status, ProxyError(message.error), message.text))
+
+    def reach_service(self, session_id: str, service: str, answer: Reached) -> None:
+        """See `Registrar.reach_service`."""
+        request_id = next(self._requests)
+        self._reached[request_id] = answer
+        self.send(messages.ReachService(request_id, session_id, service))
+
+    def reached(self, message: messages.ServiceReached) -> None:
+        """The supervisor knows the service, or does not."""
+        self._reached.pop(message.request_id)(message.addresses)
 
     def ended(self, session_id: str, cause: str) -> None:
         """See `Registrar.ended`."""
@@ -190,6 +202,7 @@ class Worker:
                 congestion=configure.congestion,
                 idle_timeout_s=configure.idle_timeout_s,
                 max_udp_payload_bytes=configure.max_udp_payload_bytes,
+                protocols=(HTTP3, ZTNA_V1) if ZTNA_V1 in configure.dialects else (HTTP3,),
             ),
             self._verifier,
             make_handler=self._make_handler,
@@ -209,6 +222,8 @@ class Worker:
         self, listener: Listener, connection: Connection, quic: ServerQuicConnection
     ) -> ClientConnection:
         assert listener.endpoint is not None
+        if dialects := self._configure.dialects:
+            return DialectConnection(dialects, self._table, listener.endpoint, connection, quic)
         return ClientConnection(self._table, listener.endpoint, connection, quic)
 
     def _end(self, status: int) -> None:
@@ -242,6 +257,8 @@ class Worker:
         match message:
             case messages.Admitted() | messages.Denied():
                 self._remote.answered(message)
+            case messages.ServiceReached():
+                self._remote.reached(message)
             case messages.CloseSession(session_id, cause):
                 self._table.closed(session_id, cause)
             case messages.OffersAnswered() | messages.Grant() | messages.DrainSession():

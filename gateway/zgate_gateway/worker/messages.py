@@ -130,6 +130,14 @@ class Denied:
 
 
 @dataclass(frozen=True, slots=True)
+class ServiceReached:
+    """The answer to `ReachService`: the service's virtual IPs; none: the client may not."""
+
+    request_id: int
+    addresses: tuple[IpAddress, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class CloseSession:
     """The session is over: tell its client. The kernel has forgotten it already."""
 
@@ -283,6 +291,15 @@ class OfferRoutes:
 
 
 @dataclass(frozen=True, slots=True)
+class ReachService:
+    """The client of a session asks for a service by its name."""
+
+    request_id: int
+    session_id: str
+    service: str
+
+
+@dataclass(frozen=True, slots=True)
 class ConnectorSilent:
     """Nothing comes from a connector that ought to be heard each second; or it comes again."""
 
@@ -343,6 +360,7 @@ Message = (
     | EndLost
     | Admitted
     | Denied
+    | ServiceReached
     | CloseSession
     | OffersAnswered
     | Grant
@@ -362,6 +380,7 @@ Message = (
     | OfferServices
     | OfferStates
     | OfferRoutes
+    | ReachService
     | ConnectorSilent
     | RequestRefused
     | CertificateRefused

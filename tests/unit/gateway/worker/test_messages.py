@@ -75,6 +75,7 @@ ALL: list[Any] = [
     messages.EndLost((WHERE, WHERE)),
     messages.Admitted(1, "s1", (V4, V6)),
     messages.Denied(2, 503, "connection_limit_reached", "no room"),
+    messages.ServiceReached(3, (V4, V6)),
     messages.CloseSession("s1", "kicked"),
     messages.OffersAnswered(
         "s1",
@@ -91,6 +92,7 @@ ALL: list[Any] = [
     messages.OfferServices("s1", 7, (OfferedService("pacs", (ServicePorts(6, 104, 106),)),), False),
     messages.OfferStates("s1", (OfferStatus("pacs", Health.DOWN, 1, 2, 3, 4, "refused"),)),
     messages.OfferRoutes("s1", ("10.20.0.0/16", "fd20::/48")),
+    messages.ReachService(3, "s1", "räume"),
     messages.ConnectorSilent("s1", True),
     messages.ReloadTrust(),
     messages.ReloadCertificate(),
