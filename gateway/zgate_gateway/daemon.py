@@ -52,6 +52,8 @@ from zgate_gateway.api.server import ApiServer, ApiSocketError
 from zgate_gateway.audit import AuditError, AuditLog
 from zgate_gateway.audit_head import HeadKeeper
 from zgate_gateway.config import GatewayConfig
+from zgate_gateway.dns.access import Access
+from zgate_gateway.dns.responder import DnsResponder
 from zgate_gateway.edge import Edge, EdgeError
 from zgate_gateway.journal import Journal
 from zgate_gateway.kernel import Kernel, KernelError
@@ -161,6 +163,7 @@ class Gateway:
         await self._predecessor_gone()
         self._open_network()
         self._open_sessions(loop)
+        self._open_dns(loop)
         self._bind_port()
         await self._open_api()
         await self.crew.work()
@@ -323,6 +326,23 @@ class Gateway:
             loop=loop,
         )
 
+    def _open_dns(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Names of services, for the tunnel's clients. Without them the rest goes on."""
+        pool = self.config.pool
+        self.dns = DnsResponder(
+            tun_name=self.config.tun.name,
+            addresses=(pool.ipv4[1], pool.ipv6[1]),
+            domain=self.config.services.domain,
+            access=Access(
+                session_at=self.sessions.by_address.get,
+                policy_set=lambda: self.kernel.policy_set,
+                time_s=loop.time,
+            ),
+            loop=loop,
+        )
+        self._undo.callback(self.dns.close)
+        self.dns.open()
+
     async def _open_api(self) -> None:
         from zgate_gateway.administration import Administration
 
@@ -452,6 +472,7 @@ class Gateway:
             asyncio.create_task(self.crew.watch()),
             asyncio.create_task(self.alerts.watch()),
             asyncio.create_task(self.edge.keep()),
+            asyncio.create_task(self.dns.keep()),
         ]
         try:
             await self._stop_requested.wait()
