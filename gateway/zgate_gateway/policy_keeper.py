@@ -147,7 +147,8 @@ class PolicyKeeper:
     ) -> None:
         """Load what was read. Raises ConfigError, KernelError, StoreError."""
         self._store, self._kernel, self._audit = store, kernel, audit
-        self._services = services or _NoServices()
+        # Asked for None: a directory that has no services yet is empty, and false.
+        self._services = _NoServices() if services is None else services
         first = self._bound(self._first)
         recorded = self._record(first, "start")
         kernel.load_policy(first.policy_set, recorded.revision)
