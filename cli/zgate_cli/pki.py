@@ -113,6 +113,14 @@ def init(directory: Path, as_json: bool) -> None:
     "--ip", "ips", type=IpAddressType(), multiple=True, help="An address of the server; repeatable."
 )
 @click.option(
+    "--connector", "offers", metavar="SERVICE", multiple=True,
+    help="A service that the client may offer, * for all; repeatable.",
+)  # fmt: skip
+@click.option(
+    "--agent", "reaches", metavar="SERVICE", multiple=True,
+    help="A service that the client is narrowed to, * for all; repeatable.",
+)  # fmt: skip
+@click.option(
     "--days", type=click.IntRange(min=1), default=LEAF_LIFETIME.days, show_default=True,
     help="How long it is valid.",
 )  # fmt: skip
@@ -129,6 +137,8 @@ def issue(
     usage: str,
     dns_names: Sequence[str],
     ips: Sequence[IPv4Address | IPv6Address],
+    offers: Sequence[str],
+    reaches: Sequence[str],
     days: int,
     out: Path | None,
     replace: bool,
@@ -137,7 +147,8 @@ def issue(
 ) -> None:
     """Issue a certificate for NAME and write the files that its owner needs.
 
-    A server without --dns and --ip is known by NAME.
+    A server without --dns and --ip is known by NAME. A client with --connector may offer those
+    services without a word in the policy; one with --agent reaches those services at most.
     """
     now = _now()
     authority = CertificateAuthority.load(directory)
@@ -152,6 +163,8 @@ def issue(
         usage=Usage(usage),
         dns_names=dns_names,
         ips=ips,
+        offers=offers,
+        reaches=reaches,
         lifetime=timedelta(days=days),
         now=now,
     )
@@ -160,6 +173,10 @@ def issue(
         _print_json({**_fields(credentials.issued, now), "files": _bundle_fields(bundle)})
         return
     click.echo(f"Issued for {name}, serial {credentials.issued.serial_text}")
+    if credentials.issued.offers:
+        click.echo(f"  may offer    {', '.join(credentials.issued.offers)}")
+    if credentials.issued.reaches is not None:
+        click.echo(f"  narrowed to  {', '.join(credentials.issued.reaches)}")
     click.echo(f"  valid until  {_date(credentials.issued.not_after)}")
     click.echo(f"  certificate  {bundle.certificate_file}")
     click.echo(f"  key          {bundle.key_file}")
@@ -196,7 +213,7 @@ def list_(directory: Path, as_json: bool) -> None:
     if as_json:
         _print_json([_fields(each, now) for each in certificates])
         return
-    table = Table("name", "groups", "usage", "hosts", "valid until", "status", "serial")
+    table = Table("name", "groups", "usage", "hosts, services", "valid until", "status", "serial")
     for each in certificates:
         table.add_row(*_row(each, now))
     _console().print(table)
@@ -276,6 +293,8 @@ def _fields(certificate: IssuedCertificate, now: datetime) -> dict[str, object]:
         "fingerprint_sha256": certificate.fingerprint,
         "dns_names": certificate.dns_names,
         "ips": [str(ip) for ip in certificate.ips],
+        "offers": certificate.offers,
+        "reaches": certificate.reaches,
         "revoked_at": revoked_at.isoformat() if revoked_at else None,
         "status": certificate.status(now),
     }

@@ -36,6 +36,12 @@ from zgate_identity.files import (
 from zgate_identity.names import IpAddress, check_dns_name, name_problem
 from zgate_identity.profile import Issuer, Usage
 from zgate_identity.revocation import CrlError, RevocationList, load_revocation_list
+from zgate_identity.service_names import (
+    agent_name,
+    connector_name,
+    offered_services,
+    reached_services,
+)
 from zgate_identity.tls_files import read_certificates, read_crls, read_private_key
 
 CA_LIFETIME = timedelta(days=3650)
@@ -70,6 +76,16 @@ class IssuedCertificate:
     dns_names: tuple[str, ...]
     ips: tuple[IpAddress, ...]
     revoked_at: datetime | None = None
+
+    @property
+    def offers(self) -> tuple[str, ...]:
+        """The services that its holder may offer."""
+        return offered_services(self.dns_names) if self.usage is Usage.CLIENT else ()
+
+    @property
+    def reaches(self) -> tuple[str, ...] | None:
+        """The services that its holder is narrowed to; None: it is not."""
+        return reached_services(self.dns_names) if self.usage is Usage.CLIENT else None
 
     @property
     def serial_text(self) -> str:
@@ -210,19 +226,25 @@ class CertificateAuthority:
         usage: Usage = Usage.CLIENT,
         dns_names: Sequence[str] = (),
         ips: Sequence[IPv4Address | IPv6Address] = (),
+        offers: Sequence[str] = (),
+        reaches: Sequence[str] = (),
         lifetime: timedelta = LEAF_LIFETIME,
         now: datetime,
     ) -> Credentials:
         """A new key and a certificate for it.
 
         Earlier certificates of the same name stay valid: that is how one is renewed. A client
-        gets no host names, for nobody may stand in for a gateway with a client's certificate.
+        gets no host names, for nobody may stand in for a gateway with a client's certificate; but
+        it may get the services that it ``offers``, and those that it is narrowed to
+        (``reaches``; none: it is not), each a name or ``*`` for all.
 
         Raises:
-            AuthorityError: a bad name, group or host; a lifetime beyond the authority's own.
+            AuthorityError: a bad name, group, host or service; a lifetime beyond the authority's
+                own.
             IdentityFileError: the directory cannot be written.
         """
         hosts = _check_request(name, groups, usage, dns_names, ips)
+        hosts += _service_names(usage, offers, reaches)
         not_after = now + lifetime
         if lifetime <= timedelta(0) or not_after > self.certificate.not_valid_after_utc:
             raise AuthorityError(
@@ -381,6 +403,19 @@ def _check_request(
     except ValueError as error:
         raise AuthorityError(str(error)) from None
     return tuple(dict.fromkeys([*dns, *map(x509.IPAddress, ips)]))
+
+
+def _service_names(
+    usage: Usage, offers: Sequence[str], reaches: Sequence[str]
+) -> tuple[x509.GeneralName, ...]:
+    """What the subjectAltName says about services (`zgate_identity.service_names`)."""
+    if usage is not Usage.CLIENT and (offers or reaches):
+        raise AuthorityError("services are a client's: a server neither offers nor reaches any")
+    try:
+        names = [*map(connector_name, offers), *map(agent_name, reaches)]
+    except ValueError as error:
+        raise AuthorityError(str(error)) from None
+    return tuple(map(x509.DNSName, dict.fromkeys(names)))
 
 
 def _record(certificate: x509.Certificate, revoked: dict[int, datetime]) -> IssuedCertificate:
