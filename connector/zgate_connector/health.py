@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Callable, Sequence
 
 from zgate_protocol.service_capsule import Health
@@ -123,7 +124,8 @@ async def check(service: ServiceSettings, names: BackendNames) -> str | None:
     except TimeoutError:
         return f"{where}: no answer in {timeout_s:g} s"
     except OSError as error:
-        return f"{where}: {error.strerror or error}"
+        # asyncio puts a text of its own where the system's is.
+        return f"{where}: {os.strerror(error.errno) if error.errno else error}"
     return None
 
 

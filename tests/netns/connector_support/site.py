@@ -127,8 +127,13 @@ def _family(address: Address) -> socket.AddressFamily:
 
 
 @contextmanager
-def open_site(lab: Lab, *, as_nobody: bool, has_tun: bool = True) -> Iterator[Site]:
-    """The namespaces, the device's TUN, and the process, which waits for `begin`."""
+def open_site(
+    lab: Lab, *, as_nobody: bool, has_tun: bool = True, within: Sequence[str] = ()
+) -> Iterator[Site]:
+    """The namespaces, the device's TUN, and the process, which waits for `begin`.
+
+    `within` is a command that the process is started by.
+    """
     device, host = lab.add_namespace("device"), lab.add_namespace("host")
     with in_namespace(device.name):
         tun = Tun.open("tun0", has_vnet_header=True)
@@ -139,7 +144,7 @@ def open_site(lab: Lab, *, as_nobody: bool, has_tun: bool = True) -> Iterator[Si
         "route add default dev tun0",
         "route add ::/0 dev tun0",
     )
-    command = [sys.executable, str(_FRONT), str(tun.fd)]
+    command = [*within, sys.executable, str(_FRONT), str(tun.fd)]
     if as_nobody:
         shell = _AS_NOBODY if has_tun else _AS_NOBODY.replace("chmod 666", "chmod 600")
         command = ["unshare", "-m", "--propagation", "private", "sh", "-c", shell, "sh", *command]
