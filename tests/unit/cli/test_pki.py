@@ -56,6 +56,25 @@ def test_issue_prints_the_files_that_an_agent_needs(shell: Shell, tmp_path: Path
     assert (out / "alice.key").stat().st_mode & 0o777 == 0o600
 
 
+def test_issue_says_what_it_has_to_do_with_services(shell: Shell) -> None:
+    shown = shell.run("issue", "site", "--connector", "pacs", "--connector", "echo-1").stdout
+    assert "may offer    pacs, echo-1" in shown and "narrowed" not in shown
+    assert "narrowed to  wiki" in shell.run("issue", "guest", "--agent", "wiki").stdout
+    plain = shell.run("issue", "alice").stdout
+    assert "narrowed" not in plain and "offer" not in plain
+    listed = {one["name"]: (one["offers"], one["reaches"]) for one in shell.json("list")}
+    assert listed == {
+        "site": (["pacs", "echo-1"], None),
+        "guest": ([], ["wiki"]),
+        "alice": ([], None),
+    }
+    assert "connector.echo-1.zgate" in shell.run("list").stdout
+    refused = one_line(shell.run("issue", "bob", "--agent", "a.b", code=2))
+    assert "'a.b' is no service that a certificate can name" in refused
+    server = shell.run("issue", "gw", "--usage", "server", "--connector", "pacs", code=2)
+    assert "services are a client's" in one_line(server)
+
+
 def test_issue_json(shell: Shell) -> None:
     issued = shell.json("issue", "alice", "-g", "staff", "-g", "admins", "--days", "7")
     assert issued["groups"] == ["staff", "admins"]

@@ -138,6 +138,34 @@ class TestIssue:
         assert credentials.issued.fingerprint == identity.fingerprint
         assert credentials.ca_pem == own.ca_file.read_bytes()
 
+    def test_services_are_in_the_certificate(self, own: CertificateAuthority, forge: Any) -> None:
+        made = own.issue(
+            "c", offers=["pacs", "*", "pacs"], reaches=["wiki"], now=forge.now, groups=["g"]
+        )
+        verifier = ReloadingClientVerifier(own.ca_file, own.crl_file, forge.now)
+        identity = verifier.verify(der(made), [], forge.now)
+        assert (identity.offers, identity.reaches) == (("pacs", "*"), ("wiki",))
+        (kept,) = own.list()
+        assert (kept.offers, kept.reaches) == (("pacs", "*"), ("wiki",))
+        plain = own.issue("plain", now=forge.now)
+        assert (plain.issued.offers, plain.issued.reaches) == ((), None)
+
+    @pytest.mark.parametrize(
+        ("asked", "text"),
+        [
+            ({"offers": ["a.b"]}, "no service that a certificate can name"),
+            ({"reaches": [""]}, "no service that a certificate can name"),
+            ({"offers": ["pacs"], "usage": Usage.SERVER, "dns_names": ["h"]}, "are a client's"),
+            ({"reaches": ["pacs"], "usage": Usage.SERVER, "dns_names": ["h"]}, "are a client's"),
+        ],
+    )
+    def test_services_that_are_not_issued(
+        self, own: CertificateAuthority, forge: Any, asked: dict[str, Any], text: str
+    ) -> None:
+        with pytest.raises(AuthorityError, match=text):
+            own.issue("c", now=forge.now, **asked)
+        assert own.list() == ()
+
     def test_a_server_is_not_a_client(self, own: CertificateAuthority, forge: Any) -> None:
         credentials = own.issue("gw", usage=Usage.SERVER, dns_names=["gw.example"], now=forge.now)
         verifier = ReloadingClientVerifier(own.ca_file, own.crl_file, forge.now)
