@@ -28,7 +28,7 @@ from zgate_protocol.service_capsule import (
 )
 
 from zgate_gateway.registry import SessionRecord
-from zgate_gateway.services.authorization import Policy, objection_to_network
+from zgate_gateway.services.authorization import IpNetwork, Policy, objection_to_network
 from zgate_gateway.services.connector import Connector, ConnectorListener, Drain
 from zgate_gateway.services.directory import ServiceDirectory
 from zgate_gateway.services.offers import Offers
@@ -85,7 +85,7 @@ class Connectors:
             routes=routes,
             drains=self.drains,
             listener=listener,
-            on_failure=lambda connector: self._look_again(connector, _RETRY_S),
+            on_failure=self._failed,
             on_handover=self._handed_over,
         )
 
@@ -234,22 +234,23 @@ class Connectors:
     def _look_at(self, connector: Connector) -> None:
         """Now, unless it says too much: then the newest lists, a little later."""
         connector.told = None
-        if connector.later is not None:
-            return
         if connector.lists.allow(self._loop.time()):
             self._settle(connector)
         else:
             self._look_again(connector, _LATER_S)
 
     def _look_again(self, connector: Connector, delay_s: float) -> None:
-        def look() -> None:
-            connector.later = None
-            self._settle(connector)
-
-        if connector.later is None:
-            connector.later = self._loop.call_later(delay_s, look)
+        """In a while, if not sooner anyway."""
+        if connector.later is not None:
+            if connector.later.when() <= self._loop.time() + delay_s:
+                return
+            connector.later.cancel()
+        connector.later = self._loop.call_later(delay_s, self._settle, connector)
 
     def _settle(self, connector: Connector) -> None:
+        if connector.later is not None:
+            connector.later.cancel()
+            connector.later = None
         before = {_gist(answer) for answer in connector.answers}
         is_first = not connector.answers
         connector.answers = self._registration.settle(connector, self._policy())
@@ -285,6 +286,13 @@ class Connectors:
             connector.granted = held, led
             session = connector.session
             session.worker.grant(session.session_id, held, led)
+
+    def _failed(self, wanted: str | IpNetwork) -> None:
+        """The kernel refused: all who want that service or network are looked at again."""
+        for connector in self.by_session.values():
+            names = {service.name for service in connector.wanted}
+            if wanted in names or wanted in connector.wanted_networks:
+                self._look_again(connector, _RETRY_S)
 
     def _handed_over(self, handover: Handover) -> None:
         """All who hold the network are told, the new one first; and who is active, soon."""

@@ -51,7 +51,7 @@ _TWICE = Objection(RegistrationCode.INVALID, "the list names this service twice"
 class Registration:
     """Makes, uses and ends offers and routes of connectors.
 
-    `on_failure` is called for a connector that lost an offer because the kernel refused;
+    `on_failure` is called with a service or network that was lost because the kernel refused;
     `on_handover` when somebody else leads to a network.
     """
 
@@ -63,7 +63,7 @@ class Registration:
         routes: RouteTable,
         drains: Mapping[str, Drain],
         listener: ConnectorListener,
-        on_failure: Callable[[Connector], None],
+        on_failure: Callable[[str | IpNetwork], None],
         on_handover: Callable[[Handover], None],
     ) -> None:
         self._directory = directory
@@ -109,7 +109,7 @@ class Registration:
         except FAILURES as error:
             logger.error("the offer of %s by %s ends: %s", offer.name, connector.name, error)
             self._end_offer(connector, offer.name, _NOT_NOW.text)
-            self._on_failure(connector)
+            self._on_failure(offer.name)
 
     def _use_of(self, connector: Connector, offer: Offer) -> OfferUse:
         drain = self._drains.get(connector.name)
@@ -212,6 +212,8 @@ class Registration:
     ) -> RegistrationAnswer:
         if objection is None and network not in connector.networks:
             objection = self._add_network(connector, network)
+        elif objection is None:
+            self._change(network, self._routes.settle, network)  # if it failed before
         if objection is None:
             active = self._routes.routes[network].active
             text = f"active: {active.client}" if active is not None else "not active"
@@ -261,6 +263,7 @@ class Registration:
             handover = change(argument)
         except FAILURES as error:
             logger.error("nobody leads to %s: %s", network, error)
+            self._on_failure(network)
             return
         if handover is not None:
             self._on_handover(handover)
