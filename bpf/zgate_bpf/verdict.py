@@ -40,6 +40,7 @@ class Verdict:
     :ivar new_flow: it opens a flow.
     :ivar judged: the policy was asked, not only the flow table.
     :ivar chosen: its flow, to a service, was given to an offer now.
+    :ivar handed_on: it is counted as dropped, but goes into the TUN, where its reader answers it.
     :ivar no_offer: a dry run up found that the packet may pass to a service, and that nobody
         offers that service: ``NO_BACKEND`` is what would become of it.
     :ivar mark: the packet's mark afterwards, ``PASS_MARK`` is what the firewall looks for;
@@ -60,6 +61,7 @@ class Verdict:
     mark: int
     duration_ns: int
     chosen: bool = False
+    handed_on: bool = False
     no_offer: bool = False
     packet: bytes = b""
 
@@ -120,6 +122,7 @@ def _verdict(run: syscalls.TestRun) -> Verdict:
         new_flow=VerdictFlag.NEW_FLOW in flags,
         judged=VerdictFlag.JUDGED in flags,
         chosen=VerdictFlag.CHOSEN in flags,
+        handed_on=passed and reason is not DropReason.NONE,
         no_offer=VerdictFlag.NO_OFFER in flags,
         mark=mark,
         packet=run.data[_ETHERNET_BYTES:],
