@@ -24,13 +24,14 @@ from aioquic.quic.connection import QuicConnection
 from cryptography import x509
 from zgate_datapath.address_discovery import DiscoveringQuicConnection
 from zgate_datapath.client import CIPHER_SUITES, ClientConfig, TunnelClient, TunnelState
-from zgate_datapath.connection import Connection, Ending, Headers
+from zgate_datapath.connection import HTTP3, Connection, Ending, Headers
 from zgate_datapath.connection_ids import CONNECTION_ID_BYTES, ConnectionIds
 from zgate_datapath.endpoint import Endpoint, ServerEndpoint
 from zgate_datapath.offers import ClientOffers, Notices
 from zgate_datapath.udp import UdpSocket
-from zgate_gateway.admission import Admission, Answer, Applicant, Refusal
+from zgate_gateway.admission import Admission, Answer, Applicant, Reached, Refusal
 from zgate_gateway.client_connection import ClientConnection
+from zgate_gateway.dialects.connection import ZTNA_V1, DialectConnection
 from zgate_gateway.forwarder import Forwarder
 from zgate_gateway.listener import Listener, ListenerSettings
 from zgate_gateway.pool import PoolExhausted
@@ -301,6 +302,7 @@ class Near:
 
     `delays`: answers wait in `held` until `release` is called, as they do between processes.
     What sessions offer is kept in `offered`, and who fell silent in `silences`, in order.
+    `reachable` are the services that everybody may reach, by name.
     """
 
     def __init__(self, registry: Registry, index: int = 0) -> None:
@@ -311,6 +313,7 @@ class Near:
         self.held: list[Callable[[], None]] = []
         self.offered: list[tuple[str, Any]] = []
         self.silences: list[tuple[str, bool]] = []
+        self.reachable: dict[str, tuple[IPv4Address | IPv6Address, ...]] = {}
 
     def release(self) -> None:
         held, self.held = self.held, []
@@ -348,6 +351,10 @@ class Near:
     def offer_routes(self, session_id: str, networks: tuple[str, ...]) -> None:
         self.offered.append((session_id, networks))
 
+    def reach_service(self, session_id: str, service: str, answer: Reached) -> None:
+        addresses = self.reachable.get(service, ())
+        self._later(lambda: answer(addresses))
+
     def connector_silent(self, session_id: str, is_silent: bool) -> None:
         self.silences.append((session_id, is_silent))
 
@@ -382,8 +389,10 @@ class Gateway:
         client_pools: Sequence[str] = (),
         service_pools: Sequence[str] = (),
         dns_domain: str = "",
+        dialects: Sequence[str] = (),
     ) -> None:
         self.pki = pki
+        self.dialects = tuple(dialects)
         loop = asyncio.get_running_loop()
         self.kernel, self.record, self.tun, self.icmp = (
             FakeKernel(),
@@ -433,6 +442,7 @@ class Gateway:
                 idle_timeout_s=idle_timeout_s,
                 max_udp_payload_bytes=1452,
                 queue_packets=queue_packets,
+                protocols=(HTTP3, ZTNA_V1) if ZTNA_V1 in self.dialects else (HTTP3,),
             ),
             self.verifier,
             make_handler=self._make_handler,
@@ -455,7 +465,11 @@ class Gateway:
         self.tun_lost += 1
 
     def _make_handler(self, listener: Listener, connection: Any, quic: Any) -> ClientConnection:
-        handler = ClientConnection(self.table, self.endpoint, connection, quic)
+        handler = (
+            DialectConnection(self.dialects, self.table, self.endpoint, connection, quic)
+            if self.dialects
+            else ClientConnection(self.table, self.endpoint, connection, quic)
+        )
         self.handlers.append(handler)
         return handler
 

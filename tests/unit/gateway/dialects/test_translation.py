@@ -1,0 +1,162 @@
+"""What is exchanged for what on a ztna-v1 connection."""
+
+from ipaddress import ip_address
+
+import pytest
+from scapy.layers.inet import ICMP, IP, UDP, IPerror, UDPerror
+from scapy.layers.inet6 import IPv6
+from scapy.packet import Packet, Raw
+from zgate_gateway.dialects.translation import Translation
+from zgate_protocol.drop_reason import DropReason
+from zgate_protocol.icmp import IcmpError, build_icmp_error
+
+# The agent's own address and what it takes for the service's; its virtual IP and the service's.
+A, D, V, S = "10.77.0.2", "10.99.0.1", "10.100.0.2", "10.101.0.1"
+OTHER, OFFER, CLIENT = "10.101.0.2", "10.101.255.254", "10.100.0.9"
+V6, S6 = "fd7a:7a67:6174:65::2", "fd7a:7a67:6174:66::1"
+
+
+def udp(source: str, destination: str) -> bytes:
+    head: Packet = IPv6 if ":" in source else IP
+    return bytes(head(src=source, dst=destination) / UDP(sport=7, dport=9) / b"data")
+
+
+def pairs(*addresses: tuple[str, str]) -> dict[bytes, bytes]:
+    return {ip_address(one).packed: ip_address(other).packed for one, other in addresses}
+
+
+@pytest.fixture
+def agent() -> Translation:
+    made = Translation()
+    made.set_own([ip_address(V), ip_address(V6)])
+    made.reach("pacs", [ip_address(S), ip_address(S6)])
+    return made
+
+
+@pytest.fixture
+def connector() -> Translation:
+    made = Translation()
+    made.set_own([ip_address(V), ip_address(V6)])
+    made.serve({"pacs": pairs((OFFER, S))})
+    return made
+
+
+# Agents.
+
+
+@pytest.mark.parametrize("service", ["pacs", None])
+def test_an_agents_packet_and_its_answer(agent: Translation, service: str | None) -> None:
+    assert agent.from_client(udp(A, D), service) == udp(V, S)
+    assert agent.to_client(udp(S, V)) == udp(D, A)
+
+
+def test_version_6(agent: Translation) -> None:
+    assert agent.from_client(udp("fd77::2", "fd99::1"), None) == udp(V6, S6)
+    assert agent.to_client(udp(S6, V6)) == udp("fd99::1", "fd77::2")
+
+
+def test_two_services_are_told_apart_by_name_only(agent: Translation) -> None:
+    agent.reach("other", [ip_address(OTHER)])
+    assert agent.from_client(udp(A, D), "other") == udp(V, OTHER)
+    assert agent.from_client(udp(A, "10.99.0.7"), "pacs") == udp(V, S)
+    assert agent.from_client(udp(A, D), None) is DropReason.DESTINATION_NOT_ROUTED
+    assert agent.to_client(udp(OTHER, V)) == udp(D, A)
+    assert agent.to_client(udp(S, V)) == udp("10.99.0.7", A)
+
+
+def test_services_that_were_not_registered(agent: Translation) -> None:
+    assert agent.from_client(udp(A, D), "web") is DropReason.DESTINATION_NOT_ROUTED
+    assert Translation().from_client(udp(A, D), None) is DropReason.DESTINATION_NOT_ROUTED
+    agent.reach("four", [ip_address(OTHER)])
+    packet = udp("fd77::2", "fd99::1")
+    assert agent.from_client(packet, "four") is DropReason.DESTINATION_NOT_ROUTED
+
+
+def test_where_nothing_went_nothing_comes_from(agent: Translation) -> None:
+    assert agent.to_client(udp(S, V)) is DropReason.DESTINATION_NOT_ASSIGNED
+    agent.from_client(udp(A, D), None)
+    assert agent.to_client(udp(CLIENT, V)) is DropReason.DESTINATION_NOT_ASSIGNED
+
+
+def test_an_error_about_the_agents_packet_names_what_it_sent(agent: Translation) -> None:
+    sent = agent.from_client(udp(A, D), None)
+    assert isinstance(sent, bytes)
+    for router in (S, "10.100.0.1"):
+        error = build_icmp_error(IcmpError.PROHIBITED, sent, ip_address(router).packed)
+        assert error is not None
+        told = agent.to_client(error)
+        assert isinstance(told, bytes)
+        parsed = IP(told)
+        assert (parsed.src, parsed.dst) == (D if router == S else router, A)
+        assert (parsed[IPerror].src, parsed[IPerror].dst) == (A, D)
+        assert parsed[UDPerror].chksum == IP(udp(A, D))[UDP].chksum
+
+
+def test_an_error_by_the_agents_router_is_about_what_came(agent: Translation) -> None:
+    agent.from_client(udp(A, D), None)
+    quoted = udp(D, A)
+    error = bytes(IP(src="10.77.0.1", dst=D) / ICMP(type=3, code=1) / Raw(quoted))
+    passed = agent.from_client(error, None)
+    assert isinstance(passed, bytes)
+    parsed = IP(passed)
+    assert (parsed.src, parsed.dst) == (V, S)
+    assert (parsed[IPerror].src, parsed[IPerror].dst) == (S, V)
+    # And the agent's address is what it was.
+    assert agent.to_client(udp(S, V)) == udp(D, A)
+
+
+def test_a_packet_to_oneself(agent: Translation) -> None:
+    assert agent.from_client(udp(A, A), None) is DropReason.SOURCE_NOT_ASSIGNED
+
+
+@pytest.mark.parametrize("packet", [b"", b"\x45", b"\x45" + bytes(30), b"\x60" + bytes(50)])
+def test_what_is_no_packet(agent: Translation, connector: Translation, packet: bytes) -> None:
+    for translation in (agent, connector):
+        assert isinstance(translation.from_client(packet, None), DropReason)
+
+
+# Connectors.
+
+
+def test_a_connectors_packets(connector: Translation) -> None:
+    assert connector.to_client(udp(CLIENT, OFFER)) == udp(CLIENT, S)
+    assert connector.from_client(udp(S, CLIENT), None) == udp(OFFER, CLIENT)
+    assert connector.from_client(udp(S, CLIENT), "pacs") == udp(OFFER, CLIENT)
+
+
+def test_one_offer_has_every_source(connector: Translation) -> None:
+    assert connector.from_client(udp("192.168.1.4", CLIENT), None) == udp(OFFER, CLIENT)
+    packet = udp("fd00::4", V6)
+    assert connector.from_client(packet, None) is DropReason.SOURCE_NOT_ASSIGNED
+
+
+def test_two_offers_are_told_apart_by_source_or_name(connector: Translation) -> None:
+    connector.serve({"pacs": pairs((OFFER, S)), "web": pairs(("10.101.255.253", OTHER))})
+    assert connector.from_client(udp(OTHER, CLIENT), None) == udp("10.101.255.253", CLIENT)
+    unknown = udp("192.168.1.4", CLIENT)
+    assert connector.from_client(unknown, None) is DropReason.SOURCE_NOT_ASSIGNED
+    assert connector.from_client(unknown, "web") == udp("10.101.255.253", CLIENT)
+
+
+def test_an_offer_that_is_over_is_over(connector: Translation) -> None:
+    connector.serve({})
+    assert connector.from_client(udp(S, CLIENT), None) is DropReason.DESTINATION_NOT_ROUTED
+    assert connector.to_client(udp(CLIENT, OFFER)) is DropReason.DESTINATION_NOT_ASSIGNED
+
+
+def test_an_error_by_a_backend_quotes_the_offer(connector: Translation) -> None:
+    arrived = connector.to_client(udp(CLIENT, OFFER))
+    assert isinstance(arrived, bytes)
+    error = bytes(IP(src=S, dst=CLIENT) / ICMP(type=3, code=3) / Raw(arrived))
+    passed = connector.from_client(error, None)
+    assert isinstance(passed, bytes)
+    parsed = IP(passed)
+    assert (parsed.src, parsed[IPerror].dst) == (OFFER, OFFER)
+
+
+def test_one_client_may_be_both(agent: Translation) -> None:
+    agent.serve({"web": pairs((OFFER, OTHER))})
+    assert agent.from_client(udp(OTHER, CLIENT), None) == udp(OFFER, CLIENT)
+    assert agent.from_client(udp(A, D), None) == udp(V, S)
+    assert agent.to_client(udp(CLIENT, OFFER)) == udp(CLIENT, OTHER)
+    assert agent.to_client(udp(S, V)) == udp(D, A)
