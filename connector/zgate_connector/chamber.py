@@ -42,6 +42,7 @@ class Chamber:
         lost: done, with the reason, when the child has ended by itself: sockets and TUN still
             work, but there will be no more of them. Close it, and open another.
         notes: what could not be set and is not needed; one line each.
+        has_ipv6: whether this kernel has IPv6 at all.
     """
 
     def __init__(self, popen: subprocess.Popen[bytes], sock: socket.socket) -> None:
@@ -56,6 +57,7 @@ class Chamber:
         self._tun: Tun | None = None
         self.lost: asyncio.Future[str] = self._loop.create_future()
         self.notes: list[str] = []
+        self.has_ipv6 = True
         self._loop.add_reader(sock.fileno(), self._on_readable)
         self._loop.add_reader(self._exit_fd, self._on_exit)
 
@@ -87,6 +89,7 @@ class Chamber:
             is_privileged=_has_capability(_CAP_SYS_ADMIN),
         )
         self.notes = list(answer["notes"])
+        self.has_ipv6 = bool(answer["has_ipv6"])
         self._tun = Tun(descriptor, name, has_vnet_header=has_vnet_header)
 
     @property
@@ -162,6 +165,19 @@ class Chamber:
 
     async def _ask(self, descriptors: int, **question: object) -> tuple[Message, list[int]]:
         """Ask; the answer and as many descriptors as are expected."""
+        task = self._loop.create_task(self._exchange(question))
+        try:
+            answer, received = await asyncio.shield(task)
+        except asyncio.CancelledError:
+            # The next question must not get this one's answer: it is waited for all the same.
+            task.add_done_callback(_drop)
+            raise
+        if "error" in answer or len(received) != descriptors:
+            _close_all(received)
+            raise ChamberError(answer.get("error", "the chamber's answer makes no sense"))
+        return answer, received
+
+    async def _exchange(self, question: Message) -> tuple[Message, list[int]]:
         async with self._lock:
             if self._socket.fileno() < 0:
                 raise ChamberError("the chamber has ended")
@@ -169,24 +185,14 @@ class Chamber:
             try:
                 self._socket.send(encode(question))
                 async with asyncio.timeout(_ANSWER_TIMEOUT_S):
-                    answer, received = await self._answer
+                    return await self._answer
             except TimeoutError:
-                # An answer that comes later must not be taken for another question's.
                 self._popen.kill()
                 raise ChamberError(f"the chamber's process (pid {self.pid}) hangs") from None
             except OSError as error:
                 raise ChamberError(f"the chamber has ended: {error.strerror}") from error
-            except asyncio.CancelledError:
-                if self._answer.cancelled():
-                    self._popen.kill()
-                raise
             finally:
                 self._answer = None
-        if "error" in answer or len(received) != descriptors:
-            for one in received:
-                os.close(one)
-            raise ChamberError(answer.get("error", "the chamber's answer makes no sense"))
-        return answer, received
 
     def _on_readable(self) -> None:
         try:
@@ -201,8 +207,7 @@ class Chamber:
         elif self._answer is not None and not self._answer.done():
             self._answer.set_result(received)
         else:
-            for one in received[1]:
-                os.close(one)
+            _close_all(received[1])
 
     def _stop_asking(self, reason: str) -> None:
         if self._socket.fileno() >= 0:
@@ -240,6 +245,16 @@ def _start_child() -> tuple[subprocess.Popen[bytes], socket.socket]:
     finally:
         theirs.close()
     return popen, ours
+
+
+def _drop(task: asyncio.Task[tuple[Message, list[int]]]) -> None:
+    if not task.cancelled() and task.exception() is None:
+        _close_all(task.result()[1])
+
+
+def _close_all(descriptors: Iterable[int]) -> None:
+    for one in descriptors:
+        os.close(one)
 
 
 def _adopt(descriptor: int) -> socket.socket:

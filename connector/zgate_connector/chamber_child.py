@@ -7,53 +7,37 @@ asked to, and hands them out. It touches no packet, and ends when its parent doe
 from __future__ import annotations
 
 import ctypes
-import errno
-import fcntl
 import json
 import os
 import signal
 import socket
-import struct
 import sys
 from collections.abc import Callable
 from ipaddress import IPv4Address, IPv6Address, ip_address
-from pathlib import Path
 from typing import Any
 
 from zgate_connector import chamber_rules
 from zgate_connector.chamber_messages import Message, encode, receive
+from zgate_connector.chamber_namespace import (
+    Refused,
+    enter_namespace,
+    has_ipv6,
+    open_tun,
+    set_sysctls,
+)
 
-_CLONE_NEWUSER = 0x10000000
-_CLONE_NEWNET = 0x40000000
 _PR_SET_PDEATHSIG = 1
-_TUNSETIFF = 0x400454CA
-_IFF_TUN, _IFF_NO_PI, _IFF_VNET_HDR = 0x0001, 0x1000, 0x4000
 _IFA_F_NODAD = 0x02
 _IP_FREEBIND, _IPV6_FREEBIND = 15, 78
 _IPV6_HDRINCL = 36
 _BACKLOG = 4096
-_TUN_DEVICE = Path("/dev/net/tun")
 _KEEPALIVE_IDLE_S = 60
 _KEEPALIVE_INTERVAL_S = 15
 _KEEPALIVE_PROBES = 4
-# A peer that acknowledges nothing for some 100 seconds is gone; one that reads slowly, and says so,
-# is not (unlike with TCP_USER_TIMEOUT).
-_SYSCTLS = {
-    "ipv4/ip_forward": "0",
-    "ipv6/conf/all/forwarding": "0",
-    "ipv6/conf/all/accept_ra": "0",
-    "ipv6/conf/default/accept_ra": "0",
-    "ipv6/conf/default/addr_gen_mode": "1",
-    "ipv4/tcp_retries2": "8",
-}
 
 IpAddress = IPv4Address | IPv6Address
 
 _libc = ctypes.CDLL(None, use_errno=True)
-
-
-class Refused(Exception):
-    """Something cannot be done; the text names cause and cure."""
 
 
 def main() -> int:
@@ -139,7 +123,7 @@ class _Child:
     ) -> tuple[Message, _Made]:
         enter_namespace(is_privileged)
         _end_with(self._parent_pid)
-        notes = _set_sysctls()
+        notes = set_sysctls()
         descriptor = open_tun(name, has_vnet_header)
         self._tun_name = name
         try:
@@ -148,7 +132,7 @@ class _Child:
         except BaseException:
             os.close(descriptor)
             raise
-        return {"notes": notes}, [_Descriptor(descriptor)]
+        return {"notes": notes, "has_ipv6": has_ipv6()}, [_Descriptor(descriptor)]
 
     def _limit(self, new_flows_per_s: int, udp_idle_timeout_s: int) -> tuple[Message, _Made]:
         text = chamber_rules.table_text(
@@ -213,109 +197,6 @@ class _Child:
         return {"counters": {one["name"]: one["packets"] for one in counters}}, []
 
 
-# -- the namespace
-
-
-def enter_namespace(is_privileged: bool) -> None:
-    """Leave the host's network: a network namespace, and a user namespace if it takes one."""
-    if is_privileged and _unshare(_CLONE_NEWNET) == 0:
-        return
-    uid, gid = os.geteuid(), os.getegid()
-    code = _unshare(_CLONE_NEWUSER | _CLONE_NEWNET)
-    if code:
-        raise Refused(_explain_unshare(code))
-    try:
-        Path("/proc/self/setgroups").write_text("deny")
-        Path("/proc/self/uid_map").write_text(f"0 {uid} 1")
-        Path("/proc/self/gid_map").write_text(f"0 {gid} 1")
-    except OSError as error:
-        raise Refused(
-            f"cannot set up a user namespace: {error.strerror}; something restricts them"
-            f"{_restrictions()}"
-        ) from error
-
-
-def _unshare(flags: int) -> int:
-    return 0 if _libc.unshare(flags) == 0 else ctypes.get_errno()
-
-
-def _explain_unshare(code: int) -> str:
-    what = "cannot make a private network namespace"
-    if code in (errno.ENOSPC, errno.EUSERS):
-        return (
-            f"{what}: no more namespaces are allowed; raise the sysctls user.max_user_namespaces"
-            f" and user.max_net_namespaces{_restrictions()}"
-        )
-    if code == errno.EINVAL:
-        return f"{what}: this kernel has no user namespaces; run the connector as root"
-    if code in (errno.EPERM, errno.EACCES):
-        return (
-            f"{what}: user namespaces are not allowed to this user; allow them, or run the"
-            f" connector with CAP_SYS_ADMIN and CAP_NET_ADMIN{_restrictions()}"
-        )
-    return f"{what}: {os.strerror(code)}"
-
-
-def _restrictions() -> str:
-    """The settings of this host that forbid it, as far as they can be seen."""
-    found = []
-    for name, forbidding in (
-        ("kernel.unprivileged_userns_clone", "0"),
-        ("kernel.apparmor_restrict_unprivileged_userns", "1"),
-        ("user.max_user_namespaces", "0"),
-        ("user.max_net_namespaces", "0"),
-    ):
-        try:
-            value = (Path("/proc/sys") / name.replace(".", "/")).read_text().strip()
-        except OSError:
-            continue
-        if value == forbidding:
-            found.append(f"{name} = {value}")
-    try:
-        status = Path("/proc/self/status").read_text()
-        if "Seccomp:\t2" in status:
-            found.append("a seccomp filter: in a systemd unit, RestrictNamespaces=")
-    except OSError:
-        pass
-    return f" (here: {'; '.join(found)})" if found else ""
-
-
-def open_tun(name: str, has_vnet_header: bool) -> int:
-    """Make the TUN in this namespace; its descriptor."""
-    try:
-        descriptor = os.open(_TUN_DEVICE, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as error:
-        cure = {
-            errno.ENOENT: "load the module tun (in a systemd unit: no PrivateDevices=)",
-            errno.ENODEV: "load the module tun",
-            errno.ENXIO: "load the module tun",
-            errno.EACCES: "let the connector's user read and write it (udev's default is 0666)",
-            errno.EPERM: "allow the device (in a systemd unit: DeviceAllow=/dev/net/tun rw)",
-        }.get(error.errno or 0, "look at its permissions")
-        raise Refused(f"cannot open {_TUN_DEVICE}: {error.strerror}; {cure}") from error
-    flags = _IFF_TUN | _IFF_NO_PI | (_IFF_VNET_HDR if has_vnet_header else 0)
-    try:
-        fcntl.ioctl(descriptor, _TUNSETIFF, struct.pack("16sH22x", name.encode(), flags))
-    except OSError as error:
-        os.close(descriptor)
-        cause = error.strerror or "refused"
-        if error.errno in (errno.EPERM, errno.EACCES):
-            cause = f"the user namespace gives no CAP_NET_ADMIN{_restrictions()}"
-        raise Refused(f"cannot make a TUN device in the private namespace: {cause}") from error
-    return descriptor
-
-
-def _set_sysctls() -> list[str]:
-    """Set what can be set; a line for each that cannot. nftables and sockets do not rely on it."""
-    notes = []
-    for name, value in _SYSCTLS.items():
-        try:
-            (Path("/proc/sys/net") / name).write_text(value)
-        except OSError as error:
-            notes.append(f"net/{name}: {error.strerror}")
-    return notes
-
-
 def _set_up_links(name: str, mtu_bytes: int) -> None:
     def set_up(route: Any) -> None:
         route.link("set", index=_index("lo"), state="up")
@@ -323,7 +204,7 @@ def _set_up_links(name: str, mtu_bytes: int) -> None:
         route.link("set", index=index, mtu=mtu_bytes)
         route.link("set", index=index, state="up")
         route.route("add", dst="0.0.0.0/0", oif=index, scope=253)
-        if Path("/proc/sys/net/ipv6").exists():
+        if has_ipv6():
             route.route("add", dst="::/0", oif=index)
 
     _rtnl(set_up)

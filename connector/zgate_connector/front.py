@@ -66,6 +66,7 @@ class Front:
         self._lock = asyncio.Lock()
         self._is_set_up = self._is_draining = self._is_closed = False
         self._silencing: asyncio.Task[None] | None = None
+        self._has_news = False
         health.add_listener(self._health_changed)
 
     async def serve(self, offers: Mapping[str, Sequence[IpAddress]]) -> None:
@@ -83,7 +84,7 @@ class Front:
                 self._close_ports(self._offers.pop(name), keep=())
             for name, addresses in offers.items():
                 offer = self._offers.setdefault(name, _Offer())
-                offer.addresses = frozenset(addresses)
+                offer.addresses = frozenset(one for one in addresses if self._has_family(one))
                 self._close_ports(offer, keep=offer.addresses)
             # Nobody answers for a service whose health is not known yet.
             await self._silence()
@@ -218,17 +219,25 @@ class Front:
 
     # Health.
 
+    def _has_family(self, address: IpAddress) -> bool:
+        return address.version == 4 or self._chamber.has_ipv6
+
     def _addresses(self) -> set[IpAddress]:
         return {one for offer in self._offers.values() for one in offer.addresses}
 
     def _health_changed(self, service_id: str) -> None:
-        if service_id in self._offers and (self._silencing is None or self._silencing.done()):
+        if service_id not in self._offers:
+            return
+        self._has_news = True
+        if self._silencing is None or self._silencing.done():
             self._silencing = self._loop.create_task(self._silence_later())
 
     async def _silence_later(self) -> None:
         with contextlib.suppress(ChamberError):  # whoever owns the chamber knows
-            async with self._lock:
-                await self._silence()
+            while self._has_news:
+                self._has_news = False
+                async with self._lock:
+                    await self._silence()
 
     async def _silence(self) -> None:
         silent = {
