@@ -110,12 +110,15 @@ class ServiceTables:
         """A service and its virtual IPs, new or changed; its offers stay.
 
         Raises:
-            ValueError: two addresses of one family, or one that stands for something else.
+            ValueError: two addresses of one family, or one that stands for something else, or
+                one of a family that an offer has none of.
             CapacityError: the number is MAX_SERVICES or more.
         """
         _check_number("services", service, MAX_SERVICES)
         self._check_addresses(addresses, EndpointKind.SERVICE, service)
         before = self._services.get(service, _Service(()))
+        for offer in before.offers:
+            _check_families(addresses, self._offers[offer].addresses)
         now = replace(before, addresses=tuple(addresses))
         self._services[service] = now
         self._write_service(service)
@@ -149,7 +152,8 @@ class ServiceTables:
         `client_index` is the connector's: what passes is counted for it.
 
         Raises:
-            ValueError: no such service or client index, or the addresses as in `set_service`.
+            ValueError: no such service or client index; or the addresses, as in `set_service`, or
+                because the service has one of a family of which they have none.
             CapacityError: the number is MAX_OFFERS or more, or the service has 16 offers.
         """
         _check_number("offers", offer, MAX_OFFERS)
@@ -157,6 +161,7 @@ class ServiceTables:
             raise ValueError(f"service {service} is not set")
         self._check_client(client_index)
         self._check_addresses(addresses, EndpointKind.OFFER, offer)
+        _check_families(self._services[service].addresses, addresses)
         others = [one for one in self._services[service].offers if one != offer]
         if len(others) >= OFFERS_PER_SERVICE:
             raise CapacityError("offers of one service", len(others) + 1, OFFERS_PER_SERVICE)
@@ -303,6 +308,13 @@ def _check_number(what: str, number: int, most: int) -> None:
         raise ValueError(f"{what} are numbered from 0 on, not {number}")
     if number >= most:
         raise CapacityError(what, number + 1, most)
+
+
+def _check_families(service: Iterable[IpAddress], offer: Iterable[IpAddress]) -> None:
+    """An offer must have an address wherever its service has one."""
+    lacking = {one.version for one in service} - {one.version for one in offer}
+    if lacking:
+        raise ValueError(f"an offer of this service needs an IPv{lacking.pop()} address")
 
 
 def _by_family(addresses: Iterable[IpAddress]) -> tuple[bytes, bytes]:

@@ -237,11 +237,13 @@ static __always_inline void zg_show(struct __sk_buff *skb, const struct zg_verdi
 }
 
 /* Nobody takes the service's flow: the packet goes into the TUN as it is, for whoever reads it
- * there to tell the client. No ICMP error is told of. */
+ * there to tell the client. ICMP tells of no ICMP error and of no later fragment (RFC 1122 section
+ * 3.2.2, RFC 4443 section 2.4). */
 static __always_inline bool zg_is_told(const struct zg_packet *p, const struct zg_verdict *v,
 				       bool dry_run)
 {
-	return v->reason == ZG_DROP_NO_BACKEND && p->icmp != ZG_ICMP_ERROR && !dry_run;
+	return v->reason == ZG_DROP_NO_BACKEND && !dry_run && p->icmp != ZG_ICMP_ERROR &&
+	       p->fragmentation != ZG_LATER_FRAGMENT;
 }
 
 static __always_inline int zg_conclude(struct __sk_buff *skb, const int direction)
