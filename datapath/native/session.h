@@ -48,7 +48,7 @@ struct zdp_session_counters {
 };
 
 struct zdp_session {
-	void *owner; /* module.c's */
+	void *owner; /* binding_session.c's */
 	/* In. */
 	struct zdp_opener opener;
 	struct zdp_ranges received;
