@@ -99,9 +99,11 @@ class Connectors:
             source = self.zgate.pki if kind == "ca" else self.directory(name)
             shutil.copy(source / file, home / file)
         paths = {kind: str(home / file) for kind, file in own.items()}
-        config = self.config(name, **paths, runtime_dir=str(home / "run"), **content)
+        config = self.config(name, **paths, **content)
         (home / "connector.yaml").write_text(json.dumps(config, indent=2))
-        for path in (home, *home.iterdir()):
+        run = self.runtime_dir(name)
+        run.mkdir(exist_ok=True)
+        for path in (run, home, *home.iterdir()):
             os.chown(path, user.pw_uid, user.pw_gid)
         devices = self.zgate.internet.lab.run.directory / f"{name}-devices"
         devices.mkdir(exist_ok=True)

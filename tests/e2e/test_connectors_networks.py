@@ -33,6 +33,15 @@ def networks(*prefixes: str, masquerade: bool = True) -> list[dict[str, object]]
     return [{"network": one, "masquerade": masquerade} for one in prefixes]
 
 
+def wait_routed(world: ServiceWorld, *prefixes: str) -> None:
+    """Agents are told of a network when somebody leads there; then their hosts have to be."""
+    wait_until(
+        lambda: set(prefixes) <= set(world.zgate.agent_status("alice")["routes"]),
+        5.0,
+        f"alice's device to route {', '.join(prefixes)}",
+    )
+
+
 @contextmanager
 def running(
     world: ServiceWorld, name: str, number: int, *prefixes: str, **more: bool
@@ -41,6 +50,7 @@ def running(
     world.connectors.start(
         name, world.sites[number - 1].connector, networks=networks(*prefixes, **more)
     )
+    wait_routed(world, *prefixes)
     try:
         yield
     finally:
