@@ -97,7 +97,6 @@ class ZtnaConnection:
         self._deadline = self._table.loop.call_later(
             _REGISTRATION_TIMEOUT_S, self._registration_overdue
         )
-        self._tell_address()
 
     def _registration_overdue(self) -> None:
         if self._session is None and not self.connection.is_terminated:
@@ -144,7 +143,10 @@ class ZtnaConnection:
             self._table.on_undelivered(packet, reason, self._tunnel.mtu_bytes)
 
     def mtu_changed(self) -> None:
-        """A path that carries less than QUIC needs carries nothing here."""
+        """Datagrams can be sent: now, or of another size than before."""
+        if self._identity is not None:
+            self._tell_address()
+        # A path that carries less than QUIC needs carries nothing.
         if self._session is not None and self.connection.path_mtu.state is PathMtuState.UNUSABLE:
             self._table.close(self._session, "the path is too small")
 
