@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from zgate_gateway.policy_keeper import (
     PolicyNotWritten,
     UnknownRevision,
 )
+from zgate_gateway.services.directory import ServiceDirectory
 
 
 def policy(port: int, test: str = "") -> str:
@@ -45,6 +47,7 @@ class FakeKernel:
         self.build_fails: str | None = None
         self.behind: str | None = None
         self.builds = 0
+        self.adopted = 0
 
     def is_behind(self) -> str | None:
         return self.behind
@@ -64,6 +67,13 @@ class FakeKernel:
             raise KernelError(self.fails)
         self.policy_set, self.revision = built
         self.behind = None
+
+    def adopt(self, policy_set: PolicySet) -> bool:
+        if not policy_set.means_as(self.policy_set):
+            return False
+        self.adopted += 1
+        self.policy_set = policy_set
+        return True
 
     def load_policy(self, policy_set: PolicySet, revision: int) -> None:
         self.put_in_force((policy_set, revision))
@@ -86,7 +96,16 @@ class World:
         self.keeper = PolicyKeeper(
             policy_file=self.file if with_file else None, state_dir=self.folder
         )
-        self.keeper.start(store=self.store, kernel=self.kernel, audit=self.audit)  # type: ignore[arg-type]
+        self.directory = ServiceDirectory(
+            self.store, IPv4Network("10.101.0.0/24"), IPv6Network("fd7a:7a67:6174:66::/64")
+        )
+        self.directory.on_change = self.keeper.services_changed
+        self.keeper.start(
+            store=self.store,
+            kernel=self.kernel,  # type: ignore[arg-type]
+            audit=self.audit,
+            services=self.directory,
+        )
 
     def stop(self) -> None:
         self.audit.close()
@@ -427,3 +446,117 @@ async def test_a_store_that_fails_keeps_the_old_policy(
     with pytest.raises(StoreError):
         await world.keeper.apply(policy(2).encode())
     assert world.in_force() == world.file.read_text() == policy(1)
+
+
+# Services.
+
+
+def naming(*names: str) -> str:
+    quoted = ", ".join(f'"{name}"' for name in names)
+    rule = f"{{id: s, type: service, action: allow, services: [{quoted}], ports: [104]}}"
+    return f'version: "1.0"\nclients: {{a: {{rules: [{rule}]}}}}\n'
+
+
+def allowed(world: World) -> set[str]:
+    """The destinations of the rules in force."""
+    return {
+        str(one) for rule in world.kernel.policy_set.rules_for("a") for one in rule.destinations
+    }
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+async def watched(world: World) -> AsyncIterator[World]:
+    """A world whose keeper keeps up with what changes."""
+    watching = asyncio.create_task(world.keeper.watch())
+    await asyncio.sleep(0)
+    yield world
+    watching.cancel()
+    await world.keeper.close()
+
+
+async def test_services_that_a_policy_names_have_addresses_when_it_comes(world: World) -> None:
+    assert await world.keeper.apply(naming("pacs", "echo-*", "wiki").encode())
+    assert world.directory.names() == ("pacs", "wiki")  # a pattern gives nobody an address
+    pacs, wiki = (world.directory.addresses_of(name) for name in ("pacs", "wiki"))
+    assert pacs is not None and wiki is not None
+    assert allowed(world) == {f"{one}/{one.max_prefixlen}" for one in (*pacs, *wiki)}
+    assert world.keeper.policy_set is world.kernel.policy_set
+    world.stop()
+    world.start()  # and the same ones at the next start
+    assert world.directory.addresses_of("pacs") == pacs
+    assert allowed(world) == {f"{one}/{one.max_prefixlen}" for one in (*pacs, *wiki)}
+
+
+async def test_a_service_that_turns_up_comes_under_the_rules_by_itself(watched: World) -> None:
+    await watched.keeper.apply(naming("echo-*").encode())
+    revision, builds = watched.kernel.revision, watched.kernel.builds
+    assert allowed(watched) == set()
+    for number in range(20):  # many at once are one change
+        watched.directory.ensure(f"echo-{number}")
+    await until(lambda: len(allowed(watched)) == 40)
+    assert watched.kernel.revision == revision and watched.history()[0] == (revision, "apply")
+    assert watched.kernel.builds == builds + 1
+    assert watched.keeper.policy_set is watched.kernel.policy_set
+
+
+async def test_from_another_thread_as_well(watched: World) -> None:
+    await watched.keeper.apply(naming("echo-*").encode())
+    await asyncio.to_thread(watched.directory.ensure, "echo-1")
+    await until(lambda: len(allowed(watched)) == 2)
+
+
+async def test_a_service_that_no_rule_means_builds_nothing(watched: World) -> None:
+    await watched.keeper.apply(naming("pacs").encode())
+    builds = watched.kernel.builds
+    watched.directory.ensure("wiki")
+    await until(lambda: "wiki" in watched.kernel.policy_set.services)
+    assert (watched.kernel.builds, watched.kernel.adopted >= 1) == (builds, True)
+    assert watched.keeper.policy_set is watched.kernel.policy_set
+    assert not await watched.keeper.rebind()
+
+
+async def test_a_kernel_that_refuses_keeps_what_is_in_force(
+    watched: World, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("zgate_gateway.policy_keeper._RETRY_S", 0.05)
+    await watched.keeper.apply(naming("echo-*").encode())
+    before = watched.kernel.policy_set
+    watched.kernel.build_fails = "no room"
+    watched.directory.ensure("echo-1")
+    await until(lambda: "under no rule yet: no room" in caplog.text)
+    assert watched.kernel.policy_set is before is watched.keeper.policy_set
+    watched.kernel.build_fails = None
+    await until(lambda: len(allowed(watched)) == 2)  # tried again
+
+
+async def test_a_policy_whose_services_have_no_room_is_refused(world: World) -> None:
+    many = naming(*(f"s{number}" for number in range(200)))  # the pool has 127
+    before = world.in_force()
+    with pytest.raises(ConfigError, match="a service that it names can have no address"):
+        await world.keeper.apply(many.encode())
+    assert world.in_force() == before and world.keeper.failures == 1
+
+
+async def test_a_change_while_services_change_loses_neither(watched: World) -> None:
+    await watched.keeper.apply(naming("echo-*").encode())
+    await asyncio.gather(
+        watched.keeper.apply(naming("echo-*", "pacs").encode()),
+        asyncio.to_thread(watched.directory.ensure, "echo-1"),
+        asyncio.to_thread(watched.directory.ensure, "echo-2"),
+    )
+    await until(lambda: len(allowed(watched)) == 6)
+    assert watched.in_force() == naming("echo-*", "pacs")
+
+
+async def test_findings_know_the_services(world: World) -> None:
+    await world.keeper.apply(naming("echo-*").encode())
+    assert [one.is_note for one in world.keeper.findings] == [True]
+    world.directory.ensure("echo-1")
+    await world.keeper.apply((naming("echo-*") + "\n").encode())
+    assert world.keeper.findings == ()
