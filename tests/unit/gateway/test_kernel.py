@@ -519,3 +519,50 @@ def test_a_time_beyond_what_the_kernel_can_count_is_its_end() -> None:
     assert clock.monotonic_ns(datetime(1, 1, 1, tzinfo=UTC)) == 0
     assert abs((clock.now() - datetime.now(UTC)).total_seconds()) < 1
     assert not clock.has_stepped()
+
+
+# Services, and clients that a certificate narrows to some.
+
+SERVICES = {"pacs": (ip_address("10.101.0.1"),), "echo-1": (ip_address("10.101.0.2"),)}
+ABOUT_SERVICES = """\
+version: "1.0"
+clients:
+  alice:
+    rules:
+      - {id: echo, type: service, action: allow, services: ["echo-*"]}
+      - {id: pacs, type: service, action: allow, services: [pacs]}
+"""
+
+
+def test_a_narrowed_client_has_a_policy_of_its_own(kernel: Kernel, programs: FakePrograms) -> None:
+    kernel.load_policy(PolicySet.parse(ABOUT_SERVICES).bound_to(SERVICES), 2)
+    kernel.add_client("alice", [], [A4], ("pacs",))
+    generation = programs.generations[-1]
+    assert [str(one.network) for one in generation.policies[-1].destinations] == ["10.101.0.1/32"]
+    event = event_of(0, RULES_PER_POLICY + 1, generation.revision)
+    assert named(kernel, programs, event).rule_id == "pacs"  # rules keep their places
+    kernel.add_client("alice", [], [A4])
+    assert len(generation.policies[-1].destinations) == 2
+    kernel.add_client("alice", [], [A4], ())
+    assert generation.policies[-1].destinations == ()
+    # It stays narrowed under the next policy.
+    kernel.load_policy(PolicySet.parse('version: "1.0"\ndefault_action: allow\n'), 3)
+    (policy,) = programs.generations[-1].policies
+    assert policy.default_action.name == "DENY"
+
+
+def test_a_set_that_means_the_same_is_adopted_without_a_build(
+    kernel: Kernel, programs: FakePrograms
+) -> None:
+    first = PolicySet.parse(ABOUT_SERVICES).bound_to(SERVICES)
+    kernel.load_policy(first, 2)
+    kernel.add_client("bob", [], [B4])
+    built = len(programs.generations)
+    same = first.bound_to({**SERVICES, "wiki": (ip_address("10.101.0.3"),)})
+    assert kernel.adopt(same) and kernel.policy_set is same
+    other = first.bound_to({**SERVICES, "echo-2": (ip_address("10.101.0.3"),)})
+    assert not kernel.adopt(other) and kernel.policy_set is same
+    # A narrowed client may reach other services, whatever the rules say of them.
+    kernel.add_client("alice", [], [A4], ("wiki",))
+    assert not kernel.adopt(first) and kernel.policy_set is same
+    assert len(programs.generations) == built

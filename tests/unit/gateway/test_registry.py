@@ -39,6 +39,7 @@ def applicant(name: str = "alice", port: int = 4711) -> Applicant:
         not_after=datetime.now(UTC) + timedelta(days=1),
         fingerprint="00" * 32,
         path=(PathStep(7, b"issuer"),),
+        reaches=("pacs",),
     )
     return Applicant(identity, PeerPath("::ffff:192.0.2.1", port, b"12345678"))
 
@@ -66,6 +67,7 @@ class World:
 
     def assert_holds_nothing(self) -> None:
         assert not self.registry.by_client and not self.registry.by_id
+        assert not self.registry.by_address
         assert not self.kernel.clients and not self.steering.owners
         assert [pool.held for pool in self.pools] == [[], []]
 
@@ -77,6 +79,8 @@ async def test_everything_points_to_the_worker_that_asked() -> None:
     assert world.steering.owners == {V4.packed: 1, V6.packed: 1}
     assert world.kernel.clients == {"alice": (V4, V6)}
     assert world.kernel.groups == {"alice": ("staff",)}
+    assert world.kernel.reaches == {"alice": ("pacs",)}
+    assert world.registry.by_address == {V4: session, V6: session}
     assert session.peer == "192.0.2.1:4711"
     assert world.record.up == ["alice"]
     assert world.registry.established_total == 1

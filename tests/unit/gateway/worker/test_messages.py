@@ -36,6 +36,8 @@ IDENTITY = PeerIdentity(
     not_after=datetime(2027, 1, 2, 3, 4, 5, tzinfo=UTC),
     fingerprint="ab" * 32,
     path=(PathStep(1, b"\x00\xff"), PathStep(2, b"")),
+    offers=("pacs", "*"),
+    reaches=("wiki",),
 )
 WHERE = PeerPath("2001:db8::1", 4711, b"12345678")
 V4, V6 = ip_address("10.100.0.2"), ip_address("fd00::2")
