@@ -10,19 +10,32 @@ import os
 import signal
 import socket
 from collections.abc import AsyncIterator, Sequence
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
-from zgate_datapath.client import ClientConfig, SessionRefused, TunnelClient
+from zgate_datapath.client import ClientConfig, SessionRefused, TunnelClient, TunnelState
 from zgate_datapath.connection_ids import ConnectionIds
+from zgate_datapath.offers import ClientOffers, Notices
 from zgate_datapath.udp import UdpSocket
 from zgate_gateway.admission import Applicant, PeerPath
 from zgate_gateway.worker import crew as crew_module
 from zgate_gateway.worker import messages
 from zgate_gateway.worker.crew import Crew, WorkerError
 from zgate_gateway.worker.process import WorkerProcess
+from zgate_protocol.ip_range import networks_of
+from zgate_protocol.service_capsule import (
+    Health,
+    OfferedService,
+    OfferKind,
+    OfferStatus,
+    Registered,
+    RegistrationAnswer,
+    RegistrationCode,
+    ServicePorts,
+)
 
 from ....loopback import HOST, WAIT_S, FakeTun, Pki, eventually, udp_packet  # noqa: TID252
 
@@ -88,7 +101,7 @@ class Supervisor:
         self.lost.append(process.index)
         return [one.path for worker, one in self.applicants if worker is process]
 
-    def client(self, name: str, index: int) -> tuple[TunnelClient, FakeTun]:
+    def client(self, name: str, index: int, **more: Any) -> tuple[TunnelClient, FakeTun]:
         identity, tun = self.pki.client(name), FakeTun()
         config = ClientConfig(
             host="127.0.0.1",
@@ -99,7 +112,8 @@ class Supervisor:
             key_file=str(identity.key),
             engine="python",
         )
-        return TunnelClient(config=config, tun=tun, on_change=lambda _: None), tun  # type: ignore[arg-type]
+        settings = {"on_change": lambda _: None, **more}
+        return TunnelClient(config=config, tun=tun, **settings), tun  # type: ignore[arg-type]
 
     async def work(self) -> None:
         self.crew.spawn()
@@ -151,6 +165,79 @@ async def test_a_client_is_served_by_a_worker(supervisor: Supervisor) -> None:
     process.close_session("s1", "kicked: for a reason")
     assert await asyncio.wait_for(client.wait_closed(), WAIT_S) == "kicked: for a reason"
     assert not [one for one in supervisor.heard if isinstance(one, messages.SessionEnded)]
+
+
+async def test_offers_go_to_the_supervisor_and_what_it_grants_comes_back(
+    supervisor: Supervisor,
+) -> None:
+    await supervisor.work()
+    ports = (ServicePorts(6, 104, 104),)
+    services = tuple(OfferedService(f"s{number}-" + "x" * 200, ports) for number in range(70))
+    network, offer = ip_network("10.20.0.0/16"), ip_address("10.101.255.254")
+    registered: list[Registered] = []
+    drains: list[int] = []
+    states: list[TunnelState] = []
+    client, tun = supervisor.client(
+        "connector",
+        1,
+        on_change=states.append,
+        offers=ClientOffers(services, (network,)),
+        notices=Notices(on_registered=registered.append, on_drain=drains.append),
+    )
+    await client.connect(LONG_S)
+
+    def heard(kind: type) -> list[Any]:
+        return [one for one in supervisor.heard if isinstance(one, kind)]
+
+    # More than fits into one message.
+    await eventually(lambda: heard(messages.OfferServices)[-1:] and heard(messages.OfferRoutes))
+    await eventually(lambda: heard(messages.OfferServices)[-1].is_last)
+    parts = heard(messages.OfferServices)
+    assert len(parts) > 1
+    assert tuple(one for part in parts for one in part.services) == services
+    assert {(part.session_id, part.revision) for part in parts} == {("s1", 1)}
+    assert heard(messages.OfferRoutes) == [messages.OfferRoutes("s1", (str(network),))]
+    status = OfferStatus(services[0].name, Health.UP, 1, 2, 3, 4, "")
+    client.send_offer_state([status])
+    await eventually(lambda: heard(messages.OfferStates))
+    assert heard(messages.OfferStates) == [messages.OfferStates("s1", (status,))]
+
+    process = supervisor.process(1)
+    assert process is not None
+    answers = [
+        RegistrationAnswer(OfferKind.SERVICE, one.name, RegistrationCode.ACCEPTED, "", (), (offer,))
+        for one in services
+    ]
+    process.answer_offers("s1", 1, answers)
+    process.grant("s1", [offer], [str(network)])
+    process.drain_session("s1", 5000)
+    process.send(messages.Routes(("192.0.2.0/24",)))
+    for message in (messages.Grant("gone", (V4,), ()), messages.DrainSession("gone", 1)):
+        process.send(message)
+    # The clients' pool and that of the services lie side by side: one network.
+    expected = {"192.0.2.0/24", "10.100.0.0/15", "fd01::/64", "fd00::/64"}
+    await eventually(
+        lambda: states and {str(one) for one in networks_of(states[-1].routes)} == expected
+    )
+    await eventually(lambda: drains)
+    assert registered == [Registered(1, tuple(answers))]
+    assert drains == [5000]
+    assert [one.ip for one in states[-1].addresses] == [V4, V6, offer]
+    for destination in ("10.101.255.254", "10.20.0.9"):
+        packet = udp_packet("10.100.0.6", destination)
+        supervisor.tuns[1].inject(packet)
+        await eventually(lambda wanted=packet: tun.written[-1:] == [wanted])
+
+    # It has spoken, and is expected to go on: an agent beside it is not.
+    other, _ = supervisor.client("alice", 1)
+    await other.connect(LONG_S)
+    silent = [messages.ConnectorSilent("s1", True)]
+    await eventually(lambda: heard(messages.ConnectorSilent) == silent, LONG_S)
+    client.send_offer_state([status])
+    silent.append(messages.ConnectorSilent("s1", False))
+    await eventually(lambda: heard(messages.ConnectorSilent) == silent, LONG_S)
+    await client.close()
+    await other.close()
 
 
 def _receive(sock: socket.socket) -> bytes:
