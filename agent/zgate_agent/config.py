@@ -5,6 +5,13 @@
     certificate: /etc/zgate/alice.crt
     key: /etc/zgate/alice.key
 
+This shape is read as well, with the same keys beside it; an address that differs from what the
+gateway says is told in the status:
+
+    intermediate_server: {host: gateway.example.org, port: 443}
+    services:
+      - {id: pacs, virtualIp: 10.101.0.1}
+
 Everything else has a default. There is no setting, and no flag, that accepts a gateway whose
 certificate does not verify.
 """
@@ -17,10 +24,18 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 from zgate_config import StrictModel, misfit
-from zgate_config.dialling import Gateway, LogSettings, Settings, load_with_flags
-from zgate_config.types import Host, InterfaceName, IpNetwork
+from zgate_config.dialling import (
+    Gateway,
+    GatewayAddress,
+    IntermediateServer,
+    LogSettings,
+    Settings,
+    load_with_flags,
+)
+from zgate_config.types import Host, InterfaceName, IpAddress, IpNetwork, Text
 
 DEFAULT_RUNTIME_DIR = Path("/run/zgate-agent")
+DEFAULT_RESOLV_CONF = Path("/etc/resolv.conf")
 MIN_MTU_BYTES = 1280
 
 
@@ -42,6 +57,26 @@ class OnDisconnect(StrEnum):
     """Routes and addresses go, and traffic takes the way it had without the agent."""
 
 
+class DnsMode(StrEnum):
+    """How this host comes to ask the gateway for names of services, and of nothing else."""
+
+    AUTO = "auto"
+    """By systemd-resolved where programs use it, else by resolv.conf."""
+    RESOLVED = "resolved"
+    """By systemd-resolved, or not at all."""
+    RESOLV_CONF = "resolv.conf"
+    """By resolv.conf, whatever runs."""
+    OFF = "off"
+    """Not at all."""
+
+
+class KnownService(StrictModel):
+    """A service, and the virtual IP that the file's author believes that it has."""
+
+    id: Text
+    virtual_ip: IpAddress | None = Field(default=None, alias="virtualIp")
+
+
 class TunSettings(StrictModel):
     """The TUN device."""
 
@@ -53,7 +88,11 @@ class TunSettings(StrictModel):
 class AgentConfig(StrictModel):
     """All settings of one agent."""
 
-    gateway: Gateway
+    given_gateway: Gateway | None = Field(default=None, alias="gateway")
+    intermediate_server: IntermediateServer | None = None
+    """The same as `gateway`."""
+    services: tuple[KnownService, ...] = Field(default=(), max_length=1024)
+    """Compared with what the gateway says, and no more."""
     ca: Path
     certificate: Path
     key: Path
@@ -63,6 +102,9 @@ class AgentConfig(StrictModel):
     routes: tuple[IpNetwork, ...] | None = None
     """Split tunnel only: of what the gateway advertises, no more than this. None: all of it."""
     on_disconnect: OnDisconnect = OnDisconnect.BLOCK
+    dns: DnsMode = DnsMode.AUTO
+    resolv_conf: Path | None = None
+    """None: /etc/resolv.conf."""
     tun: TunSettings = TunSettings()
     runtime_dir: Path = DEFAULT_RUNTIME_DIR
     connect_timeout_s: float = Field(default=10.0, gt=0, le=120)
@@ -74,12 +116,23 @@ class AgentConfig(StrictModel):
     log: LogSettings = LogSettings()
 
     @property
+    def gateway(self) -> GatewayAddress:
+        """Where the gateway is."""
+        address = self.intermediate_server.address if self.intermediate_server else None
+        address = self.given_gateway or address
+        assert address is not None, "one of them is given"
+        return address
+
+    @property
     def expected_name(self) -> str:
         """The name that the gateway's certificate must carry."""
         return self.server_name or self.gateway.host
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
+        if (self.given_gateway is None) == (self.intermediate_server is None):
+            got = "neither" if self.given_gateway is None else "both"
+            raise misfit("gateway", "one of gateway and intermediate_server", got)
         if self.mode is Mode.FULL and self.routes is not None:
             raise misfit("routes", "no routes with mode: full, which takes everything", "a list")
         if self.keepalive_s >= self.idle_timeout_s:

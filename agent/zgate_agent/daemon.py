@@ -16,6 +16,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from ipaddress import ip_network
 from typing import Protocol, TypeVar
 
 from zgate_config.dialling import GatewayAddress
@@ -27,12 +28,15 @@ from zgate_datapath.client import (
     TunnelState,
 )
 from zgate_datapath.engine import engine_name
+from zgate_datapath.offers import Notices
 from zgate_host.backoff import Backoff
 from zgate_host.resolve import ResolveError
 from zgate_host.status_socket import FailedAddress
+from zgate_protocol.dns_capsule import DnsAssign
 from zgate_protocol.drop_reason import DropReason
+from zgate_protocol.service_capsule import ObservedAddress
 
-from zgate_agent.config import AgentConfig
+from zgate_agent.config import AgentConfig, DnsMode
 from zgate_agent.machine import (
     Command,
     Connect,
@@ -55,10 +59,12 @@ from zgate_agent.machine import (
     WakeUp,
     Withdraw,
 )
-from zgate_agent.plan import IpAddress, NetworkPlan, make_plan
+from zgate_agent.plan import IpAddress, IpNetwork, NetworkPlan, make_plan
 from zgate_agent.routing import PhysicalPath
 from zgate_agent.rtnl import RoutingError, TunGone
-from zgate_agent.status import AgentStatus
+from zgate_agent.split_dns import NOTHING as NO_NAMES
+from zgate_agent.split_dns import DnsState
+from zgate_agent.status import AgentStatus, DnsStatus
 
 logger = logging.getLogger(__name__)
 
@@ -111,12 +117,35 @@ class HostNetwork(Protocol):
         """The physical way to an address."""
 
 
-MakeTunnel = Callable[[ClientConfig, Callable[[TunnelState], None]], TunnelLike]
+class HostNames(Protocol):
+    """What the agent needs of a `zgate_agent.split_dns.SplitDns`. Called in the same one thread."""
+
+    @property
+    def state(self) -> DnsState:
+        """What is in force."""
+
+    def apply(self, dns: DnsAssign, versions: Sequence[int]) -> DnsState:
+        """Let these names be asked there, and no others."""
+
+    def withdraw(self) -> None:
+        """Put everything back."""
+
+
+MakeTunnel = Callable[[ClientConfig, Callable[[TunnelState], None], Notices], TunnelLike]
+CompareServices = Callable[[DnsAssign], Awaitable[Sequence[str]]]
+"""What the configuration says of services and the gateway does not, in one line each."""
 Resolve = Callable[[str], Awaitable[Sequence[IpAddress]]]
 
 
 class _Look:
     """Queued when the host's network may have changed."""
+
+
+class _NamesChanged:
+    """Queued when the gateway has said which names it answers."""
+
+
+_Item = Event | _Look | _NamesChanged
 
 
 class Agent:
@@ -127,17 +156,21 @@ class Agent:
         config: AgentConfig,
         *,
         network: HostNetwork,
+        names: HostNames,
         make_tunnel: MakeTunnel,
         resolve: Resolve,
+        compare_services: CompareServices,
         backoff: Backoff,
     ) -> None:
         self._config = config
         self._network = network
+        self._names = names
+        self._compare_services = compare_services
         self._make_tunnel = make_tunnel
         self._resolve = resolve
         self._loop = asyncio.get_running_loop()
         self._machine = Machine(backoff, config.on_disconnect, self._loop.time())
-        self._queue: asyncio.Queue[Event | _Look] = asyncio.Queue()
+        self._queue: asyncio.Queue[_Item] = asyncio.Queue()
         self._network_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="network")
         self._exit_code: int | None = None
         self._attempt_task: asyncio.Task[None] | None = None
@@ -148,6 +181,10 @@ class Agent:
         self._known: tuple[IpAddress, ...] = ()
         self._failed: list[FailedAddress] = []
         self._notes: tuple[str, ...] = ()
+        self._dns: DnsAssign | None = None
+        self._observed: ObservedAddress | None = None
+        self._comparing: asyncio.Task[None] | None = None
+        self._service_notes: tuple[str, ...] = ()
         self._rebinds = 0
 
     # What others call.
@@ -160,6 +197,7 @@ class Agent:
                 await self._take_in(await self._next_event())
         finally:
             await self._disconnect("the agent ends")
+            await self._forget_names()
             await self._in_network_thread(self._network.withdraw)
             self._network_thread.shutdown()
         return self._exit_code
@@ -185,7 +223,7 @@ class Agent:
         machine, plan, tunnel = self._machine, self._network.plan, self._tunnel_state
         now = self._loop.time()
         waits = None if machine.wake_at is None else max(0.0, machine.wake_at - now)
-        gateway = self._gateway
+        gateway, seen, names = self._gateway, self._observed, self._names.state
         port = self._config.gateway.port
         return AgentStatus(
             state=machine.state,
@@ -193,8 +231,14 @@ class Agent:
             since=datetime.fromtimestamp(time.time() - (now - machine.since), UTC),
             gateway=str(self._config.gateway),
             server_name=self._config.expected_name,
-            gateway_address=None if gateway is None else str(GatewayAddress(str(gateway), port)),
+            gateway_address=None if gateway is None else _place(gateway, port),
             local_address=str(self._path.source) if self._path and self._path.source else None,
+            observed_address=_place(seen.address, seen.port) if seen else None,
+            dns=DnsStatus(
+                method=names.method,
+                servers=[str(one) for one in names.servers],
+                domains=list(names.domains),
+            ),
             addresses=[str(one) for one in plan.addresses],
             routes=[str(one) for one in plan.routes],
             pinned=[str(one) for one in plan.pins],
@@ -206,7 +250,12 @@ class Agent:
             rebinds=self._rebinds,
             next_attempt_s=waits,
             failed_addresses=self._failed,
-            notes=[*self._notes, *_session_notes(tunnel, plan)],
+            notes=[
+                *self._notes,
+                *_session_notes(tunnel, plan),
+                *names.notes,
+                *self._service_notes,
+            ],
             counters=self._tunnel.statistics() if self._tunnel is not None else {},
             drops=_named(self._tunnel.drops()) if self._tunnel is not None else {},
             pid=os.getpid(),
@@ -214,14 +263,19 @@ class Agent:
 
     # The loop.
 
-    async def _next_event(self) -> Event | _Look:
+    async def _next_event(self) -> _Item:
         try:
             async with asyncio.timeout_at(self._machine.wake_at):
                 return await self._queue.get()
         except TimeoutError:
             return WakeUp()
 
-    async def _take_in(self, item: Event | _Look) -> None:
+    async def _take_in(self, item: _Item) -> None:
+        if isinstance(item, _NamesChanged):
+            # The way to the name servers comes first.
+            if self._machine.state is State.CONNECTED and self._tunnel_state is not None:
+                await self._program(self._machine.attempt, self._tunnel_state)
+            return
         event = await self._look() if isinstance(item, _Look) else item
         if event is None:
             return
@@ -229,6 +283,8 @@ class Agent:
         commands = self._machine.handle(event, self._loop.time())
         if before != (self._machine.state, self._machine.attempt):
             self._log_state()
+        if self._machine.state is not State.CONNECTED:
+            await self._forget_names()
         for command in commands:
             await self._carry_out(command)
 
@@ -286,8 +342,11 @@ class Agent:
         for address in candidates:
             self._gateway = address
             self._path = await self._in_network_thread(lambda: self._network.path_to(address))  # noqa: B023
+            self._observed = self._dns = None
             tunnel = self._make_tunnel(
-                self._client_config(address), lambda state: self.post(TunnelChanged(attempt, state))
+                self._client_config(address),
+                lambda state: self.post(TunnelChanged(attempt, state)),
+                Notices(on_observed=self._take_observed, on_dns=self._take_dns),
             )
             self._tunnel = tunnel
             try:
@@ -367,6 +426,37 @@ class Agent:
                 # A bug below must not keep us from taking the routes back.
                 logger.exception("the session did not close cleanly")
 
+    # What the gateway says beside addresses and routes.
+
+    def _take_observed(self, observed: ObservedAddress) -> None:
+        self._observed = observed
+
+    def _take_dns(self, dns: DnsAssign) -> None:
+        self._dns = dns
+        self._queue.put_nowait(_NamesChanged())
+
+    async def _apply_names(self) -> None:
+        """Let names of services be asked for, once there is a way to the servers."""
+        dns, plan = self._dns, self._network.plan
+        if dns is None or self._machine.state is not State.CONNECTED:
+            return
+        versions = sorted({one.version for one in plan.addresses})
+        await self._in_network_thread(lambda: self._names.apply(dns, versions))
+        if self._comparing is None:
+            self._comparing = asyncio.create_task(self._compare(dns))
+
+    async def _compare(self, dns: DnsAssign) -> None:
+        self._service_notes = tuple(await self._compare_services(dns))
+        for note in self._service_notes:
+            logger.warning("%s", note)
+
+    async def _forget_names(self) -> None:
+        comparing, self._comparing = self._comparing, None
+        if comparing is not None:
+            comparing.cancel()
+        if self._names.state != NO_NAMES:
+            await self._in_network_thread(self._names.withdraw)
+
     # The host's network.
 
     async def _program(self, attempt: int, tunnel: TunnelState) -> None:
@@ -377,7 +467,7 @@ class Agent:
             advertised=tunnel.routes,
             mtu_bytes=tunnel.mtu_bytes,
             mode=self._config.mode,
-            own_routes=self._config.routes,
+            own_routes=self._own_routes(),
             gateway=gateway,
         )
         self._tunnel_state = tunnel
@@ -387,14 +477,21 @@ class Agent:
             self.post(failure)
             return
         applied = self._network.plan
-        if applied == before:
-            return
-        logger.info(
-            "network set up: %s; %d routes, MTU %d",
-            ", ".join(str(one.ip) for one in applied.addresses) or "no address",
-            len(applied.routes),
-            applied.mtu_bytes,
-        )
+        if applied != before:
+            logger.info(
+                "network set up: %s; %d routes, MTU %d",
+                ", ".join(str(one.ip) for one in applied.addresses) or "no address",
+                len(applied.routes),
+                applied.mtu_bytes,
+            )
+        await self._apply_names()
+
+    def _own_routes(self) -> tuple[IpNetwork, ...] | None:
+        """What the configuration limits the routes to, and the name servers beside it."""
+        routes = self._config.routes
+        if routes is None or self._dns is None or self._config.dns is DnsMode.OFF:
+            return routes
+        return (*routes, *(ip_network(one) for one in self._dns.servers))
 
     async def _apply(self, attempt: int, plan: NetworkPlan) -> Event | None:
         """Bring the network to a plan; the event to handle if that fails."""
@@ -413,6 +510,8 @@ class Agent:
             failure = await self._apply(self._machine.attempt, wanted)
             if failure is not None:
                 return failure
+            # Whoever configures the host's network may have written its resolv.conf anew.
+            await self._apply_names()
         if self._gateway is None:
             # No address yet: whatever has come up may bring the name server with it.
             return PathChanged(True) if self._machine.state is State.BACKOFF else None
@@ -442,6 +541,10 @@ def _describe(error: TunnelError) -> str:
             return f"the gateway refuses our certificate: {error}"
         case _:
             return str(error)
+
+
+def _place(address: IpAddress, port: int) -> str:
+    return str(GatewayAddress(str(address), port))
 
 
 def _named(drops: dict[DropReason, int]) -> dict[str, int]:

@@ -47,12 +47,17 @@ def status_lines(status: AgentStatus, now: datetime) -> list[tuple[str, str]]:
     if status.next_attempt_s is not None:
         lines.append(("next attempt", f"in {status.next_attempt_s:.0f} s"))
     lines.append(("gateway", _gateway(status)))
+    if status.observed_address is not None:
+        lines.append(("seen at", status.observed_address))
     several = {
         "virtual IP": status.addresses,
         "routes": status.routes,
         "pinned": status.pinned,
     }
     lines += [(label, ", ".join(values)) for label, values in several.items() if values]
+    if status.dns.domains:
+        domains, server = ", ".join(status.dns.domains), status.dns.servers[0]
+        lines.append(("names", f"{domains} from {server}, by {status.dns.method}"))
     mtu = f", MTU {status.mtu_bytes}" if status.mtu_bytes else ""
     lines.append(("interface", f"{status.tun} ({status.mode} tunnel){mtu}"))
     if status.engine:

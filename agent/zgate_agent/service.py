@@ -9,9 +9,11 @@ import random
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
 
 from zgate_datapath.client import ClientConfig, TunnelClient, TunnelState
 from zgate_datapath.engine import engine_name
+from zgate_datapath.offers import Notices
 from zgate_datapath.tun import Tun
 from zgate_host.backoff import Backoff
 from zgate_host.resolve import resolve
@@ -20,8 +22,10 @@ from zgate_host.status_socket import StatusServer
 
 from zgate_agent.config import AgentConfig
 from zgate_agent.daemon import Agent
+from zgate_agent.known_services import compare
 from zgate_agent.netwatch import NetWatch
 from zgate_agent.routing import Router
+from zgate_agent.split_dns import SplitDns
 
 logger = logging.getLogger(__name__)
 
@@ -41,17 +45,22 @@ async def serve(config: AgentConfig, directory: RuntimeDir) -> int:
     is_native = engine_name(config.engine) == "native"
     with contextlib.closing(Tun.open(config.tun.name, has_vnet_header=is_native)) as tun:
         router.prepare()
+        names = SplitDns(config.dns, config.resolv_conf, config.tun.name)
+        if await asyncio.to_thread(names.clean_up_leftovers):
+            logger.warning("put back the resolv.conf that a killed agent had changed")
 
         def make_tunnel(
-            client: ClientConfig, on_change: Callable[[TunnelState], None]
+            client: ClientConfig, on_change: Callable[[TunnelState], None], notices: Notices
         ) -> TunnelClient:
-            return TunnelClient(config=client, tun=tun, on_change=on_change)
+            return TunnelClient(config=client, tun=tun, on_change=on_change, notices=notices)
 
         agent = Agent(
             config,
             network=router,
+            names=names,
             make_tunnel=make_tunnel,
             resolve=resolve,
+            compare_services=partial(compare, config.services),
             backoff=Backoff(random.random),
         )
         tun_index = socket.if_nametoindex(config.tun.name)

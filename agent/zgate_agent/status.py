@@ -11,6 +11,18 @@ from zgate_host.status_socket import FailedAddress
 
 from zgate_agent.config import Mode
 from zgate_agent.machine import State
+from zgate_agent.split_dns import Method
+
+
+class DnsStatus(BaseModel):
+    """How names of services are resolved."""
+
+    model_config = ConfigDict(frozen=True)
+
+    method: Method = Method.NONE
+    servers: list[str] = []
+    domains: list[str] = []
+    """Only names below these are asked from the servers."""
 
 
 class AgentStatus(BaseModel):
@@ -29,6 +41,9 @@ class AgentStatus(BaseModel):
     gateway_address: str | None
     """Address and port of the session, or of the last one."""
     local_address: str | None
+    observed_address: str | None = None
+    """Where the gateway sees us: after every NAT on the way."""
+    dns: DnsStatus = DnsStatus()
     addresses: list[str]
     """Virtual IPs that are programmed."""
     routes: list[str]

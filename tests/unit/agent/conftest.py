@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from ipaddress import ip_address, ip_interface
@@ -14,8 +14,12 @@ from zgate_agent.config import AgentConfig, Mode, load_config
 from zgate_agent.machine import State
 from zgate_agent.plan import IpAddress, NetworkPlan
 from zgate_agent.routing import NOTHING, PhysicalPath
+from zgate_agent.split_dns import NOTHING as NO_NAMES
+from zgate_agent.split_dns import DnsState, Method
 from zgate_agent.status import AgentStatus
 from zgate_datapath.client import ClientConfig, TunnelError, TunnelState
+from zgate_datapath.offers import Notices
+from zgate_protocol.dns_capsule import DnsAssign
 from zgate_protocol.drop_reason import DropReason
 from zgate_protocol.ip_range import EVERYTHING
 
@@ -40,6 +44,7 @@ class FakeTunnel:
 
     config: ClientConfig
     on_change: Callable[[TunnelState], None]
+    notices: Notices
     answer: TunnelState | Exception | None
     closed: asyncio.Future[str] = field(
         default_factory=lambda: asyncio.get_running_loop().create_future()
@@ -106,6 +111,24 @@ class FakeNetwork:
         return self.path
 
 
+@dataclass
+class FakeNames:
+    """Remembers what was asked of it."""
+
+    state: DnsState = NO_NAMES
+    calls: list[str] = field(default_factory=list)
+
+    def apply(self, dns: DnsAssign, versions: Sequence[int]) -> DnsState:
+        self.calls.append("apply")
+        servers = tuple(one for one in dns.servers if one.version in versions)
+        self.state = DnsState(Method.RESOLV_CONF, servers, dns.domains)
+        return self.state
+
+    def withdraw(self) -> None:
+        self.calls.append("withdraw")
+        self.state = NO_NAMES
+
+
 class Dialler:
     """Makes the tunnels: the n-th dial gets the n-th answer, the last one for ever."""
 
@@ -114,10 +137,10 @@ class Dialler:
         self.tunnels: list[FakeTunnel] = []
 
     def __call__(
-        self, config: ClientConfig, on_change: Callable[[TunnelState], None]
+        self, config: ClientConfig, on_change: Callable[[TunnelState], None], notices: Notices
     ) -> FakeTunnel:
         answer = self.answers[min(len(self.tunnels), len(self.answers) - 1)]
-        self.tunnels.append(FakeTunnel(config, on_change, answer))
+        self.tunnels.append(FakeTunnel(config, on_change, notices, answer))
         return self.tunnels[-1]
 
 

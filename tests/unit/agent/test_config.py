@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 import pytest
 from zgate_agent.config import (
     AgentConfig,
+    DnsMode,
     Mode,
     OnDisconnect,
     load_config,
@@ -67,6 +68,9 @@ def test_everything_can_be_set(tmp_path: Path) -> None:
         ("idle_timeout_s: 10\n", "keepalive_s: expected less than idle_timeout_s (10)"),
         ("keepalive_s: ten\n", "5: keepalive_s: expected"),
         ("log: {level: loud}\n", "5: log.level: expected"),
+        ("dns: maybe\n", "5: dns: expected 'auto', 'resolved', 'resolv.conf' or 'off'"),
+        ("services: [{id: a, virtualIp: x}]\n", "5: services[0].virtualIp: expected an IP"),
+        ("intermediate_server: {host: gw}\n", "gateway: expected one of gateway and inter"),
     ],
 )
 def test_mistakes_are_one_line(tmp_path: Path, more: str, message: str) -> None:
@@ -79,8 +83,33 @@ def test_mistakes_are_one_line(tmp_path: Path, more: str, message: str) -> None:
 
 
 def test_a_missing_key_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="gateway: expected a value, got nothing"):
+    with pytest.raises(ConfigError, match=r"gateway: expected one of .*, got neither"):
         load_config(write(tmp_path, LEAST.partition("\n")[2]), {})
+    with pytest.raises(ConfigError, match="ca: expected a value, got nothing"):
+        load_config(write(tmp_path, LEAST.replace("ca: /c\n", "")), {})
+
+
+def test_the_other_shape_in_json(tmp_path: Path) -> None:
+    text = {
+        "intermediate_server": {"host": "gw.example", "port": 4433},
+        "services": [{"id": "pacs", "virtualIp": "10.101.0.1"}, {"id": "echo"}],
+        **{"ca": "/c", "certificate": "/a", "key": "/k"},
+    }
+    config = load_config(write(tmp_path, json.dumps(text)), {})
+    assert config.gateway == GatewayAddress("gw.example", 4433)
+    assert config.expected_name == "gw.example"
+    assert [(one.id, one.virtual_ip) for one in config.services] == [
+        ("pacs", ip_address("10.101.0.1")),
+        ("echo", None),
+    ]
+
+
+def test_names_are_resolved_as_the_host_does_unless_told(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path, LEAST), {})
+    assert (config.dns, config.resolv_conf) == (DnsMode.AUTO, None)
+    more = "dns: off\nresolv_conf: /tmp/resolv.conf\n"
+    config = load_config(write(tmp_path, LEAST + more), {})
+    assert (config.dns, config.resolv_conf) == (DnsMode.OFF, Path("/tmp/resolv.conf"))
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

@@ -10,10 +10,12 @@ from ipaddress import ip_address, ip_interface, ip_network
 
 import pytest
 from zgate_agent.config import AgentConfig, Mode, OnDisconnect
-from zgate_agent.daemon import Agent
+from zgate_agent.daemon import Agent, CompareServices
 from zgate_agent.machine import State
 from zgate_agent.plan import HALVES, IpAddress
 from zgate_agent.rtnl import RoutingError, TunGone
+from zgate_agent.split_dns import NOTHING as NO_NAMES
+from zgate_agent.split_dns import Method
 from zgate_agent.status import AgentStatus
 from zgate_config.dialling import GatewayAddress
 from zgate_datapath.client import (
@@ -24,8 +26,19 @@ from zgate_datapath.client import (
 )
 from zgate_host.backoff import Backoff
 from zgate_host.resolve import ResolveError
+from zgate_protocol.dns_capsule import DnsAssign
+from zgate_protocol.ip_range import IpRange
+from zgate_protocol.service_capsule import ObservedAddress
 
-from .conftest import GATEWAY, OTHER_GATEWAY, PATH, Dialler, FakeNetwork, tunnel_state
+from .conftest import (
+    GATEWAY,
+    OTHER_GATEWAY,
+    PATH,
+    Dialler,
+    FakeNames,
+    FakeNetwork,
+    tunnel_state,
+)
 
 UP = tunnel_state("10.100.0.2/32", "fd7a::2/128")
 SOON_S = 5.0
@@ -40,18 +53,33 @@ async def two_addresses(host: str) -> Sequence[IpAddress]:
     return (OTHER_GATEWAY, GATEWAY)
 
 
+async def nothing_differs(dns: DnsAssign) -> Sequence[str]:
+    return ()
+
+
 @asynccontextmanager
 async def running(
     config: AgentConfig,
     dial: Dialler,
     network: FakeNetwork,
     *,
+    names: FakeNames | None = None,
     resolve: Callable[[str], Awaitable[Sequence[IpAddress]]] = one_address,
+    compare: CompareServices | None = None,
     delay_s: float = 0.001,
 ) -> AsyncIterator[Agent]:
     """An agent that runs for the length of the block, and is stopped after it."""
     backoff = Backoff(lambda: 0.0, minimum_s=delay_s, maximum_s=delay_s)
-    agent = Agent(config, network=network, make_tunnel=dial, resolve=resolve, backoff=backoff)
+    names = names or FakeNames()
+    agent = Agent(
+        config,
+        network=network,
+        names=names,
+        make_tunnel=dial,
+        resolve=resolve,
+        compare_services=compare or nothing_differs,
+        backoff=backoff,
+    )
     task = asyncio.create_task(agent.run())
     try:
         yield agent
@@ -60,6 +88,7 @@ async def running(
         code = await asyncio.wait_for(task, SOON_S)
     assert code == 0
     assert network.calls[-1] == "withdraw"
+    assert names.state == NO_NAMES
     assert all(one.close_reasons for one in dial.tunnels[-1:])
 
 
@@ -94,7 +123,7 @@ async def test_it_connects_and_programs(config: AgentConfig) -> None:
 
 async def test_the_configured_name_is_what_the_certificate_must_carry(config: AgentConfig) -> None:
     named = config.model_copy(
-        update={"gateway": GatewayAddress("203.0.113.10", 8443), "server_name": "gw.example"}
+        update={"given_gateway": GatewayAddress("203.0.113.10", 8443), "server_name": "gw.example"}
     )
     dial = Dialler(UP)
     async with running(named, dial, FakeNetwork()) as agent:
@@ -355,7 +384,13 @@ async def test_a_tun_that_was_removed_ends_the_agent(config: AgentConfig) -> Non
     network = FakeNetwork()
     backoff = Backoff(lambda: 0.0)
     agent = Agent(
-        config, network=network, make_tunnel=Dialler(UP), resolve=one_address, backoff=backoff
+        config,
+        network=network,
+        names=FakeNames(),
+        make_tunnel=Dialler(UP),
+        resolve=one_address,
+        compare_services=nothing_differs,
+        backoff=backoff,
     )
     task = asyncio.create_task(agent.run())
     await until(agent, connected)
@@ -373,3 +408,84 @@ async def test_a_host_without_ipv6_says_so(config: AgentConfig) -> None:
         network.has_ipv6 = True
         agent.network_changed()
         assert (await until(agent, lambda one: len(one.addresses) == 2)).notes == []
+
+
+# Names of services, and where the gateway sees us.
+
+NAMES = DnsAssign((ip_address("10.100.0.1"), ip_address("fd7a::1")), ("zgate.internal",))
+
+
+async def test_the_gateways_names_are_asked_while_there_is_a_session(config: AgentConfig) -> None:
+    dial, names = Dialler(UP), FakeNames()
+    async with running(config, dial, FakeNetwork(), names=names, delay_s=LONG_S) as agent:
+        await until(agent, connected)
+        dial.tunnels[0].notices.on_dns(NAMES)
+        status = await until(agent, lambda one: one.dns.domains)
+        assert status.dns.method is Method.RESOLV_CONF
+        assert status.dns.servers == ["10.100.0.1", "fd7a::1"]
+        assert status.dns.domains == ["zgate.internal"]
+        dial.tunnels[0].end("idle timeout")
+        await until(agent, lambda one: one.state is State.BACKOFF and not one.dns.domains)
+        assert names.calls[-1] == "withdraw"
+
+
+async def test_names_may_come_before_the_session_is_ready(config: AgentConfig) -> None:
+    dial = Dialler(None, UP)
+    names = FakeNames()
+    impatient = config.model_copy(update={"connect_timeout_s": 0.01})
+    async with running(impatient, dial, FakeNetwork(), names=names) as agent:
+        await until(agent, lambda _: dial.tunnels)
+        dial.tunnels[0].notices.on_dns(NAMES)
+        assert agent.status().dns.domains == []
+        dial.tunnels[0].answer = UP
+        agent.reconnect()
+        await until(agent, connected)
+        assert agent.status().dns.domains == [], "what another session said is not this one's"
+        dial.tunnels[-1].notices.on_dns(NAMES)
+        await until(agent, lambda one: one.dns.domains)
+
+
+async def test_the_name_servers_are_routed_even_if_routes_are_few(config: AgentConfig) -> None:
+    narrow = config.model_copy(update={"routes": (ip_network("10.20.0.0/16"),)})
+    advertised = replace(
+        UP, routes=tuple(IpRange.of(ip_network(one)) for one in ("10.20.0.0/15", "10.100.0.0/16"))
+    )
+    dial, network = Dialler(advertised), FakeNetwork()
+    async with running(narrow, dial, network) as agent:
+        await until(agent, connected)
+        assert network.plan.routes == (ip_network("10.20.0.0/16"),)
+        dial.tunnels[0].notices.on_dns(NAMES)
+        await until(agent, lambda one: one.dns.domains)
+        assert network.plan.routes == (ip_network("10.20.0.0/16"), ip_network("10.100.0.1/32"))
+
+
+async def test_a_changed_network_has_its_names_looked_at(config: AgentConfig) -> None:
+    dial, names = Dialler(UP), FakeNames()
+    async with running(config, dial, FakeNetwork(), names=names) as agent:
+        await until(agent, connected)
+        dial.tunnels[0].notices.on_dns(NAMES)
+        await until(agent, lambda one: one.dns.domains)
+        before = len(names.calls)
+        agent.network_changed()
+        await until(agent, lambda _: len(names.calls) > before)
+
+
+async def test_what_the_file_says_of_services_is_compared(config: AgentConfig) -> None:
+    async def compare(dns: DnsAssign) -> Sequence[str]:
+        return (f"service pacs: not as {dns.domains[0]} says",)
+
+    dial = Dialler(UP)
+    async with running(config, dial, FakeNetwork(), compare=compare) as agent:
+        await until(agent, connected)
+        dial.tunnels[0].notices.on_dns(NAMES)
+        status = await until(agent, lambda one: one.notes)
+        assert status.notes == ["service pacs: not as zgate.internal says"]
+
+
+async def test_the_address_that_we_are_seen_at(config: AgentConfig) -> None:
+    dial = Dialler(UP)
+    async with running(config, dial, FakeNetwork()) as agent:
+        status = await until(agent, connected)
+        assert status.observed_address is None
+        dial.tunnels[0].notices.on_observed(ObservedAddress(1, ip_address("192.0.2.7"), 4711))
+        assert agent.status().observed_address == "192.0.2.7:4711"

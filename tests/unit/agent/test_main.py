@@ -65,7 +65,7 @@ def flags(files: dict[str, Path]) -> list[object]:
 def test_nothing_given(no_default: None) -> None:
     result = call("run")
     assert result.exit_code == 2
-    assert line(result).startswith("zgate-agent: command line: gateway: expected a value")
+    assert line(result).startswith("zgate-agent: command line: ca: expected a value")
 
 
 def test_a_configuration_with_a_mistake(tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ def test_flags_become_the_configuration(
     result = call("run", "--gateway", "gw.example:8443", *flags, *more.split())
     assert result.exit_code == 0, result.output
     config = seen[0].model_dump(mode="json")
-    assert config["gateway"] == "gw.example:8443"
+    assert config["given_gateway"] == "gw.example:8443"
     assert config["tun"] == {"name": "vpn0", "mtu_bytes": 1300}
     assert config["routes"] == ["10.0.0.0/8", "fd00::/8"]
     assert (config["on_disconnect"], config["server_name"]) == ("release", "gw.other")

@@ -1,0 +1,201 @@
+"""Split DNS by resolv.conf(5), where nothing better runs: our server first, and put back after.
+
+The gateway's responder says REFUSED, at once, to every name that is not below its domain; glibc
+and musl then ask the next server of the list. So ours goes first, for as long as there is a
+session, and the file's own servers stay behind it.
+
+What the file was is kept beside it, as `resolv.conf.zgate-backup`: a file, or the symbolic link
+that it was. It lies on disk, as the change does, so that it outlives a reboot. What is not ours any
+more, because somebody has replaced the file meanwhile, is left alone; where somebody has edited it
+(our first line holds the digest of the rest), only our lines are taken out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import stat
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from zgate_protocol.ip_range import IpAddress
+
+MAX_SERVERS = 3
+"""More than this glibc does not ask (MAXNS)."""
+_BEGIN = "# zgate-agent: until the next such line; taken out when the agent ends; rest "
+_END = "# zgate-agent: end"
+_BACKUP_SUFFIX = ".zgate-backup"
+_MAX_BYTES = 64 * 1024
+# A file that is mounted by itself, as in containers, can only be written where it is.
+_NOT_REPLACEABLE = {errno.EBUSY, errno.EXDEV, errno.EPERM, errno.EACCES, errno.EROFS}
+
+
+class ResolvConfError(OSError):
+    """The file could not be changed; the text names the cause."""
+
+
+def with_servers(text: str, servers: Sequence[IpAddress]) -> str:
+    """The file with our server first. Only one of ours: two of the others must stay in reach."""
+    ours = [f"nameserver {one}" for one in servers[:1]]
+    rest = without_servers(text)
+    return "\n".join([_BEGIN + _digest(rest), *ours, _END, ""]) + rest
+
+
+def without_servers(text: str) -> str:
+    """The file without our lines."""
+    kept, is_ours = [], False
+    for line in text.splitlines(keepends=True):
+        plain = line.rstrip("\n")
+        if plain.startswith(_BEGIN):
+            is_ours = True
+        elif not is_ours:
+            kept.append(line)
+        elif plain == _END:
+            is_ours = False
+    return "".join(kept)
+
+
+def is_ours(text: str) -> bool:
+    """Whether our lines are in it."""
+    lines = text.splitlines()
+    return _END in lines and any(line.startswith(_BEGIN) for line in lines)
+
+
+def is_edited(text: str) -> bool:
+    """Whether somebody has changed the rest since our lines were put in."""
+    begin = next((line for line in text.splitlines() if line.startswith(_BEGIN)), "")
+    return begin != _BEGIN + _digest(without_servers(text))
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:16]
+
+
+def own_servers(text: str) -> int:
+    """How many servers the file itself names."""
+    return sum(line.split()[:1] == ["nameserver"] for line in without_servers(text).splitlines())
+
+
+class ResolvConf:
+    """One resolv.conf and its backup. Blocking calls, one at a time."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.backup = path.with_name(path.name + _BACKUP_SUFFIX)
+
+    def put(self, servers: Sequence[IpAddress]) -> bool:
+        """Put a server first; False if it is there already.
+
+        Raises:
+            ResolvConfError: it cannot be, and is as before.
+        """
+        try:
+            before = self._read()
+            after = with_servers(self._rest(before), servers)
+            if before == after:
+                return False
+            if not is_ours(before):
+                # What somebody else wrote is the host's own again: an older backup is not.
+                self._back_up()
+            self._write(after)
+            return True
+        except OSError as error:
+            raise self._explained("change", error) from error
+
+    def _rest(self, text: str) -> str:
+        """What stands behind our lines: where the file was a link, what is there now."""
+        if is_ours(text) and is_edited(text):
+            self._remove_backup()  # it is no copy of this file any more
+        elif is_ours(text) and self.backup.is_symlink():
+            with contextlib.suppress(OSError):
+                return self._read_file(self.backup)
+        return without_servers(text)
+
+    def put_back(self) -> bool:
+        """Make the file what it was, as far as it is still ours; whether anything was changed.
+
+        Raises:
+            ResolvConfError: it cannot be; the next start tries again.
+        """
+        try:
+            return self._put_back()
+        except OSError as error:
+            raise self._explained("put back", error) from error
+
+    def _put_back(self) -> bool:
+        text = self._read()
+        if not is_ours(text):
+            self._remove_backup()
+            return False
+        if self.backup.is_symlink() and not is_edited(text):
+            self.backup.replace(self.path)
+        elif without_servers(text) or self.backup.exists() or is_edited(text):
+            self._write(without_servers(text))
+        else:
+            self.path.unlink()  # there was none before
+        self._remove_backup()
+        return True
+
+    def _back_up(self) -> None:
+        self._remove_backup()
+        if self.path.is_symlink():
+            self.backup.symlink_to(self.path.readlink())
+            return
+        with contextlib.suppress(FileNotFoundError):
+            state = self.path.stat()
+            # Made anew, never followed: the folder may be somebody's who is not root.
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+            descriptor = os.open(self.backup, flags, stat.S_IMODE(state.st_mode))
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(self.path.read_bytes())
+
+    def _remove_backup(self) -> None:
+        self.backup.unlink(missing_ok=True)
+
+    def _read(self) -> str:
+        with contextlib.suppress(FileNotFoundError):
+            return self._read_file(self.path)
+        return ""
+
+    def _read_file(self, path: Path) -> str:
+        with path.open("rb") as file:
+            data = file.read(_MAX_BYTES + 1)
+        if len(data) > _MAX_BYTES:
+            raise OSError(errno.EFBIG, f"it has more than {_MAX_BYTES} bytes")
+        return data.decode(errors="surrogateescape")
+
+    def _write(self, text: str) -> None:
+        """Replace the file, the link if it is one; or write in place what cannot be replaced."""
+        data = text.encode(errors="surrogateescape")
+        try:
+            mode = stat.S_IMODE(self.path.stat().st_mode)
+        except FileNotFoundError:
+            mode = 0o644
+        try:
+            descriptor, name = tempfile.mkstemp(dir=self.path.parent, prefix=".resolv.conf.")
+        except OSError as error:
+            if error.errno not in _NOT_REPLACEABLE:
+                raise
+            self._write_in_place(data)
+            return
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+                os.fchmod(file.fileno(), mode)
+            os.replace(name, self.path)  # noqa: PTH105 - a plain name
+        except OSError as error:
+            Path(name).unlink(missing_ok=True)
+            if error.errno not in _NOT_REPLACEABLE:
+                raise
+            self._write_in_place(data)
+
+    def _write_in_place(self, data: bytes) -> None:
+        with self.path.open("r+b") as file:
+            file.write(data)
+            file.truncate()
+
+    def _explained(self, what: str, error: OSError) -> ResolvConfError:
+        return ResolvConfError(f"cannot {what} {self.path}: {error.strerror or error}")
