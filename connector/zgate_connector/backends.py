@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import socket
+import struct
 from collections.abc import Iterable
 from ipaddress import ip_address
 
@@ -17,6 +18,7 @@ _RETRY_S = 1.0
 _KEEPALIVE_IDLE_S = 60
 _KEEPALIVE_INTERVAL_S = 15
 _KEEPALIVE_PROBES = 4
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
 class BackendNames:
@@ -84,7 +86,7 @@ async def connect_tcp(addresses: Iterable[str], port: int) -> socket.socket:
             sock.close()
             failure = error
         except BaseException:
-            sock.close()
+            close_with_reset(sock)  # it may just have been accepted
             raise
         else:
             return sock
@@ -108,6 +110,13 @@ def connect_udp(addresses: Iterable[str], port: int) -> socket.socket:
         else:
             return sock
     raise failure
+
+
+def close_with_reset(sock: socket.socket) -> None:
+    """Close, and tell the other end by a reset; what it has not received yet is lost."""
+    with contextlib.suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+    sock.close()
 
 
 def _tcp_socket(address: str) -> socket.socket:

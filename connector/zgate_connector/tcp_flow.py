@@ -9,13 +9,12 @@ resets the other.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import select
 import socket
-import struct
 from collections.abc import Callable
 
+from zgate_connector.backends import close_with_reset
 from zgate_connector.limits import ServiceCounters
 from zgate_connector.pipes import Pipe, PipePool
 from zgate_connector.poller import Poller
@@ -24,15 +23,7 @@ PIECE_BYTES = 512 * 1024
 """What one direction of a flow moves before others have their turn."""
 _READABLE = select.EPOLLIN | select.EPOLLHUP | select.EPOLLERR
 _WRITABLE = select.EPOLLOUT | select.EPOLLHUP | select.EPOLLERR
-_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 _SPLICE_FLAGS = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
-
-
-def close_with_reset(sock: socket.socket) -> None:
-    """Close, and tell the other end by a reset; what it has not received yet is lost."""
-    with contextlib.suppress(OSError):
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
-    sock.close()
 
 
 class _End:

@@ -6,12 +6,12 @@ import asyncio
 import logging
 import socket
 
-from zgate_connector.backends import BackendNames, connect_tcp
+from zgate_connector.backends import BackendNames, close_with_reset, connect_tcp
 from zgate_connector.config import LimitSettings
 from zgate_connector.limits import FlowLedger, Refusal, ServiceCounters
 from zgate_connector.pipes import PipePool
 from zgate_connector.poller import Poller
-from zgate_connector.tcp_flow import TcpFlow, close_with_reset
+from zgate_connector.tcp_flow import TcpFlow
 
 logger = logging.getLogger(__name__)
 
