@@ -57,6 +57,19 @@ class GatewayClient:
         """Every client that the gateway knows."""
         return self._ask(schemas.ClientList, "GET", "/v1/clients")
 
+    def services(self) -> schemas.ServiceList:
+        """The services that the gateway knows."""
+        return self._ask(schemas.ServiceList, "GET", "/v1/services")
+
+    def connectors(self) -> schemas.ConnectorList:
+        """Who offers something, and who is drained."""
+        return self._ask(schemas.ConnectorList, "GET", "/v1/connectors")
+
+    def drain(self, connector: str, request: schemas.DrainRequest) -> schemas.Drain:
+        """Give a connector no new flows, or new ones again."""
+        path = f"/v1/connectors/{_segment(connector)}/drain"
+        return self._ask(schemas.Drain, "POST", path, json=request.model_dump())
+
     def policy(self) -> schemas.PolicyView:
         """The policy in force."""
         return self._ask(schemas.PolicyView, "GET", "/v1/policy")
@@ -103,11 +116,8 @@ class GatewayClient:
 
     def kick(self, client: str, request: schemas.KickRequest) -> schemas.Kick:
         """Close a client's sessions."""
-        # Dots are escaped, too: a client named ".." must not be taken for a path segment.
-        part = quote(client, safe="").replace(".", "%2E")
-        return self._ask(
-            schemas.Kick, "POST", f"/v1/sessions/{part}/kick", json=request.model_dump()
-        )
+        path = f"/v1/sessions/{_segment(client)}/kick"
+        return self._ask(schemas.Kick, "POST", path, json=request.model_dump())
 
     def why(self, query: schemas.WhyQuery) -> schemas.Why:
         """Ask for the verdict on one packet."""
@@ -174,6 +184,11 @@ class GatewayClient:
         else:
             cause, cure = f"what answers on {path} is no zgate gateway", "check --socket"
         return NotReachable(cause, cure)
+
+
+def _segment(name: str) -> str:
+    """A name in a path. Dots are escaped, too: ``..`` must not be taken for a segment."""
+    return quote(name, safe="").replace(".", "%2E")
 
 
 def _lines(parts: Iterable[bytes]) -> Iterator[bytes]:

@@ -24,6 +24,21 @@ def completion(context: click.Context, shell: str) -> None:
     click.echo(kind(root, {}, "zgatectl", _VARIABLE).source())
 
 
+def complete_connector(
+    context: click.Context, _parameter: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """Return the names of the connectors that are there; none if they cannot be asked for."""
+    from .client import GatewayClient
+    from .errors import CommandError
+
+    try:
+        with GatewayClient(invocation_of(context).socket_path) as gateway:
+            known = gateway.connectors().connectors
+    except CommandError:
+        return []
+    return [CompletionItem(one.name) for one in known if one.name.startswith(incomplete)]
+
+
 def complete_client(
     context: click.Context, _parameter: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:

@@ -48,6 +48,7 @@ def _rows(answer: schemas.Status) -> list[tuple[str, Text | str]]:
         ("interface", f"{answer.tun_name}, MTU {answer.tun_mtu_bytes}"),
         *_workers(answer.workers),
         ("sessions", _sessions(answer)),
+        ("services", _services(answer)),
         ("policy", _policy(answer.policy)),
     ]
     if answer.policy.not_in_force_because is not None:
@@ -81,6 +82,15 @@ def _sessions(answer: schemas.Status) -> str:
     refused = ", ".join(f"{count} {reason}" for reason, count in answer.sessions_refused.items())
     text = f"{answer.sessions} of {answer.sessions_max}, {answer.sessions_total} since start"
     return f"{text}; refused: {refused}" if refused else text
+
+
+def _services(answer: schemas.Status) -> str:
+    parts = [
+        f"{answer.services}, of which {answer.services_up} up",
+        f"{answer.connectors} connectors",
+        f"{answer.networks} networks behind them",
+    ]
+    return ", ".join(parts)
 
 
 def _policy(policy: schemas.PolicySummary) -> str:

@@ -25,6 +25,7 @@ from zgate_gateway.api.facade import (
     PolicyConflict,
     PolicyRefused,
     UnknownClient,
+    UnknownConnector,
     UnknownPolicy,
 )
 from zgate_gateway.api.policy_report import (
@@ -37,11 +38,25 @@ from zgate_gateway.api.policy_report import (
 )
 from zgate_gateway.flows import open_flows
 from zgate_gateway.kernel import KernelError
-from zgate_gateway.metrics import ClientTraffic, MetricsSnapshot, PoolLevel, WorkerLoad
+from zgate_gateway.metrics import (
+    ClientTraffic,
+    MetricsSnapshot,
+    OfferTraffic,
+    PoolLevel,
+    ServiceLevels,
+    WorkerLoad,
+)
 from zgate_gateway.policy.rules import Rule
 from zgate_gateway.policy_file import PolicyFileError
 from zgate_gateway.policy_keeper import PolicyMoved, PolicyNotWritten, UnknownRevision
 from zgate_gateway.registry import SessionRecord
+from zgate_gateway.services.report import (
+    connectors_in,
+    drain_in,
+    offers_by_state,
+    services_in,
+    services_up,
+)
 from zgate_gateway.why import why
 
 if TYPE_CHECKING:
@@ -92,6 +107,10 @@ class Administration:
             sessions_max=gateway.config.sessions.max,
             sessions_total=gateway.sessions.established_total,
             sessions_refused=self._refused(),
+            services=len(gateway.services.directory),
+            services_up=services_up(gateway.services.connectors),
+            connectors=len(gateway.services.connectors.by_session),
+            networks=len(gateway.services.routes.routes),
             pools=[
                 schemas.PoolUse(
                     family=pool.family,
@@ -234,6 +253,15 @@ class Administration:
             )
         return answer
 
+    def services(self) -> list[schemas.Service]:
+        """See `GatewayFacade.services`."""
+        desk = self._gateway.services
+        return services_in(desk.connectors, desk.domain)
+
+    def connectors(self) -> list[schemas.Connector]:
+        """See `GatewayFacade.connectors`."""
+        return connectors_in(self._gateway.services.connectors)
+
     def policy(self) -> schemas.PolicyView:
         """See `GatewayFacade.policy`."""
         policy_set = self._gateway.kernel.policy_set
@@ -334,6 +362,26 @@ class Administration:
                 for reason, count in edge.packets.items()
             },
             retry_active=gateway.crew.retry_active,
+            services=self._service_levels(),
+        )
+
+    def _service_levels(self) -> ServiceLevels:
+        desk = self._gateway.services
+        connectors = desk.connectors
+        active = sum(route.active is not None for route in desk.routes.routes.values())
+        return ServiceLevels(
+            services=len(desk.directory),
+            connectors=len(connectors.by_session),
+            drained=len(connectors.drains),
+            offers=offers_by_state(connectors),
+            networks={"active": active, "nobody": len(desk.routes.routes) - active},
+            refused=dict(connectors.refused),
+            flows={
+                (connector.name, offer.name): OfferTraffic.of(offer.status)
+                for connector in connectors.by_session.values()
+                for offer in connector.offers.values()
+                if offer.status is not None
+            },
         )
 
     def why(self, query: schemas.WhyQuery) -> schemas.Why:
@@ -440,6 +488,22 @@ class Administration:
                 for one, has_text in found
             ]
         )
+
+    async def drain(self, connector: str, request: schemas.DrainRequest) -> schemas.Drain:
+        """See `GatewayFacade.drain`."""
+        connectors = self._gateway.services.connectors
+        if connector not in connectors.drains and connectors.named(connector) is None:
+            raise UnknownConnector(
+                f"{connector} offers nothing, and is not drained",
+                "zgatectl connectors lists those that do",
+            )
+        if not request.undo:
+            connectors.drain(connector, request.deadline_s)
+        elif not connectors.undrain(connector):
+            raise UnknownConnector(
+                f"{connector} is not drained", "zgatectl connectors says who is drained"
+            )
+        return drain_in(connectors, connector)
 
     async def kick(self, client: str, reason: str) -> schemas.Kick:
         """See `GatewayFacade.kick`."""

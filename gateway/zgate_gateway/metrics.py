@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
+from zgate_protocol.service_capsule import OfferStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,36 @@ class PoolLevel:
     capacity: int
     leased: int
     connected: int
+
+
+@dataclass(frozen=True, slots=True)
+class OfferTraffic:
+    """What a connector counted of a service that it offers, since its session began."""
+
+    open_flows: int
+    total_flows: int
+    bytes_up: int
+    bytes_down: int
+
+    @classmethod
+    def of(cls, status: OfferStatus) -> OfferTraffic:
+        """What the connector said last."""
+        return cls(status.open_flows, status.total_flows, status.bytes_up, status.bytes_down)
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceLevels:
+    """Services and connectors: ``offers`` by state, ``networks`` by whether somebody leads there,
+    ``refused`` by code, ``flows`` by connector and service.
+    """
+
+    services: int = 0
+    connectors: int = 0
+    drained: int = 0
+    offers: Mapping[str, int] = field(default_factory=dict)
+    networks: Mapping[str, int] = field(default_factory=dict)
+    refused: Mapping[str, int] = field(default_factory=dict)
+    flows: Mapping[tuple[str, str], OfferTraffic] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +112,7 @@ class MetricsSnapshot:
     edge_interface: str = ""
     edge_packets: Mapping[tuple[str, str], int] = field(default_factory=dict)
     retry_active: bool = False
+    services: ServiceLevels = field(default_factory=ServiceLevels)
 
 
 class GatewayCollector(Collector):
@@ -103,6 +135,7 @@ class GatewayCollector(Collector):
         yield from _kernel(now)
         yield from _workers(now)
         yield from _edge(now)
+        yield from _services(now.services)
         yield from _logs(now)
 
 
@@ -238,6 +271,40 @@ def _edge(now: MetricsSnapshot) -> Iterator[Metric]:
     )
 
 
+def _services(now: ServiceLevels) -> Iterator[Metric]:
+    yield GaugeMetricFamily("zgate_services", "Services known by name", now.services)
+    yield GaugeMetricFamily("zgate_connectors", "Sessions that offer something", now.connectors)
+    yield GaugeMetricFamily("zgate_connectors_drained", "Connectors drained", now.drained)
+    yield _levels("zgate_offers", "Offers, by what becomes of flows to them", "state", now.offers)
+    yield _levels(
+        "zgate_networks",
+        "Networks behind connectors; nobody: none is there",
+        "led_by",
+        now.networks,
+    )
+    yield _counters(
+        "zgate_registrations_refused", "Services and networks refused", "code", now.refused
+    )
+    labels = ["connector", "service"]
+    open_flows = GaugeMetricFamily(
+        "zgate_offer_open_flows", "Flows that a connector has open", labels=labels
+    )
+    total = CounterMetricFamily(
+        "zgate_offer_flows", "Flows of a connector's session", labels=labels
+    )
+    octets = CounterMetricFamily(
+        "zgate_offer_bytes",
+        "Bytes of a connector's session; up is to the backend",
+        labels=[*labels, "direction"],
+    )
+    for names, traffic in now.flows.items():
+        open_flows.add_metric(names, traffic.open_flows)
+        total.add_metric(names, traffic.total_flows)
+        octets.add_metric([*names, "up"], traffic.bytes_up)
+        octets.add_metric([*names, "down"], traffic.bytes_down)
+    yield from (open_flows, total, octets)
+
+
 def _logs(now: MetricsSnapshot) -> Iterator[Metric]:
     yield CounterMetricFamily(
         "zgate_events_lost", "Kernel events lost to a full ring", now.events_lost
@@ -249,6 +316,13 @@ def _logs(now: MetricsSnapshot) -> Iterator[Metric]:
     yield CounterMetricFamily(
         "zgate_audit_lost", "Audit records that could not be written", now.audit_lost
     )
+
+
+def _levels(name: str, text: str, label: str, values: Mapping[str, int]) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(name, text, labels=[label])
+    for key, value in values.items():
+        family.add_metric([key], value)
+    return family
 
 
 def _counters(name: str, text: str, label: str, values: Mapping[str, int]) -> CounterMetricFamily:

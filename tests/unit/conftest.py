@@ -9,11 +9,48 @@ from typing import Any
 
 import pytest
 from zgate_gateway.api import schemas
-from zgate_gateway.api.facade import UnknownClient
+from zgate_gateway.api.facade import UnknownClient, UnknownConnector
 from zgate_gateway.api.schemas import GatewayState, VerdictAction
 from zgate_gateway.metrics import MetricsSnapshot
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+
+def _connector(name: str, *, is_up: bool = True) -> schemas.Connector:
+    offer = schemas.ServiceOffer(
+        name="pacs",
+        connector=name,
+        state=schemas.OfferState.UP if is_up else schemas.OfferState.KEEP,
+        health=schemas.OfferHealth.UP if is_up else schemas.OfferHealth.DOWN,
+        reason="" if is_up else "connection refused by 10.0.5.9",
+        offered_at=NOW,
+        changed_at=NOW,
+        ports=["tcp/104", "tcp/11112-11120"],
+        addresses=["10.101.255.254"],
+        open_flows=3,
+        total_flows=70,
+        bytes_up=12345678,
+        bytes_down=987654321000,
+    )
+    route = schemas.RouteOffer(
+        network="10.20.0.0/16", connector=name, state=schemas.OfferState.UP, active=is_up
+    )
+    refused = schemas.RefusedOffer(
+        kind="service", name="ris", code="not_authorized", text="the policy does not let it"
+    )
+    return schemas.Connector(
+        name=name,
+        connected=True,
+        session_id=f"id-of-{name}",
+        peer="[2001:db8:1234:5678:9abc:def0:1234:5678]:51820",
+        since=NOW,
+        services=[offer],
+        routes=[route],
+        refused=[] if is_up else [refused],
+        open_flows=3,
+        bytes_up=12345678,
+        bytes_down=987654321000,
+    )
 
 
 class FakeGateway:
@@ -73,6 +110,8 @@ class FakeGateway:
                 )
             ],
         )
+
+        self.offering = [_connector("site-a"), _connector("site-b", is_up=False)]
 
     def _called(self, *call: Any) -> None:
         self.calls.append(call)
@@ -152,6 +191,41 @@ class FakeGateway:
             counters=schemas.Counters(dropped_packets=5),
         )
         return [schemas.Client(name="never-seen", connected=False, in_policy=True), connected]
+
+    def services(self) -> list[schemas.Service]:
+        self._called("services")
+        offers = [
+            one for connector in self.offering for one in connector.services if one.name == "pacs"
+        ]
+        addresses = ["10.101.0.1", "fd7a:7a67:6174:66::1"]
+        return [
+            schemas.Service(
+                name="pacs",
+                addresses=addresses,
+                dns_name="pacs.zgate.internal",
+                state=schemas.OfferState.UP,
+                offers=offers,
+            ),
+            schemas.Service(name="räume", addresses=["10.101.0.2"], state=schemas.OfferState.GONE),
+        ]
+
+    def connectors(self) -> list[schemas.Connector]:
+        self._called("connectors")
+        return self.offering
+
+    async def drain(self, connector: str, request: schemas.DrainRequest) -> schemas.Drain:
+        self._called("drain", connector, request)
+        if connector == "nobody":
+            raise UnknownConnector(
+                "nobody offers nothing, and is not drained",
+                "zgatectl connectors lists those that do",
+            )
+        return schemas.Drain(
+            connector=connector,
+            connected=True,
+            drain=None if request.undo else schemas.DrainState(since=NOW),
+            open_flows=3,
+        )
 
     def policy(self) -> schemas.PolicyView:
         self._called("policy")

@@ -118,6 +118,16 @@ def _read_routes(facade: GatewayFacade) -> APIRouter:
         """Every client that the gateway knows, by name."""
         return schemas.ClientList(clients=sorted(facade.clients(), key=lambda one: one.name))
 
+    @router.get("/services")
+    async def services() -> schemas.ServiceList:
+        """The services that the gateway knows, and who offers them."""
+        return schemas.ServiceList(services=facade.services())
+
+    @router.get("/connectors")
+    async def connectors() -> schemas.ConnectorList:
+        """Who offers services or leads to networks, and how they do."""
+        return schemas.ConnectorList(connectors=facade.connectors())
+
     @router.get("/policy")
     async def policy() -> schemas.PolicyView:
         """The policy in force, rule by rule."""
@@ -190,6 +200,13 @@ def _change_routes(facade: GatewayFacade) -> APIRouter:
     async def reload_policy() -> schemas.PolicyReload:
         """Load the policy file again. If it is refused, the policy in force stays."""
         return await facade.reload_policy()
+
+    @router.post("/connectors/{connector:path}/drain")
+    async def drain(
+        connector: Annotated[schemas.ClientName, Path()], request: schemas.DrainRequest
+    ) -> schemas.Drain:
+        """Give a connector no new flows; with ``undo``, give it new ones again."""
+        return await facade.drain(connector, request)
 
     # A name may hold a slash, so it takes the path up to the last part.
     @router.post("/sessions/{client:path}/kick")

@@ -34,6 +34,13 @@ class UnknownClient(FacadeError):
     title = "Unknown client"
 
 
+class UnknownConnector(FacadeError):
+    """No such connector, and none of that name was drained."""
+
+    status = 404
+    title = "Unknown connector"
+
+
 class UnknownService(FacadeError):
     """No such service."""
 
@@ -97,6 +104,15 @@ class GatewayFacade(Protocol):
 
     def clients(self) -> list[schemas.Client]:
         """Return every client with a lease, a session or an entry in the policy."""
+
+    def services(self) -> list[schemas.Service]:
+        """Return the services that the gateway knows, by name."""
+
+    def connectors(self) -> list[schemas.Connector]:
+        """Return who offers something, and who is drained, by name."""
+
+    async def drain(self, connector: str, request: schemas.DrainRequest) -> schemas.Drain:
+        """Give a connector no new flows, or new ones again. Raises :class:`UnknownConnector`."""
 
     def policy(self) -> schemas.PolicyView:
         """Return the policy in force."""

@@ -49,7 +49,7 @@ class Connectors:
     """See the module's text.
 
     `policy` returns the policy in force; `client_index` the kernel's number of a client that is
-    there.
+    there; `close` ends a session.
 
     :ivar by_session: the connectors, by session ID.
     :ivar drains: those that are drained, by name, connected or not.
@@ -65,6 +65,7 @@ class Connectors:
         policy: Callable[[], Policy],
         client_index: Callable[[str], int],
         listener: ConnectorListener,
+        close: Callable[[SessionRecord, str], None],
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         self.by_session: dict[str, Connector] = {}
@@ -77,6 +78,7 @@ class Connectors:
         self._policy_seen: Policy | None = None
         self._client_index = client_index
         self._listener = listener
+        self._close = close
         self._loop = loop
         self._deadlines: dict[str, asyncio.TimerHandle] = {}
         self._registration = Registration(
@@ -188,15 +190,17 @@ class Connectors:
         return drain
 
     def undrain(self, name: str) -> bool:
-        """Give it new flows again; False: it was not drained."""
+        """Give it new flows again; False: it was not drained.
+
+        A connector that has been told to drain takes no new flow in that session: it ends, and the
+        next one, a second later, begins anew.
+        """
         if not self._end_drain(name):
             return False
+        self._listener.drained(name, None, is_undone=True)
         connector = self.named(name)
         if connector is not None:
-            self._registration.apply_state(connector)
-            connector.told = None  # the answers, once more, end the drain over there
-            self._tell(connector)
-        self._listener.drained(name, None, is_undone=True)
+            self._close(connector.session, "it is drained no more, and is to connect again")
         return True
 
     def _end_drain(self, name: str) -> bool:

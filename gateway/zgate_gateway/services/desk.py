@@ -74,6 +74,7 @@ class ServiceDesk:
             policy=lambda: kernel.policy_set,
             client_index=kernel.client_index,
             listener=ConnectorRecords(audit, loop),
+            close=sessions.close,
             loop=loop,
         )
         sessions.on_ending = self._session_ending

@@ -44,7 +44,7 @@ class ConnectorRecords:
 
     def answered(self, session: SessionRecord, answer: RegistrationAnswer) -> None:
         """See `ConnectorListener.answered`."""
-        entry = {"kind": answer.kind.name.lower(), "name": answer.name}
+        entry = {"kind": answer.kind.name.lower(), "offer": answer.name}
         if answer.is_accepted:
             addresses = [str(address) for address in answer.service_addresses]
             self._write(session, AuditEvent.OFFER_ACCEPTED, **entry, addresses=addresses)
@@ -55,7 +55,7 @@ class ConnectorRecords:
     def withdrawn(self, session: SessionRecord, kind: OfferKind, name: str, cause: str) -> None:
         """See `ConnectorListener.withdrawn`."""
         self._write(
-            session, AuditEvent.OFFER_WITHDRAWN, kind=kind.name.lower(), name=name, cause=cause
+            session, AuditEvent.OFFER_WITHDRAWN, kind=kind.name.lower(), offer=name, cause=cause
         )
 
     def health(self, session: SessionRecord, service: str, health: Health, reason: str) -> None:
@@ -63,7 +63,7 @@ class ConnectorRecords:
         self._write(
             session,
             AuditEvent.OFFER_HEALTH,
-            name=service,
+            offer=service,
             health=health.name.lower(),
             reason=reason,
         )

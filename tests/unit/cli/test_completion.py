@@ -35,12 +35,18 @@ def test_client_names_come_from_the_gateway(
     assert complete(["why"], "n") == ["never-seen"]
 
 
+def test_connectors_come_from_the_gateway(live_gateway: Any, tmp_path: Path) -> None:
+    socket = str(live_gateway.socket_path)
+    assert complete(["drain", "--socket", socket], "site-") == ["site-a", "site-b"]
+    assert complete(["drain", "--socket", str(tmp_path / "none")], "") == []
+
+
 def test_without_a_gateway_nothing_is_offered(tmp_path: Path) -> None:
     assert complete(["kick", "--socket", str(tmp_path / "none")], "") == []
 
 
 def test_commands_are_completed() -> None:
-    assert complete([], "s") == ["status", "sessions"]
+    assert complete([], "s") == ["status", "sessions", "services"]
     assert complete(["policy"], "") == [
         "apply",
         "check",

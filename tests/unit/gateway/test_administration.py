@@ -224,6 +224,12 @@ class World:
             local_address="[::]:443",
             crew=FakeCrew(),
             edge=SimpleNamespace(state=EdgeState),
+            services=SimpleNamespace(
+                directory=["pacs"],
+                domain="zgate.internal",
+                routes=SimpleNamespace(routes={}),
+                connectors=SimpleNamespace(by_session={}, drains={}, refused={}),
+            ),
             sessions=SimpleNamespace(
                 by_client={},
                 by_id={},

@@ -5,7 +5,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from zgate_gateway.metrics import (
     ClientTraffic,
     MetricsSnapshot,
+    OfferTraffic,
     PoolLevel,
+    ServiceLevels,
     WorkerLoad,
     make_registry,
 )
@@ -39,6 +41,15 @@ FULL = MetricsSnapshot(
     edge_interface="eth0",
     edge_packets={("pass", "INITIAL"): 13, ("drop", "FIXED_BIT"): 14},
     retry_active=True,
+    services=ServiceLevels(
+        services=3,
+        connectors=2,
+        drained=1,
+        offers={"up": 4, "gone": 0},
+        networks={"nobody": 1},
+        refused={"overlap": 5},
+        flows={("site-a", "pacs"): OfferTraffic(6, 7, 8, 9)},
+    ),
 )
 
 
@@ -55,6 +66,7 @@ def samples(snapshot: MetricsSnapshot) -> dict[tuple[str, tuple[tuple[str, str],
 
 def test_every_number_of_the_snapshot_is_there() -> None:
     client = ("client", 'odd"name\n')
+    offer = ("connector", "site-a"), ("service", "pacs")
     assert samples(FULL) == {
         ("zgate_alert", (("name", "map_flows"),)): 1,
         ("zgate_build_info", (("engine", "python"), ("version", "0.1.0"))): 1,
@@ -94,6 +106,17 @@ def test_every_number_of_the_snapshot_is_there() -> None:
         ("zgate_edge_packets_total", (("reason", "INITIAL"), ("verdict", "pass"))): 13,
         ("zgate_edge_packets_total", (("reason", "FIXED_BIT"), ("verdict", "drop"))): 14,
         ("zgate_retry_active", ()): 1,
+        ("zgate_services", ()): 3,
+        ("zgate_connectors", ()): 2,
+        ("zgate_connectors_drained", ()): 1,
+        ("zgate_offers", (("state", "up"),)): 4,
+        ("zgate_offers", (("state", "gone"),)): 0,
+        ("zgate_networks", (("led_by", "nobody"),)): 1,
+        ("zgate_registrations_refused_total", (("code", "overlap"),)): 5,
+        ("zgate_offer_open_flows", (offer[0], offer[1])): 6,
+        ("zgate_offer_flows_total", (offer[0], offer[1])): 7,
+        ("zgate_offer_bytes_total", (offer[0], ("direction", "up"), offer[1])): 8,
+        ("zgate_offer_bytes_total", (offer[0], ("direction", "down"), offer[1])): 9,
         ("zgate_events_lost_total", ()): 8,
         ("zgate_events_suppressed_total", ()): 9,
         ("zgate_audit_written_total", ()): 10,

@@ -28,6 +28,8 @@ ROUTES = [
     ("GET", "/v1/status", None),
     ("GET", "/v1/sessions", None),
     ("GET", "/v1/clients", None),
+    ("GET", "/v1/services", None),
+    ("GET", "/v1/connectors", None),
     ("GET", "/v1/policy", None),
     ("GET", "/v1/why?client=client-1&destination=10.20.0.5&protocol=6&port=443", None),
     ("GET", "/v1/flows?client=client-1", None),
@@ -39,6 +41,7 @@ ROUTES = [
     ("POST", "/v1/policy/apply", {"text": "version: '1.0'"}),
     ("POST", "/v1/policy/rollback", {"revision": 3}),
     ("POST", "/v1/sessions/client-1/kick", {"reason": "lost laptop"}),
+    ("POST", "/v1/connectors/site-a/drain", {"deadline_s": 60}),
 ]
 
 
@@ -71,6 +74,9 @@ async def test_reads_hand_back_what_the_facade_said(api: Any, fake_gateway: Any)
     assert schemas.PolicyView(**await get("/v1/policy")) == fake_gateway.policy()
     sessions = schemas.SessionList(**await get("/v1/sessions")).sessions
     assert [one.client for one in sessions] == ["client-1", "client-2"]
+    assert schemas.ServiceList(**await get("/v1/services")).services == fake_gateway.services()
+    found = schemas.ConnectorList(**await get("/v1/connectors")).connectors
+    assert found == fake_gateway.connectors()
     clients = schemas.ClientList(**await get("/v1/clients")).clients
     assert [one.name for one in clients] == ["client-1", "never-seen"]
 
@@ -147,6 +153,27 @@ async def test_policy_changes_reach_the_facade(api: httpx.AsyncClient, fake_gate
 @pytest.mark.parametrize("body", [{}, {"text": "x", "revision": 1}, {"revision": 0}])
 async def test_a_diff_is_with_a_text_or_a_revision(api: httpx.AsyncClient, body: Any) -> None:
     problem(await api.post("/v1/policy/diff", json=body), 422)
+
+
+@pytest.mark.parametrize(
+    ("body", "request_"),
+    [
+        ({}, schemas.DrainRequest()),
+        ({"undo": True}, schemas.DrainRequest(undo=True)),
+        ({"deadline_s": 0.5}, schemas.DrainRequest(deadline_s=0.5)),
+    ],
+)
+async def test_a_drain_reaches_the_facade(
+    api: httpx.AsyncClient, fake_gateway: Any, body: Any, request_: schemas.DrainRequest
+) -> None:
+    answer = await api.post("/v1/connectors/site%2Fa/drain", json=body)
+    assert schemas.Drain(**answer.json()).connector == "site/a"
+    assert fake_gateway.calls == [("drain", "site/a", request_)]
+
+
+@pytest.mark.parametrize("body", [{"deadline_s": -1}, {"deadline_s": 1e6}, {"undo": 3}, {"x": 1}])
+async def test_a_drain_that_makes_no_sense_is_refused(api: httpx.AsyncClient, body: Any) -> None:
+    problem(await api.post("/v1/connectors/a/drain", json=body), 422)
 
 
 @pytest.mark.parametrize("name", ["a/b", "Ünï cödé", "a?b", "a%2Fb", "..", "kick"])
@@ -306,7 +333,7 @@ async def test_the_schema_is_complete(api: httpx.AsyncClient) -> None:
                 kind = "x-ndjson" if path == "/v1/flows/events" else "json"
                 assert list(content) == [f"application/{kind}"], path
                 assert "$ref" in content[f"application/{kind}"]["schema"], path
-    assert len(paths) == 17
+    assert len(paths) == 20
 
 
 # --- any input ------------------------------------------------------------------------------------

@@ -234,12 +234,18 @@ class World:
             policy=lambda: self.policy,
             client_index={"a": 11, "b": 12, "c": 13}.__getitem__,
             listener=self.told,
+            close=self._close,
             loop=asyncio.get_running_loop(),
         )
         self._ids = itertools.count(1)
 
     def _networks_changed(self) -> None:
         self.network_changes += 1
+
+    def _close(self, session: SessionRecord, cause: str) -> None:
+        """As the registry does: nothing is left of the session when its client is told."""
+        self.connectors.ended(session, cause)
+        session.worker.close_session(session.session_id, cause)
 
     def session(
         self, name: str = "a", *, worker: int = 0, offers: tuple[str, ...] = ()

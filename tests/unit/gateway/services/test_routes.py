@@ -128,10 +128,14 @@ async def test_a_drained_one_yields_and_stays_only_if_nobody_else_is_there(world
     assert world.owners.owners == {NET: 0}
     world.lead(other, NET)
     assert world.owners.owners == {NET: 1}
-    world.connectors.undrain("a")
-    assert world.owners.owners == {NET: 1}
     world.connectors.ended(other, "kicked")
     assert world.owners.owners == {NET: 0}
+    again = world.session("b", worker=1)
+    world.lead(again, NET)
+    assert world.owners.owners == {NET: 1}
+    world.connectors.undrain("a")
+    world.lead(world.session("a"), NET)
+    assert world.owners.owners == {NET: 1}
 
 
 async def test_a_drain_that_is_over_leaves_nobody(world: World) -> None:
@@ -141,6 +145,7 @@ async def test_a_drain_that_is_over_leaves_nobody(world: World) -> None:
     await until(lambda: world.tables.networks == {})
     assert world.host.routes == {NET}
     world.connectors.undrain("a")
+    world.lead(world.session("a"), NET)
     assert world.tables.networks == {ip_network(NET): 11}
 
 
