@@ -189,6 +189,9 @@ class Sysctls:
 def _ipv4_changes(tun_name: str) -> Iterator[Change]:
     yield Change(IPV4_FORWARD, "0", "1")
     yield _change_to("ipv4/conf/all/accept_redirects", "0")
+    # What comes in by the TUN and leaves by it is on no detour, but the kernel would say so: either
+    # of `all` and the TUN's own setting makes it. Each other interface goes on as it is set itself.
+    yield _change_to("ipv4/conf/all/send_redirects", "0")
     for interface in _interfaces("ipv4", tun_name):
         yield _change_to(f"ipv4/conf/{interface}/forwarding", "1")
 
