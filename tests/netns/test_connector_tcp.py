@@ -19,8 +19,9 @@ from connector_support.ends import (
     reset,
     send_blocks,
 )
-from connector_support.site import MANY, OFFERS, OTHER_DEVICE, Site, SiteError
+from connector_support.site import MANY, OFFERS, OTHER_DEVICE, Site, SiteError, open_site
 from zgate_datapath.tun import Tun
+from zgate_lab.lab import Lab
 from zgate_lab.namespace import in_namespace
 from zgate_lab.waiting import wait_until
 
@@ -69,6 +70,47 @@ def test_a_gibibyte_each_way_at_the_same_time(site: Site, listener: socket.socke
     wait_until(lambda: site.status("pacs")["open_flows"] == 0, 5, "the flow to be over")
     status = site.status("pacs")
     assert (status["bytes_up"], status["bytes_down"]) == (size_bytes, size_bytes)
+
+
+def test_packets_without_vnet_headers(lab: Lab) -> None:
+    """As the Python engine reads and writes them."""
+    with open_site(lab, as_nobody=True, has_vnet_header=False) as site:
+        listener = site.listen()
+        site.begin([service(listener)], MANY)
+        site.serve("pacs")
+        client, backend = open_flow(site, listener)
+        both = Both(
+            lambda: send_blocks(client, 50),
+            lambda: receive_all(backend),
+            lambda: send_blocks(backend, 50),
+            lambda: receive_all(client),
+        )
+        sent_up, received_up, sent_down, received_down = both.results(60)
+        assert received_up == (50 * len(BLOCK), sent_up)
+        assert received_down == (50 * len(BLOCK), sent_down)
+
+
+@pytest.mark.parametrize("site", ["root"], indirect=True)
+def test_the_mtu_follows_the_paths(site: Site, listener: socket.socket) -> None:
+    def segment_bytes() -> int:
+        client, _ = open_flow(site, listener)
+        with client:
+            return client.getsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG)
+
+    assert segment_bytes() == 1420 - 20 - 20 - 12  # with timestamps
+    site.ask("mtu", mtu_bytes=1300)
+    assert segment_bytes() == 1300 - 20 - 20 - 12
+
+
+@pytest.mark.parametrize("site", ["root"], indirect=True)
+def test_both_connections_are_kept_alive(site: Site, listener: socket.socket) -> None:
+    ends = open_flow(site, listener)
+    inside = site.host.run("nsenter", f"--net=/proc/{site.chamber_pid}/ns/net", "ss", "-Htno")
+    assert "timer:(keepalive," in inside.stdout
+    outside = site.host.run("ss", "-Htno", "state", "established")
+    assert outside.stdout.count("timer:(keepalive,") == 1
+    for end in ends:
+        end.close()
 
 
 @pytest.mark.parametrize("site", ["root"], indirect=True)

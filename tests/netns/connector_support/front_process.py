@@ -50,6 +50,8 @@ class Connector:
                 return {}
             case {"op": "is_drained"}:
                 return self.draining is not None and self.draining.done()
+            case {"op": "mtu", "mtu_bytes": mtu_bytes}:
+                return await self.chamber.set_mtu(mtu_bytes)
             case {"op": "lost"}:
                 return self.chamber.lost.result() if self.chamber.lost.done() else None
             case {"op": "open_files"}:
@@ -74,7 +76,8 @@ async def serve(tun_fd: int) -> None:
     ]
     limits = LimitSettings.model_validate_json(json.dumps(settings["limits"]))
     try:
-        chamber = await Chamber.open("zgate0", mtu_bytes=MTU_BYTES, has_vnet_header=True)
+        has_vnet_header = settings["has_vnet_header"]
+        chamber = await Chamber.open("zgate0", mtu_bytes=MTU_BYTES, has_vnet_header=has_vnet_header)
     except ChamberError as error:
         say({"error": str(error)})
         return

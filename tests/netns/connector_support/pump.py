@@ -1,4 +1,4 @@
-"""A cable between two TUNs with vnet headers: super-packets are carried as they are.
+"""A cable between two TUNs, both with vnet headers (super-packets are carried as they are) or not.
 
 `python pump.py FD FD`; ends when its standard input does.
 """

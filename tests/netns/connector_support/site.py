@@ -39,14 +39,19 @@ class SiteError(Exception):
 class Site:
     """The process, asked and told by lines."""
 
-    def __init__(self, device: Namespace, host: Namespace, popen: subprocess.Popen[str]) -> None:
+    def __init__(
+        self, device: Namespace, host: Namespace, popen: subprocess.Popen[str], tun: Tun
+    ) -> None:
+        self._has_vnet_header = tun.has_vnet_header
         self.device = device
         self.host = host
         self._popen = popen
         self.pid = self.chamber_pid = self.uid = 0
 
     def begin(self, services: Sequence[Mapping[str, Any]], limits: Mapping[str, Any]) -> None:
-        started = self._tell({"services": services, "limits": limits})
+        started = self._tell(
+            {"services": services, "limits": limits, "has_vnet_header": self._has_vnet_header}
+        )
         self.pid, self.chamber_pid, self.uid = (started[one] for one in ("pid", "chamber", "uid"))
 
     def ask(self, op: str, **fields: Any) -> Any:
@@ -117,10 +122,6 @@ class Site:
         sock.settimeout(20)
         return sock
 
-    def kill(self) -> None:
-        self._popen.kill()
-        self._popen.wait()
-
 
 def _family(address: Address) -> socket.AddressFamily:
     return socket.AF_INET if address.version == 4 else socket.AF_INET6
@@ -128,7 +129,12 @@ def _family(address: Address) -> socket.AddressFamily:
 
 @contextmanager
 def open_site(
-    lab: Lab, *, as_nobody: bool, has_tun: bool = True, within: Sequence[str] = ()
+    lab: Lab,
+    *,
+    as_nobody: bool,
+    has_tun: bool = True,
+    has_vnet_header: bool = True,
+    within: Sequence[str] = (),
 ) -> Iterator[Site]:
     """The namespaces, the device's TUN, and the process, which waits for `begin`.
 
@@ -136,7 +142,7 @@ def open_site(
     """
     device, host = lab.add_namespace("device"), lab.add_namespace("host")
     with in_namespace(device.name):
-        tun = Tun.open("tun0", has_vnet_header=True)
+        tun = Tun.open("tun0", has_vnet_header=has_vnet_header)
     device.ip(
         "link set tun0 mtu 1420 up",
         *(f"addr add {one} dev tun0" + (" nodad" if one.version == 6 else "") for one in DEVICES),
@@ -157,7 +163,7 @@ def open_site(
         env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
     )
     try:
-        yield Site(device, host, popen)
+        yield Site(device, host, popen, tun)
     finally:
         assert popen.stdin is not None
         assert popen.stdout is not None
