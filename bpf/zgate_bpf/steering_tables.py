@@ -93,23 +93,21 @@ class AddressOwners:
 class OwnerLookup:
     """The same tables, to be asked only; the descriptors are closed with it."""
 
-    def __init__(self, fd: int, networks_fd: int | None = None) -> None:
+    def __init__(self, fd: int, networks_fd: int) -> None:
         self._fd = fd
         self._networks_fd = networks_fd
 
     def owner_of(self, packed_address: bytes) -> int | None:
         """Which worker gets the packets for an address of 4 or 16 bytes; None: no one."""
         found = _look_up(self._fd, packed_address.ljust(ADDRESS_BYTES, b"\0"))
-        if found is None and self._networks_fd is not None:
-            address = ip_network(packed_address)
-            found = _look_up(self._networks_fd, network_key(address))
+        if found is None:
+            found = _look_up(self._networks_fd, network_key(ip_network(packed_address)))
         return found
 
     def close(self) -> None:
         """Give the descriptors back."""
         os.close(self._fd)
-        if self._networks_fd is not None:
-            os.close(self._networks_fd)
+        os.close(self._networks_fd)
 
 
 def _look_up(fd: int, key: bytes) -> int | None:

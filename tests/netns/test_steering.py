@@ -6,7 +6,7 @@ import os
 import select
 import socket
 from collections.abc import Iterator
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 
 import pytest
 from zgate_bpf.errors import BpfLoadError, CapacityError
@@ -187,6 +187,11 @@ def payloads_of(queues: list[Tun]) -> list[list[bytes]]:
     return [[one[-8:] for one in each if b"steered:" in one] for each in drain(queues)]
 
 
+def lookup_of(steering: Steering) -> OwnerLookup:
+    """As a worker has it, with descriptors of its own."""
+    return OwnerLookup(os.dup(steering.owners.fd), os.dup(steering.owners.networks_fd))
+
+
 @pytest.mark.parametrize("shift", range(WORKERS))
 def test_packets_for_an_address_go_to_its_workers_queue(
     queues: list[Tun], steering: Steering, shift: int
@@ -204,7 +209,7 @@ def test_packets_for_an_address_go_to_its_workers_queue(
 
 def test_an_address_can_change_hands(queues: list[Tun], steering: Steering) -> None:
     address = ip_address(HOSTS[0])
-    lookup = OwnerLookup(os.dup(steering.owners.fd))
+    lookup = lookup_of(steering)
     assert lookup.owner_of(address.packed) is None
     for worker in (2, 1, 0, 2):
         steering.owners.assign(address, worker)
@@ -221,6 +226,57 @@ def test_an_address_can_change_hands(queues: list[Tun], steering: Steering) -> N
     send_to(HOSTS[0], b"steered:xxxxxxxx")
     assert [len(each) for each in payloads_of(queues)] == [1, 0, 0]
     lookup.close()
+
+
+@pytest.mark.parametrize(
+    ("wide", "narrow", "inside", "beside", "family_bits"),
+    [
+        ("10.66.0.0/17", "10.66.2.0/23", "10.66.3.9", "10.66.4.9", 32),
+        ("fd66::/60", "fd66:0:0:2::/63", "fd66:0:0:3::9", "fd66:0:0:4::9", 128),
+    ],
+    ids=["ipv4", "ipv6"],
+)
+def test_networks_go_to_the_worker_of_the_longest_prefix(
+    queues: list[Tun],
+    steering: Steering,
+    wide: str,
+    narrow: str,
+    inside: str,
+    beside: str,
+    family_bits: int,
+) -> None:
+    owners, lookup = steering.owners, lookup_of(steering)
+
+    def asked(address: str) -> int | None:
+        """What the lookup says, if the kernel does the same; its queue 0 is for nobody's, too."""
+        said = lookup.owner_of(ip_address(address).packed)
+        send_to(address, b"steered:xxxxxxxx")
+        found = [len(each) for each in payloads_of(queues)]
+        assert found == [int((said or 0) == index) for index in range(WORKERS)]
+        return said
+
+    try:
+        assert asked(inside) is None
+        owners.assign_network(ip_network(wide), 1)
+        owners.assign_network(ip_network(narrow), 2)
+        assert (asked(inside), asked(beside)) == (2, 1)
+        owners.assign(ip_address(inside), 1)  # an address of its own comes first
+        assert asked(inside) == 1
+        owners.release(ip_address(inside), 1)
+        owners.release_network(ip_network(narrow), 1)  # not its owner
+        assert asked(inside) == 2
+        owners.release_network(ip_network(narrow), 2)
+        owners.release_network(ip_network(narrow), 2)
+        assert asked(inside) == 1
+        owners.assign_network(ip_network(wide), 2)
+        assert asked(beside) == 2
+        other = "::/0" if family_bits == 32 else "0.0.0.0/0"
+        owners.assign_network(ip_network(other), 1)  # not of this family
+        owners.release_network(ip_network(wide), 2)
+        assert asked(beside) is None
+        owners.release_network(ip_network(other), 1)
+    finally:
+        lookup.close()
 
 
 def test_a_full_table_says_so(steering: Steering) -> None:
