@@ -13,6 +13,7 @@ import fcntl
 import ipaddress
 import json
 import os
+import signal
 import struct
 import subprocess
 import sys
@@ -269,9 +270,17 @@ async def run(arguments: argparse.Namespace) -> int:
             with suppress(BlockingIOError):
                 client.send_packet(os.read(fd, 65535))
 
-        asyncio.get_running_loop().add_reader(fd, readable)
+        stopped: list[bool] = []
+
+        def stop() -> None:
+            stopped.append(True)
+            client.on_news()
+
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, stop)
+        loop.add_reader(fd, readable)
         say(up=addresses)
-        await until(client, lambda: client.ended)
+        await until(client, lambda: stopped or client.ended)
     return 0
 
 
@@ -279,7 +288,9 @@ async def until(client: DialectClient, holds: Callable[[], Any]) -> None:
     """Wait for what the gateway says; its end ends the waiting."""
     news = asyncio.Event()
     client.on_news = news.set
-    while not holds() and client.ended is None:
+    while not holds():
+        if client.ended is not None:
+            raise ConnectionError(client.ended.reason_phrase)
         await news.wait()
         news.clear()
 
