@@ -43,6 +43,53 @@ def test_show_fits(zgatectl: Any, fits: Any) -> None:
     assert "warning: policy.yaml:12: x: never reached" in text
 
 
+def test_show_names_services_and_what_connectors_may_offer(
+    zgatectl: Any, fits: Any, fake_gateway: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    imaging = schemas.RuleView(
+        rule_id="imaging",
+        action=schemas.VerdictAction.ALLOW,
+        kind="service",
+        destinations=["10.101.0.1/32", "fd7a:7a67:6174:66::1/128"],
+        services=["pacs", "echo-*"],
+        holds=True,
+        line=3,
+    )
+    later = imaging.model_copy(update={"destinations": [], "services": ["wiki"]})
+    update = {
+        "clients": {"client-1": [imaging, later]},
+        "connectors": {"site-a": schemas.Rights(services=["pacs"], routes=["10.20.0.0/16"])},
+        "connector_groups": {"branch": schemas.Rights()},
+    }
+    view = fake_gateway.policy().model_copy(update=update)
+    monkeypatch.setattr(fake_gateway, "policy", lambda: view)
+    text = fits(zgatectl("policy", "show"))
+    words = " ".join(text.split())
+    assert "imaging allow service pacs any any service echo-*" in words
+    assert "imaging allow service wiki any any" in words and "10.101.0.1" not in words
+    assert "connector site-a may offer: pacs may advertise: 10.20.0.0/16" in words
+    assert "connector group branch may offer: no service may advertise: no network" in words
+
+
+def test_diff_and_test_name_services(zgatectl: Any, tmp_path: Path) -> None:
+    """Without a gateway: services stand at addresses that nobody sees."""
+    rule = '{id: imaging, type: service, action: allow, services: [pacs, "echo-*"], ports: [104]}'
+    test = "{client: client-1, service: pacs, protocol: tcp, port: 104, expect: allow}"
+    old, new = tmp_path / "old.yaml", tmp_path / "new.yaml"
+    old.write_text(GOOD)
+    new.write_text(GOOD.replace("staff: {rules: []}", f"staff: {{rules: [{rule}]}}"))
+    words = " ".join(
+        zgatectl("policy", "diff", str(new), "--against", str(old), code=1).stdout.split()
+    )
+    change = words.partition("group staff destinations services ")[2]
+    assert change == "+ allowed service echo-* tcp/104, udp/104 service pacs"
+    new.write_text(new.read_text() + f"tests: [{test}]\n")
+    failed = " ".join(zgatectl("policy", "test", str(new), code=1).stdout.split())
+    assert "client-1 -> pacs tcp/104" in failed and "0 passed, 1 failed" in failed
+    note = zgatectl("policy", "check", str(new), code=2).stderr
+    assert "test failed: client-1 -> pacs tcp/104: expected allow, got deny" in note
+
+
 def test_show_as_json(zgatectl_json: Any, fake_gateway: Any) -> None:
     assert schemas.PolicyView(**zgatectl_json("policy", "show")) == fake_gateway.policy()
 
