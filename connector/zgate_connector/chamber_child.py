@@ -169,6 +169,8 @@ class _Child:
             length = address.max_prefixlen
             route.addr("delete", index=index, address=str(address), prefixlen=length)
             self._addresses.discard(address)
+        # With the last address of a family the kernel takes its routes away, too.
+        _put_default_routes(route, index)
 
     def _listen_tcp(self, address: str, port: int) -> tuple[Message, _Made]:
         sock = _bound(address, port, socket.SOCK_STREAM)
@@ -203,11 +205,15 @@ def _set_up_links(name: str, mtu_bytes: int) -> None:
         index = _index(name)
         route.link("set", index=index, mtu=mtu_bytes)
         route.link("set", index=index, state="up")
-        route.route("add", dst="0.0.0.0/0", oif=index, scope=253)
-        if has_ipv6():
-            route.route("add", dst="::/0", oif=index)
+        _put_default_routes(route, index)
 
     _rtnl(set_up)
+
+
+def _put_default_routes(route: Any, index: int) -> None:
+    route.route("replace", dst="0.0.0.0/0", oif=index, scope=253)
+    if has_ipv6():
+        route.route("replace", dst="::/0", oif=index)
 
 
 def _index(name: str) -> int:

@@ -73,6 +73,17 @@ def test_echo_is_answered_while_the_backend_is_healthy(site: Site, to: Address) 
     assert site.ask("counters")["echo_unhealthy"] >= 1
 
 
+@pytest.mark.parametrize("to", OFFERS)
+def test_what_is_offered_again_is_reached_again(site: Site, to: Address) -> None:
+    """As after every new session: in between the chamber has no address."""
+    only = {"id": "pacs", "ports": [104], "backend": "127.0.0.1", "health": {"kind": "none"}}
+    site.begin([only], MANY)
+    for names in (("pacs",), (), ("pacs",)):
+        site.serve(*names)
+        if names:
+            wait_until(lambda: ping(site.device.name, to, count=1).received, 5, "an answer")
+
+
 @pytest.mark.parametrize("site", ["root"], indirect=True)
 @pytest.mark.parametrize("to", OFFERS)
 def test_echo_is_rationed(site: Site, to: Address) -> None:
