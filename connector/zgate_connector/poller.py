@@ -40,6 +40,9 @@ class Job(Protocol):
     def work(self) -> bool:
         """Do a bounded piece of work; whether there is more that need not be waited for."""
 
+    def abort(self) -> None:
+        """End what it works for: there is a mistake in it."""
+
 
 class Poller:
     """See the module's text. Close it last."""
@@ -99,6 +102,7 @@ class Poller:
             except Exception:
                 # A mistake of ours in one flow must not stop the others.
                 logger.exception("a flow failed")
+                job.abort()
                 continue
             if has_more:
                 self.queue(job)

@@ -78,6 +78,9 @@ class TcpPort:
         self._listener.close()
         self._listener = None
 
+    def abort(self) -> None:
+        """See `Job.abort`: other connections may yet be accepted."""
+
     def close(self) -> None:
         """Accept no more, and reset the flows."""
         if self._listener is not None:

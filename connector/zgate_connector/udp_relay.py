@@ -90,6 +90,10 @@ class UdpFlow:
         port.relay.used(self)
         return True
 
+    def abort(self) -> None:
+        """See `Job.abort`."""
+        self.port.end(self)
+
 
 class UdpPort:
     """One socket in the chamber.
@@ -167,6 +171,9 @@ class UdpPort:
     def stop_listening(self) -> None:
         """Begin no flows any more; those that are open go on."""
         self._takes_new = False
+
+    def abort(self) -> None:
+        """See `Job.abort`: other datagrams may yet be carried."""
 
     def close(self) -> None:
         """End all flows, and the socket."""

@@ -29,6 +29,10 @@ class Work:
         self.name = name
         self.pieces = pieces
         self.log = log
+        self.is_aborted = False
+
+    def abort(self) -> None:
+        self.is_aborted = True
 
     def work(self) -> bool:
         self.log.append(self.name)
@@ -126,12 +130,14 @@ async def test_a_mistake_in_one_does_not_stop_the_others(
     poller: Poller, caplog: pytest.LogCaptureFixture
 ) -> None:
     log: list[str] = []
-    poller.queue(Broken("broken", 5, log))
+    broken = Broken("broken", 5, log)
+    poller.queue(broken)
     poller.queue(Work("a", 2, log))
     with caplog.at_level(logging.ERROR):
         await turn()
     assert log == ["broken", "a", "a"]
     assert "a mistake" in caplog.text
+    assert broken.is_aborted
 
 
 async def test_nothing_works_after_the_end() -> None:

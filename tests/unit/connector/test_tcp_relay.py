@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import random
 import socket
 import struct
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -20,6 +22,7 @@ from zgate_connector.tcp_relay import TcpPort, TcpRelay
 
 HOST = "127.0.0.1"
 BUFFER_BYTES = 8192
+RESET = struct.pack("ii", 1, 0)
 
 
 @dataclass
@@ -128,7 +131,7 @@ async def test_no_pipe_is_held_without_bytes(world: World) -> None:
 async def test_resets_go_through(world: World, is_client: bool) -> None:
     ends = await world.connect()
     near, far = ends if is_client else ends[::-1]
-    near.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    near.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
     near.close()
     with pytest.raises(ConnectionResetError):
         await receive(far)
@@ -217,3 +220,65 @@ async def test_the_end_of_a_port_resets_its_flows(world: World) -> None:
             await receive(end)
     assert world.counters.open_flows == 0
     assert not world.port.flows
+
+
+@pytest.mark.parametrize("seed", range(5))
+async def test_whatever_the_ends_do_nothing_is_left(world: World, seed: int) -> None:
+    """Bytes, ends and resets of both sides in any order: all that was sent before a clean end
+    arrives, and each flow is forgotten."""
+    chance = random.Random(seed)
+    files_before = open_files()
+
+    async def one() -> None:
+        client, backend = await world.connect()
+        sent = [b"", b""]
+        ends = (client, backend)
+        is_open = [True, True]
+        is_reset = False
+        for _ in range(chance.randrange(12)):
+            side = chance.randrange(2)
+            if not is_open[side]:
+                continue
+            what = chance.random()
+            if what < 0.7:
+                data = chance.randbytes(chance.randrange(1, 20_000))
+                await loop().sock_sendall(ends[side], data)
+                sent[side] += data
+            elif what < 0.85:
+                ends[side].shutdown(socket.SHUT_WR)
+                is_open[side] = False
+            else:
+                ends[side].setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+                is_reset = True
+                break
+            if chance.random() < 0.5:
+                await asyncio.sleep(0)
+        if not is_reset:
+            for end, still in zip(ends, is_open, strict=True):
+                if still:
+                    end.shutdown(socket.SHUT_WR)
+            assert await read_all(backend) == sent[0]
+            assert await read_all(client) == sent[1]
+        client.close()
+        backend.close()
+
+    for _ in range(40):
+        await one()
+    await eventually(lambda: world.counters.open_flows == 0)
+    assert world.counters.total_flows == 40
+    assert world.relay.ledger.open_flows == 0
+    assert not world.relay._connecting
+    assert not world.port.flows
+    world.relay.pipes.close()
+    assert open_files() <= files_before
+
+
+async def read_all(sock: socket.socket) -> bytes:
+    data = b""
+    while more := await receive(sock):
+        data += more
+    return data
+
+
+def open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
