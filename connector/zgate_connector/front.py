@@ -29,11 +29,17 @@ _LOOK_S = 0.05
 
 @dataclass(slots=True)
 class _Offer:
-    """One service as it is offered: its addresses and the sockets there."""
+    """One service as it is offered: its addresses and the sockets there.
+
+    Attributes:
+        is_served: whether every socket is there. Until then nobody is told that it does well: a
+            new flow would be refused.
+    """
 
     counters: ServiceCounters = field(default_factory=ServiceCounters)
     addresses: frozenset[IpAddress] = frozenset()
     ports: dict[tuple[Transport, IpAddress, int], TcpPort | UdpPort] = field(default_factory=dict)
+    is_served: bool = False
 
 
 class Front:
@@ -92,11 +98,14 @@ class Front:
             if not self._is_draining:
                 for name in offers:
                     await self._open_ports(name, self._offers[name])
+                    self._offers[name].is_served = True
 
     def statuses(self) -> list[OfferStatus]:
-        """How each service that is offered does."""
+        """How each service that is served does."""
         found = []
         for name, offer in self._offers.items():
+            if not offer.is_served:
+                continue
             health, reason = self._health.state(name)
             one = offer.counters
             found.append(

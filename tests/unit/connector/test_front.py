@@ -213,6 +213,28 @@ async def test_a_chamber_that_has_ended(chamber: Loopback) -> None:
         await front.serve({"one": [ONE]})
 
 
+async def test_nobody_is_told_of_a_service_whose_sockets_are_not_there_yet(
+    chamber: Loopback, backend: asyncio.Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The gateway gives flows to what is told to do well, and they would be refused."""
+    may_go_on = asyncio.Event()
+    listen = chamber.listen_tcp
+
+    async def wait_and_listen(address: IpAddress, port: int) -> socket.socket:
+        await may_go_on.wait()
+        return await listen(address, port)
+
+    monkeypatch.setattr(chamber, "listen_tcp", wait_and_listen)
+    front = make(chamber, service("one", free_port(), backend=where(backend)))
+    serving = asyncio.ensure_future(front.serve({"one": [ONE]}))
+    await eventually(lambda: chamber.addresses)
+    assert front.statuses() == []
+    may_go_on.set()
+    await serving
+    assert [one.name for one in front.statuses()] == ["one"]
+    await front.close()
+
+
 async def test_drained(chamber: Loopback, backend: asyncio.Server) -> None:
     to = where(backend)
     port = free_port()
