@@ -63,6 +63,8 @@ def _rows(answer: schemas.Status) -> list[tuple[str, Text | str]]:
         rows.append(("audit", _audit(answer.audit)))
     if answer.edge is not None:
         rows += _edge(answer.edge)
+    if answer.dns is not None:
+        rows.append(("names", _dns(answer.dns)))
     return rows
 
 
@@ -123,6 +125,13 @@ def _edge(edge: schemas.EdgeState) -> list[tuple[str, Text | str]]:
     if edge.retry_active:
         rows.append(("", cell("new clients have to prove their address (Retry)", "yellow")))
     return rows
+
+
+def _dns(dns: schemas.DnsState) -> Text:
+    text = cell(f"*.{dns.domain}: {sum(dns.queries.values())} questions")
+    if dns.problem is not None:
+        text.append_text(cell(f"; not answered everywhere: {dns.problem}", "red"))
+    return text
 
 
 def _events(events: schemas.EventState) -> Text:

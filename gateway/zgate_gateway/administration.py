@@ -144,6 +144,11 @@ class Administration:
                 last_error=gateway.audit.last_error,
             ),
             edge=self._edge(),
+            dns=schemas.DnsState(
+                domain=gateway.services.domain,
+                problem=gateway.dns.problem,
+                queries=dict(gateway.dns.counters),
+            ),
         )
 
     def _edge(self) -> schemas.EdgeState:
@@ -355,6 +360,8 @@ class Administration:
                 )
                 for one in gateway.crew.states()
             },
+            dns_up=gateway.dns.problem is None,
+            dns_queries=gateway.dns.counters,
             edge_mode=edge.mode,
             edge_interface=edge.interface or "",
             edge_packets={

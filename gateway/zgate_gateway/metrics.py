@@ -83,7 +83,8 @@ class MetricsSnapshot:
 
     Mappings are keyed by label value: ``drops`` by drop reason name, ``sessions_refused`` by
     reason, ``pools`` by family (``ipv4``, ``ipv6``), ``kernel_maps`` by map name as (used, size),
-    ``clients`` by client name, ``workers`` by their number, ``edge_packets`` by verdict and reason.
+    ``clients`` by client name, ``workers`` by their number, ``edge_packets`` by verdict and reason,
+    ``dns_queries`` by what became of them.
     ``alerts`` are the names of those that last.
     """
 
@@ -112,6 +113,8 @@ class MetricsSnapshot:
     edge_interface: str = ""
     edge_packets: Mapping[tuple[str, str], int] = field(default_factory=dict)
     retry_active: bool = False
+    dns_up: bool = False
+    dns_queries: Mapping[str, int] = field(default_factory=dict)
     services: ServiceLevels = field(default_factory=ServiceLevels)
 
 
@@ -135,6 +138,7 @@ class GatewayCollector(Collector):
         yield from _kernel(now)
         yield from _workers(now)
         yield from _edge(now)
+        yield from _dns(now)
         yield from _services(now.services)
         yield from _logs(now)
 
@@ -268,6 +272,18 @@ def _edge(now: MetricsSnapshot) -> Iterator[Metric]:
         "zgate_retry_active",
         "1 while new clients have to prove their address",
         int(now.retry_active),
+    )
+
+
+def _dns(now: MetricsSnapshot) -> Iterator[Metric]:
+    yield GaugeMetricFamily(
+        "zgate_dns_up", "1 if names of services are answered on all addresses", int(now.dns_up)
+    )
+    yield _counters(
+        "zgate_dns_queries",
+        "Questions for names of services, by what became of them",
+        "outcome",
+        now.dns_queries,
     )
 
 

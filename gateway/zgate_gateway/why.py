@@ -124,7 +124,7 @@ def _packet(gateway: Gateway, query: schemas.WhyQuery) -> _Packet:
 def _virtual_ip(gateway: Gateway, service: str, family: int) -> IpAddress:
     """The address of a service, which may be called by its DNS name."""
     services = gateway.kernel.policy_set.services
-    label = service.removesuffix(f".{gateway.config.services.domain}")
+    label = service.removesuffix(f".{gateway.services.domain}")
     for address in services.get(service, services.get(label, ())):
         if address.version == family:
             return address

@@ -146,6 +146,14 @@ class AuditState(Answer):
     last_error: str | None = None
 
 
+class DnsState(Answer):
+    """The responder for names of services, at the gateway's virtual IPs."""
+
+    domain: str = Field(description="services have names under it")
+    problem: str | None = Field(None, description="why not every address is answered at")
+    queries: dict[str, int] = Field(default_factory=dict, description="by what became of them")
+
+
 class EdgeState(Answer):
     """The XDP program before the UDP port, and whether new clients have to prove their address."""
 
@@ -214,6 +222,7 @@ class Status(Answer):
     drops: dict[str, int] = Field(default_factory=dict, description="packets, by drop reason")
     audit: AuditState | None = None
     edge: EdgeState | None = None
+    dns: DnsState | None = None
 
 
 class Session(Answer):

@@ -39,6 +39,17 @@ def test_why_it_is_not_ready(zgatectl: Any, fake_gateway: Any) -> None:
     assert "draining" in text and "SIGTERM was received" in text
 
 
+def test_whether_names_are_answered(zgatectl: Any, fake_gateway: Any) -> None:
+    state = schemas.DnsState(domain="zgate.internal", queries={"answered": 7, "no_name": 2})
+    status = fake_gateway.status
+    fake_gateway.status = lambda: status().model_copy(update={"dns": state})
+    text = " ".join(zgatectl("status").stdout.split())
+    assert "names *.zgate.internal: 9 questions" in text and "everywhere" not in text
+    state = state.model_copy(update={"problem": "UDP port 53 of 10.100.0.1: Address in use"})
+    text = " ".join(zgatectl("status").stdout.split())
+    assert "not answered everywhere: UDP port 53 of 10.100.0.1: Address in use" in text
+
+
 def test_why_there_is_no_edge(zgatectl: Any, fake_gateway: Any) -> None:
     fake_gateway.edge = schemas.EdgeState(note="eth0 has an XDP program already (theirs)")
     text = " ".join(zgatectl("status").stdout.split())

@@ -224,6 +224,7 @@ class World:
             local_address="[::]:443",
             crew=FakeCrew(),
             edge=SimpleNamespace(state=EdgeState),
+            dns=SimpleNamespace(problem=None, counters=Counter({"answered": 8})),
             services=SimpleNamespace(
                 directory=["pacs"],
                 domain="zgate.internal",

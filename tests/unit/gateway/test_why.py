@@ -59,7 +59,7 @@ def gateway(reaches: tuple[str, ...] | None = None, *, connected: bool = True) -
         store=SimpleNamespace(client=lambda _: None),
         sessions=SimpleNamespace(by_client={"alice": session} if connected else {}),
         pools=[SimpleNamespace(gateway=address) for address in OWN],
-        config=SimpleNamespace(services=SimpleNamespace(domain="zgate.internal")),
+        services=SimpleNamespace(domain="zgate.internal"),
     )
 
 
