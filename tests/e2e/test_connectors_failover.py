@@ -13,7 +13,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pytest
-from e2e_support.service_world import ServiceWorld, connect, who_answers
+from e2e_support.service_world import (
+    ServiceWorld,
+    common_services,
+    connect,
+    own_services,
+    who_answers,
+)
 from zgate_lab.backend_server import ECHO_PORT, GREETING_PORT, NAME_PORT
 from zgate_lab.backends import start_backend_server
 from zgate_lab.echo import UdpClient
@@ -218,9 +224,17 @@ def test_a_drained_connector_keeps_what_it_has_and_gets_no_more(world: ServiceWo
             assert old.recv(5, socket.MSG_WAITALL) == b"still"
     assert "drained" in zgate.run("--socket", str(zgate.socket), "connectors")
     assert zgate.audit("connector_drained", client="east")
-    # A new session is a new beginning.
+    # It is by name: who comes back is drained still, until that is undone.
     world.connectors.stop("east")
-    world.start_both()
+    assert zgate.ask("connectors")["connectors"][0]["drain"]
+    site = world.sites[0]
+    services = common_services(site) + own_services(site)
+    world.connectors.spawn("east", site.connector, services=services)
+    wait_until(lambda: world.connectors.seen("east").get("services"), 15.0, "east to offer again")
+    assert health(world, "east", "who")["state"] == "keep"
+    assert zgate.ask("drain", "east", "--undo")["drain"] is None
+    world.connectors.wait_offering("east")
+    assert zgate.audit("connector_undrained", client="east")
 
 
 def test_when_all_are_gone_clients_are_told(world: ServiceWorld) -> None:
