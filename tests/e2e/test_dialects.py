@@ -8,12 +8,15 @@ site 1     zack    a ztna-v1 connector behind a NAT: its own kernel is the backe
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import shutil
+import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,7 +36,7 @@ from zgate_lab.process import Process
 from zgate_lab.stream import TcpStream
 from zgate_lab.traffic import ping
 from zgate_lab.unix_http import get_json
-from zgate_lab.waiting import wait_until
+from zgate_lab.waiting import SLOWNESS, wait_until
 
 Address = IPv4Address | IPv6Address
 
@@ -302,6 +305,34 @@ def test_the_session_ends_with_its_connector(world: Dialects) -> None:
             assert ping(world.device2.name, ip_address(VIRTUAL_IP)).lost == 0
         with world.zack():
             assert ping(world.device2.name, ip_address(VIRTUAL_IP)).lost == 0
+
+
+def test_a_silent_connector_takes_no_flows(world: Dialects) -> None:
+    """It holds its session and does not acknowledge: three seconds, then it counts as gone."""
+    with world.zoe(), world.zack() as zack:
+        assert ping(world.device2.name, ip_address(VIRTUAL_IP)).lost == 0
+        began = time.monotonic()
+        zack.signal(signal.SIGSTOP)
+        try:
+            wait_until(lambda: is_prohibited(world), 10.0, "the connector to count as gone")
+            assert time.monotonic() - began < 3.0 * SLOWNESS
+            assert "zack" in world.zgate.sessions()
+        finally:
+            zack.signal(signal.SIGCONT)
+        wait_until(
+            lambda: ping(world.device2.name, ip_address(VIRTUAL_IP), count=1).received,
+            10.0,
+            "the connector to be heard again",
+        )
+
+
+def is_prohibited(world: Dialects) -> bool:
+    with udp_to_service(world) as client:
+        try:
+            client.ask(b"anybody?", timeout_s=0.2)
+        except OSError as error:
+            return error.errno == errno.EHOSTUNREACH
+    return False
 
 
 @pytest.mark.parametrize(
