@@ -55,6 +55,8 @@ MIN_MTU_BYTES = 1280
 MAX_SERVICES = 256
 MAX_NETWORKS = 256
 MAX_PORT_RANGES = 64
+MAX_PORTS = 1024
+"""Of all services: each is a socket for each address family."""
 _MAX_ID_BYTES = 255
 _PORTS = re.compile(r"([1-9][0-9]{0,4})(?:-([1-9][0-9]{0,4}))?\Z")
 
@@ -346,6 +348,9 @@ class ConnectorConfig(StrictModel):
                 what = "each id once per protocol"
                 raise misfit("services", what, f"{one.id} again, with {one.protocol}")
             seen.add((one.id, one.protocol))
+        count = sum(len(ports) for one in self.services for ports in one.ports)
+        if count > MAX_PORTS:
+            raise misfit("services", f"at most {MAX_PORTS} ports in all", f"{count}")
 
     def _check_networks(self) -> None:
         if len(set(self.own_networks)) != len(self.own_networks):

@@ -13,7 +13,7 @@ from ipaddress import IPv4Address, IPv6Address
 from zgate_protocol.service_capsule import Health, OfferStatus
 
 from zgate_connector.chamber import Chamber, ChamberError
-from zgate_connector.config import LimitSettings, ServiceSettings, Transport
+from zgate_connector.config import MAX_PORTS, LimitSettings, ServiceSettings, Transport
 from zgate_connector.health import HealthChecks
 from zgate_connector.limits import FlowLedger, ServiceCounters, allow_descriptors
 from zgate_connector.poller import Poller
@@ -22,8 +22,7 @@ from zgate_connector.udp_relay import UdpPort, UdpRelay
 
 IpAddress = IPv4Address | IPv6Address
 
-MAX_PORTS = 2048
-"""Sockets that wait for clients, of all services, addresses and ports."""
+_MAX_SOCKETS = 2 * MAX_PORTS
 _LOOK_S = 0.05
 
 
@@ -178,9 +177,9 @@ class Front:
             for service in self._services
             for ports in service.ports
         )
-        if count > MAX_PORTS:
+        if count > _MAX_SOCKETS:
             raise ChamberError(
-                f"the services have {count} ports at all their addresses, more than {MAX_PORTS}:"
+                f"the services have {count} ports at all their addresses, more than {_MAX_SOCKETS}:"
                 " offer fewer"
             )
 

@@ -143,6 +143,11 @@ SERVICE = f"gateway: gw\n{FILES}services:\n"
             "5: services: expected each id once per protocol, got a again, with tcp",
         ),
         (
+            SERVICE
+            + "  - {id: a, ports: [1-1000], backend: h}\n  - {id: b, ports: [1-25], backend: h}\n",
+            "5: services: expected at most 1024 ports in all, got 1025",
+        ),
+        (
             SERVICE + "  - {id: a, backend: 'h:1', health: {kind: http}}\n",
             "6: services[0].health.kind: expected 'tcp', 'udp' or 'none'",
         ),
