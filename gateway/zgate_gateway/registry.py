@@ -272,7 +272,8 @@ class Registry:
             logger.exception("the end of session %s was not recorded", session.session_id)
         self.by_id.pop(session.session_id, None)
         for address in session.addresses:
-            self.by_address.pop(address, None)
+            if self.by_address.get(address) is session:
+                del self.by_address[address]
         if self.by_client.get(session.client) is session:
             del self.by_client[session.client]
             try:
