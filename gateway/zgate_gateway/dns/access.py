@@ -24,8 +24,8 @@ class _Remembered(NamedTuple):
 class Access:
     """What each client may ask for.
 
-    With ten thousand rules an answer takes some ten milliseconds to work out, so it is remembered:
-    for one session, one service, and the policy set in force.
+    With ten thousand rules an answer takes some milliseconds to work out, so it is remembered: for
+    one session, one service, and the policy set in force.
     """
 
     def __init__(
