@@ -103,7 +103,7 @@ class Connectors:
         (home / "connector.yaml").write_text(json.dumps(config, indent=2))
         run = self.runtime_dir(name)
         run.mkdir(exist_ok=True)
-        for path in (run, home, *home.iterdir()):
+        for path in (run, *run.iterdir(), home, *home.iterdir()):
             os.chown(path, user.pw_uid, user.pw_gid)
         devices = self.zgate.internet.lab.run.directory / f"{name}-devices"
         devices.mkdir(exist_ok=True)

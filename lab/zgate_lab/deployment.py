@@ -139,6 +139,8 @@ class Deployment:
             "certificate": str(own / f"{name}.crt"),
             "key": str(own / f"{name}.key"),
             "runtime_dir": str(self.directory / f"{name}-run"),
+            "dns": "resolv.conf",
+            "resolv_conf": str(self.resolv_conf(name)),
         }
 
     def resolv_conf(self, name: str) -> Path:

@@ -35,11 +35,12 @@ def networks(*prefixes: str, masquerade: bool = True) -> list[dict[str, object]]
 
 def wait_routed(world: ServiceWorld, *prefixes: str) -> None:
     """Agents are told of a network when somebody leads there; then their hosts have to be."""
-    wait_until(
-        lambda: set(prefixes) <= set(world.zgate.agent_status("alice")["routes"]),
-        5.0,
-        f"alice's device to route {', '.join(prefixes)}",
-    )
+    for name in ("alice", "bob"):
+        wait_until(
+            lambda name=name: set(prefixes) <= set(world.zgate.agent_status(name)["routes"]),  # type: ignore[misc]
+            5.0,
+            f"{name}'s device to route {', '.join(prefixes)}",
+        )
 
 
 @contextmanager
