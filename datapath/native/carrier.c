@@ -1,31 +1,23 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #define _GNU_SOURCE
-#include "carrier.h"
+#include "carrier_private.h"
 
 #include <errno.h>
 #include <netinet/ip.h>
 #include <netinet/udp.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
-#include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "bytes.h"
-#include "outbox.h"
-#include "timers.h"
 
-#ifndef UDP_SEGMENT
-#define UDP_SEGMENT 103
-#endif
 #ifndef UDP_GRO
 #define UDP_GRO 104
 #endif
 
 /* One call of recvmmsg: two big messages where the kernel merges packets (UDP_GRO), up to 64 where it
  * does not. What is handled at once should stay in the processor's cache. */
-#define RECEIVE_MOST 64
 #define RECEIVE_LEAST 2
 #define RECEIVE_GOAL_BYTES (128U << 10)
 #define RECEIVE_BYTES 65536
@@ -35,34 +27,6 @@
 #define WRITE_AT_BYTES (64U << 10)
 #define TUN_READS 64
 #define TUN_READ_BYTES ZDP_MAX_READ_BYTES
-#define SEND_MESSAGES 32
-#define CONTROL_BYTES 128
-
-struct message_control {
-	_Alignas(struct cmsghdr) uint8_t bytes[CONTROL_BYTES];
-};
-
-struct zdp_carrier {
-	int udp_fd, tun_fd;
-	size_t cid_bytes;
-	bool tun_wanted, tun_gone, has_gso, error_pending;
-	struct zdp_coalescer *tun;
-	struct zdp_outbox *outbox;
-	struct zdp_reports reports;
-	struct zdp_table by_cid, by_address;
-	struct zdp_networks by_network;
-	struct zdp_session *only;
-	TAILQ_HEAD(zdp_active, zdp_session) active;
-	struct zdp_timers timers;
-	struct zdp_carrier_counters counters;
-	uint8_t *received, *plain, *read;
-	/* Of recvmmsg. */
-	unsigned int calls; /* messages to ask for next time */
-	struct mmsghdr messages[RECEIVE_MOST];
-	struct iovec pieces[RECEIVE_MOST];
-	union zdp_address addresses[RECEIVE_MOST];
-	struct message_control controls[RECEIVE_MOST];
-};
 
 uint64_t zdp_now_ns(void)
 {
@@ -92,7 +56,7 @@ struct zdp_carrier *zdp_carrier_new(int udp_fd, size_t cid_bytes)
 	carrier->cid_bytes = cid_bytes;
 	carrier->outbox = zdp_outbox_new();
 	carrier->calls = RECEIVE_LEAST;
-	carrier->received = malloc(RECEIVE_MOST * RECEIVE_STRIDE_BYTES);
+	carrier->received = malloc(ZDP_RECEIVE_MOST * RECEIVE_STRIDE_BYTES);
 	carrier->plain = malloc(WRITE_AT_BYTES + RECEIVE_BYTES);
 	carrier->read = malloc(TUN_READ_BYTES);
 	if (!carrier->outbox || !carrier->received || !carrier->plain || !carrier->read) {
@@ -363,7 +327,7 @@ static void prepare_messages(struct zdp_carrier *carrier)
 			.msg_iov = &carrier->pieces[i],
 			.msg_iovlen = 1,
 			.msg_control = carrier->controls[i].bytes,
-			.msg_controllen = CONTROL_BYTES,
+			.msg_controllen = ZDP_CONTROL_BYTES,
 		};
 	}
 }
@@ -376,7 +340,7 @@ static unsigned int next_calls(const struct zdp_carrier *carrier, unsigned int c
 
 	if (wanted < RECEIVE_LEAST)
 		return RECEIVE_LEAST;
-	return wanted < RECEIVE_MOST ? (unsigned int)wanted : RECEIVE_MOST;
+	return wanted < ZDP_RECEIVE_MOST ? (unsigned int)wanted : ZDP_RECEIVE_MOST;
 }
 
 static void write_opened(struct zdp_carrier *carrier, uint8_t **plain)
@@ -414,145 +378,6 @@ static bool receive(struct zdp_carrier *carrier, uint64_t now_ns)
 	batches_done(carrier, now_ns);
 	carrier->calls = next_calls(carrier, (unsigned int)count, bytes);
 	return count > 0;
-}
-
-/* 6: send. Here, since steps 4 and 5 send whenever the outbox is full. */
-
-#define ECT0 2
-
-static void add_control(struct msghdr *header, struct message_control *control,
-				   int level, int type, const void *value, size_t bytes)
-{
-	struct cmsghdr *c = (struct cmsghdr *)(control->bytes + header->msg_controllen);
-
-	header->msg_control = control->bytes;
-	header->msg_controllen += CMSG_SPACE(bytes);
-	c->cmsg_level = level;
-	c->cmsg_type = type;
-	c->cmsg_len = CMSG_LEN(bytes);
-	memcpy(CMSG_DATA(c), value, bytes);
-}
-
-/* An IPv4 peer of a dual-stack socket is sent IPv4 packets. */
-static bool is_ipv4(const union zdp_address *address)
-{
-	return address->any.sa_family == AF_INET ||
-	       IN6_IS_ADDR_V4MAPPED(&address->ipv6.sin6_addr);
-}
-
-static void set_controls(struct msghdr *header, struct message_control *control,
-			 const struct zdp_out_run *run)
-{
-	const int tos = ECT0;
-
-	header->msg_controllen = 0;
-	if (run->count > 1)
-		add_control(header, control, SOL_UDP, UDP_SEGMENT, &run->segment_bytes,
-			    sizeof(run->segment_bytes));
-	if (run->is_ect && is_ipv4(&run->session->path))
-		add_control(header, control, IPPROTO_IP, IP_TOS, &tos, sizeof(tos));
-	else if (run->is_ect)
-		add_control(header, control, IPPROTO_IPV6, IPV6_TCLASS, &tos, sizeof(tos));
-}
-
-static void fill_message(struct msghdr *header, struct iovec *piece,
-			 struct message_control *control, const struct zdp_out_run *run)
-{
-	memset(header, 0, sizeof(*header));
-	*piece = (struct iovec){ (void *)run->data, run->bytes };
-	header->msg_name = &run->session->path;
-	header->msg_namelen = run->session->path_bytes;
-	header->msg_iov = piece;
-	header->msg_iovlen = 1;
-	set_controls(header, control, run);
-}
-
-/* Packet by packet: where GSO is not to be had, or to see which packet is refused. */
-static void send_singly(struct zdp_carrier *carrier, const struct zdp_out_run *run)
-{
-	struct zdp_out_run one = *run;
-	struct message_control control;
-	struct msghdr header;
-	struct iovec piece;
-
-	one.count = 1;
-	for (size_t at = 0; at < run->bytes; at += run->segment_bytes) {
-		const size_t left = run->bytes - at;
-		const size_t bytes = left < run->segment_bytes ? left : run->segment_bytes;
-		ssize_t sent = -1;
-
-		one.data = run->data + at;
-		one.bytes = bytes;
-		fill_message(&header, &piece, &control, &one);
-		/* The error that a call reports may be an ICMP message about an earlier packet;
-		 * reported, it is gone: the second try is the real one. */
-		for (int tries = 0; tries < 2 && sent < 0; tries++) {
-			sent = sendmsg(carrier->udp_fd, &header, MSG_DONTWAIT);
-			if (sent < 0 && (errno == EAGAIN || errno == EMSGSIZE))
-				break;
-		}
-		carrier->counters.send_calls++;
-		if (sent < 0) {
-			carrier->error_pending = carrier->error_pending || errno != EAGAIN;
-			carrier->counters.send_dropped++;
-		}
-	}
-}
-
-/* The first message of a call was refused. */
-static void send_refused(struct zdp_carrier *carrier, const struct zdp_out_run *run, int error)
-{
-	if (error == EAGAIN || error == ENOBUFS) {
-		carrier->counters.send_dropped += run->count;
-		return;
-	}
-	if (error == EIO)
-		carrier->has_gso = false; /* no checksum offload on this device */
-	/* EINVAL: a segment above the path's MTU, or no GSO; one by one tells which. */
-	send_singly(carrier, run);
-}
-
-static size_t send_some(struct zdp_carrier *carrier, const struct zdp_out_run *runs, size_t count)
-{
-	struct mmsghdr messages[SEND_MESSAGES];
-	struct iovec pieces[SEND_MESSAGES];
-	struct message_control controls[SEND_MESSAGES];
-	int sent;
-
-	if (count > SEND_MESSAGES)
-		count = SEND_MESSAGES;
-	for (size_t i = 0; i < count; i++) {
-		if (runs[i].count > 1 && !carrier->has_gso) {
-			if (!i) {
-				send_singly(carrier, runs);
-				return 1;
-			}
-			count = i;
-			break;
-		}
-		fill_message(&messages[i].msg_hdr, &pieces[i], &controls[i], &runs[i]);
-	}
-	sent = sendmmsg(carrier->udp_fd, messages, (unsigned int)count, MSG_DONTWAIT);
-	carrier->counters.send_calls++;
-	if (sent > 0)
-		return (size_t)sent;
-	send_refused(carrier, runs, sent < 0 ? errno : EIO);
-	return 1;
-}
-
-static void send_all(struct zdp_carrier *carrier)
-{
-	struct zdp_out_run *runs;
-	const size_t count = zdp_outbox_runs(carrier->outbox, &runs);
-	size_t done = 0;
-
-	while (done < count)
-		done += send_some(carrier, runs + done, count - done);
-	for (size_t i = 0; i < count; i++) {
-		carrier->counters.sent_packets += runs[i].count;
-		carrier->counters.sent_bytes += runs[i].bytes;
-	}
-	zdp_outbox_clear(carrier->outbox);
 }
 
 /* 3 and 4: read the TUN. */
@@ -620,7 +445,7 @@ static bool read_tun(struct zdp_carrier *carrier, uint64_t now_ns)
 		carrier->counters.tun_read_bytes += (uint64_t)bytes - ZDP_VNET_BYTES;
 		take_read(carrier, (size_t)bytes, now_ns);
 		if (zdp_outbox_is_full(carrier->outbox))
-			send_all(carrier);
+			zdp_carrier_send(carrier);
 	}
 	return reads > 0;
 }
@@ -667,7 +492,7 @@ static bool serve(struct zdp_carrier *carrier, uint64_t now_ns)
 			retire(carrier, session, due_ns);
 		if (zdp_outbox_is_full(carrier->outbox)) {
 			was_full = true;
-			send_all(carrier);
+			zdp_carrier_send(carrier);
 		}
 	}
 	return was_full;
@@ -683,7 +508,7 @@ bool zdp_carrier_run(struct zdp_carrier *carrier, uint64_t limit_ns)
 		progress = receive(carrier, now_ns);
 		progress = read_tun(carrier, now_ns) || progress;
 		progress = serve(carrier, now_ns) || progress;
-		send_all(carrier);
+		zdp_carrier_send(carrier);
 		now_ns = zdp_now_ns();
 	} while (progress && !zdp_reports_are_many(&carrier->reports) &&
 		 now_ns - began_ns < limit_ns);
@@ -696,7 +521,7 @@ void zdp_carrier_flush(struct zdp_carrier *carrier)
 	for (int rounds = 0; rounds < 16; rounds++) {
 		const bool was_full = serve(carrier, zdp_now_ns());
 
-		send_all(carrier);
+		zdp_carrier_send(carrier);
 		if (!was_full)
 			return;
 	}
