@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -114,6 +115,7 @@ def test_flags_become_the_configuration(
 
     monkeypatch.setattr(cli, "_run", run)
     monkeypatch.setattr(cli, "configure_logging", lambda level: None)
+    monkeypatch.setattr(cli, "end_now", sys.exit)
     more = "--server-name gw.other --log-level debug --runtime-dir /r"
     result = call("--config", write(tmp_path, files), *more.split())
     assert result.exit_code == 0, result.output
