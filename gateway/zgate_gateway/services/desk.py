@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from ipaddress import ip_network
 from typing import Protocol
 
@@ -21,6 +22,8 @@ from zgate_gateway.services.offers import Offers
 from zgate_gateway.services.records import ConnectorRecords
 from zgate_gateway.services.routes import HostRoutes, RouteTable
 from zgate_gateway.worker import messages
+
+logger = logging.getLogger(__name__)
 
 #: What workers say of offers.
 OfferMessage = (
@@ -81,10 +84,17 @@ class ServiceDesk:
         self.connectors.know_services()
 
     def message(self, worker: WorkerLink, message: OfferMessage) -> None:
-        """A worker passes on what a connector says. Raises ValueError: it makes no sense."""
+        """A worker passes on what a connector says. What goes wrong costs that session only."""
         session = self._sessions.by_id.get(message.session_id)
         if session is None or session.worker is not worker:
             return  # it has ended meanwhile
+        try:
+            self._said(session, message)
+        except Exception:
+            logger.exception("what %s offers raised; its session ends", session.client)
+            self._sessions.close(session, "internal error")
+
+    def _said(self, session: SessionRecord, message: OfferMessage) -> None:
         match message:
             case messages.OfferServices(session_id, revision, part, is_last):
                 services = self._parts.add(session_id, part, is_last)
