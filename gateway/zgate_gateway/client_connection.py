@@ -478,8 +478,9 @@ class ClientConnection:
     def tell(self, session: Session, capsule: ServiceCapsule) -> None:
         """Tell the peer."""
         data = session.tunnel.session.send_capsule(capsule)
-        self.connection.send_data(session.tunnel.stream_id, data)
-        self._flush_soon()
+        if data:  # a dialect may have no word for it
+            self.connection.send_data(session.tunnel.stream_id, data)
+            self._flush_soon()
 
     def moved(self, session: Session) -> None:
         """The client is somewhere else now."""

@@ -42,8 +42,13 @@ class Translation:
         self._reached[service] = {address.version: address.packed for address in addresses}
 
     @property
+    def services(self) -> frozenset[str]:
+        """The services that the client may reach."""
+        return frozenset(self._reached)
+
+    @property
     def reached(self) -> tuple[bytes, ...]:
-        """All of them."""
+        """All their virtual IPs."""
         return tuple(packed for one in self._reached.values() for packed in one.values())
 
     def serve(self, offers: Mapping[str, Mapping[bytes, bytes]]) -> None:

@@ -47,6 +47,7 @@ logger = logging.getLogger(__name__)
 
 _REGISTRATION_TIMEOUT_S = 10.0
 _REGISTRATIONS_PER_S = 10
+_REGISTRATIONS_BURST = 64
 _MAX_SERVICES = 64
 _ICMP_PER_S = 100
 _BEAT_INTERVAL_S = 1.0
@@ -77,7 +78,9 @@ class ZtnaConnection:
         self._deadline: asyncio.TimerHandle | None = None
         self._beat: asyncio.TimerHandle | None = None
         self._told_address: Address | None = None
-        self._registrations = TokenBucket(rate_per_s=_REGISTRATIONS_PER_S, burst=_MAX_SERVICES)
+        self._registrations = TokenBucket(
+            rate_per_s=_REGISTRATIONS_PER_S, burst=_REGISTRATIONS_BURST
+        )
         self._icmp_bucket = TokenBucket(rate_per_s=_ICMP_PER_S, burst=_ICMP_PER_S)
 
     def path(self) -> PeerPath:
@@ -255,7 +258,8 @@ class ZtnaConnection:
         """The virtual IPs of a service that the agent may reach; none: it may not."""
         if session.closed or self.connection.is_terminated:
             return
-        if not found or len(self._translation.reached) >= 2 * _MAX_SERVICES:
+        services = self._translation.services
+        if not found or (name not in services and len(services) >= _MAX_SERVICES):
             self._refuse(name, RefusalCode.NOT_AUTHORIZED)
             return
         self._translation.reach(name, found)

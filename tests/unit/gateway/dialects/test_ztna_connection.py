@@ -233,6 +233,20 @@ async def test_registrations_are_bounded(lab: Lab, dialling: Dial) -> None:
         await eventually(lambda: "alice" in gateway.table.by_client)
 
 
+async def test_services_of_a_session_are_bounded(
+    lab: Lab, dialling: Dial, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ztna_connection, "_MAX_SERVICES", 1)
+    gateway = ztna_gateway(lab)
+    async with dialling(ZtnaClient, gateway) as client:
+        await registered(gateway, client)
+        client.register_agent("web")
+        await eventually(lambda: client.refused == [(0x02, b"web")])
+        # What it has, it may ask for again.
+        client.register_agent("pacs")
+        await eventually(lambda: client.registered == ["pacs", "pacs"])
+
+
 async def test_off_unless_it_is_named(lab: Lab, dialling: Dial) -> None:
     gateway = lab.gateway(dialects=["stream"])
     with pytest.raises(ConnectionError):
