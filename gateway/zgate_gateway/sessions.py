@@ -299,6 +299,8 @@ class SessionTable:
 
     def set_routes(self, routes: tuple[IpRange, ...]) -> None:
         """What all clients are to send here from now on."""
+        if routes == self.routes:
+            return
         self.routes = routes
         for session in list(self.by_id.values()):
             self._notify(session, session.owner.holdings_changed)
