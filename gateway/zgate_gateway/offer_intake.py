@@ -48,7 +48,7 @@ class OfferIntake:
         self._session_id = session_id
         if self._register is not None:
             self._registrar.offer_services(session_id, self._register)
-        if self._networks:
+        if self._networks is not None:
             self._registrar.offer_routes(session_id, self._networks)
         if self._state is not None:
             self._registrar.offer_states(session_id, self._state.statuses)
@@ -95,7 +95,7 @@ class OfferIntake:
         if len(networks) > _MAX_NETWORKS:
             raise TooMuchOffered(f"the client leads to more than {_MAX_NETWORKS} networks")
         # Nobody is told of nothing, but of its end.
-        if networks == (self._networks or ()):
+        if networks == (self._networks if self.beats else self._networks or ()):
             return
         self._networks = networks
         if self._session_id is not None:

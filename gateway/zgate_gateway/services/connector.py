@@ -40,6 +40,7 @@ class Connector:
 
     :ivar revision: of its newest list of services; 0: there was none.
     :ivar wanted, wanted_networks: its newest lists.
+    :ivar has_listed_networks: whether the second one has come; the first one comes before it.
     :ivar answers: what became of them.
     :ivar told: revision and answers as the connector knows them; None: it waits for an answer.
     :ivar granted: addresses and networks as its worker knows them.
@@ -53,6 +54,7 @@ class Connector:
     revision: int = 0
     wanted: tuple[OfferedService, ...] = ()
     wanted_networks: tuple[IpNetwork, ...] = ()
+    has_listed_networks: bool = False
     offers: dict[str, Offer] = field(default_factory=dict)
     networks: dict[IpNetwork, Holder] = field(default_factory=dict)
     answers: tuple[RegistrationAnswer, ...] = ()

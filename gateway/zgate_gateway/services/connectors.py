@@ -107,7 +107,7 @@ class Connectors:
         if not wanted and session.session_id not in self.by_session:
             return  # a client that leads nowhere is no connector
         connector = self._connector(session)
-        connector.wanted_networks = wanted
+        connector.wanted_networks, connector.has_listed_networks = wanted, True
         self._look_at(connector)
 
     def states(self, session: SessionRecord, statuses: Iterable[OfferStatus]) -> None:

@@ -196,12 +196,13 @@ class Registration:
                 str(network),
                 objection.text if objection else "withdrawn",
             )
-        # What it led to in an earlier session, and now does not want to.
-        self._routes.forget_vanished(
-            lambda route: (
-                route.last_holder.client == connector.name and route.network not in objections
+        if connector.has_listed_networks:
+            # What it led to in an earlier session, and now does not want to.
+            self._routes.forget_vanished(
+                lambda route: (
+                    route.last_holder.client == connector.name and route.network not in objections
+                )
             )
-        )
         return [
             self._settle_network(connector, network, objection)
             for network, objection in objections.items()

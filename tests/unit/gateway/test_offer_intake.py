@@ -105,6 +105,15 @@ def test_the_same_networks_are_told_once_and_their_end_is_told(
     assert heard.said == [("s1", ("10.20.0.0/16", "fd00:20::/32")), ("s1", ())]
 
 
+def test_a_connector_that_leads_nowhere_says_so_once(intake: OfferIntake, heard: Heard) -> None:
+    intake.begin("s")
+    intake.services(Register(1, ()))
+    heard.said.clear()
+    intake.routes([])
+    intake.routes([])
+    assert heard.said == [("s", ())]
+
+
 def test_a_range_is_the_networks_that_it_consists_of(intake: OfferIntake, heard: Heard) -> None:
     intake.begin("s1")
     for_one_protocol = IpRange(ip_address("192.0.2.0"), ip_address("192.0.2.255"), 6)

@@ -161,6 +161,26 @@ async def test_a_network_whose_connector_vanished_is_led_nowhere_else(world: Wor
     assert world.network_changes == 1
 
 
+async def test_a_connector_that_comes_back_does_not_make_its_networks_go_first(
+    world: World,
+) -> None:
+    """Its services are listed before its networks; agents are told nothing meanwhile."""
+    session = world.session()
+    world.lead(session, NET)
+    world.connectors.ended(session, "restarted")
+    again = world.session()
+    world.offer(again)
+    assert world.host.routes == {NET}
+    assert world.lead(again, NET) == {NET: "ACCEPTED"}
+    assert world.network_changes == 1
+    # And one that leads nowhere any more says so.
+    world.connectors.ended(again, "restarted")
+    last = world.session()
+    world.offer(last)
+    world.lead(last)
+    assert world.host.routes == set()
+
+
 async def test_a_network_that_is_taken_back_is_routed_no_more(world: World) -> None:
     session = world.session()
     world.lead(session, NET, "10.30.0.0/16")
