@@ -5,7 +5,7 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 import pytest
 from zgate_gateway.net.errors import NetError
@@ -187,6 +187,25 @@ def test_nobody_outside_borrows_a_clients_address(
     internet.office.namespace.ip(f"addr add {borrowed}/{borrowed.max_prefixlen} dev lo")
     with opened(internet, settings, load) as network:
         # Of the device's own prefix, so the packet would be forwarded to it.
+        for interface in ("all", "inside"):
+            internet.gateway.namespace.sysctl(f"net.ipv4.conf.{interface}.rp_filter", 0)
+        internet.office.namespace.run(
+            "ping", "-c", "2", "-i", "0.05", "-W", "0.1", "-I", str(borrowed),
+            str(address_of(internet.device1, version)), check=False,
+        )  # fmt: skip
+        assert dropped(internet, network, "pool_spoofed") == 2
+
+
+@both_families
+def test_nobody_outside_borrows_a_services_address(
+    internet: Internet, tun: int, settings: NetworkSettings, load: Load, version: int
+) -> None:
+    pools = IPv4Network("10.101.0.0/16"), IPv6Network("fd7b::/64")
+    settings = replace(settings, service_pools=pools)
+    lead_site_to_gateway(internet)
+    borrowed = pools[0 if version == 4 else 1][1]
+    internet.office.namespace.ip(f"addr add {borrowed}/{borrowed.max_prefixlen} dev lo")
+    with opened(internet, settings, load) as network:
         for interface in ("all", "inside"):
             internet.gateway.namespace.sysctl(f"net.ipv4.conf.{interface}.rp_filter", 0)
         internet.office.namespace.run(

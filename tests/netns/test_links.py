@@ -3,12 +3,18 @@
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from ipaddress import IPv4Network, IPv6Network
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 
 import pytest
 from zgate_gateway.net.errors import NetError
-from zgate_gateway.net.links import Hook, TunLink, interface_names, program_id
+from zgate_gateway.net.links import (
+    Hook,
+    RouteTaken,
+    TunLink,
+    interface_names,
+    program_id,
+)
 from zgate_lab.lab import Lab, Namespace
 from zgate_lab.tiny_bpf import TinyProgram
 from zgate_lab.wan import open_tun
@@ -130,6 +136,65 @@ def test_what_others_change_is_noticed(host: Namespace, command: str, problem: s
     host.ip(command)
     with pytest.raises(NetError, match=problem):
         LINK.verify()
+
+
+SERVING = replace(LINK, service_pools=(IPv4Network("10.101.0.0/16"), IPv6Network("fd7b::/64")))
+
+
+def test_the_pools_of_services_are_led_to_the_link(host: Namespace) -> None:
+    SERVING.configure()
+    SERVING.up()
+    SERVING.verify()
+    assert "10.101.0.0/16 dev zgate0 proto static src 10.100.0.1" in _routes(host, 4)
+    assert "fd7b::/64 dev zgate0" in _routes(host, 6)
+    assert "10.101.0.1" not in host.run("ip", "addr", "show", LINK.name).stdout
+    host.ip("route del 10.101.0.0/16")
+    with pytest.raises(NetError, match=r"the route to 10\.101\.0\.0/16 is gone"):
+        SERVING.verify()
+
+
+@pytest.mark.parametrize("address", ["10.101.7.1/24", "fd7b::7/128"])
+def test_a_pool_of_services_that_overlaps_the_hosts_networks_is_refused(
+    host: Namespace, address: str
+) -> None:
+    host.ip("link add other0 type veth peer name other1", f"addr add {address} dev other0")
+    with pytest.raises(NetError, match=r"overlaps .* on other0: .*services\.ipv4, services\.ipv6"):
+        SERVING.configure()
+
+
+@pytest.mark.parametrize("network", ["10.20.0.0/16", "fd20::/48"])
+def test_a_network_behind_a_connector_is_led_to_the_link_and_back(
+    host: Namespace, network: str
+) -> None:
+    LINK.configure()
+    LINK.up()
+    version, wanted = (6, ip_network(network)) if ":" in network else (4, ip_network(network))
+    LINK.add_route(wanted)
+    assert f"{network} dev zgate0" in _routes(host, version)
+    source = "fd7a::1" if version == 6 else "10.100.0.1"
+    target = str(wanted[9])
+    assert f"src {source}" in host.run("ip", "route", "get", target).stdout
+    LINK.verify()
+    with pytest.raises(RouteTaken):  # once is enough
+        LINK.add_route(wanted)
+    LINK.remove_route(wanted)
+    assert network not in _routes(host, version)
+    with pytest.raises(NetError, match=r"cannot take the route of .* back"):
+        LINK.remove_route(wanted)
+
+
+def test_a_route_of_the_hosts_own_is_not_taken(host: Namespace) -> None:
+    LINK.configure()
+    LINK.up()
+    host.ip(
+        "link add other0 type veth peer name other1", "link set other0 up", "link set other1 up",
+        "addr add 192.0.2.1/24 dev other0", "route add 10.20.0.0/16 via 192.0.2.9",
+    )  # fmt: skip
+    with pytest.raises(RouteTaken, match=r"host has a route to 10\.20\.0\.0/16"):
+        LINK.add_route(ip_network("10.20.0.0/16"))
+    assert "10.20.0.0/16 via 192.0.2.9" in _routes(host, 4)
+    assert ("other0", ip_network("192.0.2.0/24")) in LINK.other_networks()
+    assert "zgate0" not in {name for name, _ in LINK.other_networks()}
 
 
 @pytest.mark.parametrize("address", ["10.100.7.1/24", "10.0.0.1/8", "fd7a::7/128"])

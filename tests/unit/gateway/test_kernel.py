@@ -566,3 +566,12 @@ def test_a_set_that_means_the_same_is_adopted_without_a_build(
     kernel.add_client("alice", [], [A4], ("wiki",))
     assert not kernel.adopt(first) and kernel.policy_set is same
     assert len(programs.generations) == built
+
+
+def test_a_clients_number_is_told_while_it_is_there(kernel: Kernel) -> None:
+    kernel.add_client("alice", (), [A4])
+    kernel.add_client("bob", (), [B4])
+    assert (kernel.client_index("alice"), kernel.client_index("bob")) == (0, 1)
+    kernel.remove_client("alice")
+    with pytest.raises(KernelError, match="no client alice"):
+        kernel.client_index("alice")

@@ -213,3 +213,23 @@ async def test_an_end_is_an_end_whatever_fails(caplog: pytest.LogCaptureFixture)
     assert world.workers[0].told == [(session.session_id, "revoked")]
     assert not world.registry.by_client
     assert len(caplog.records) == 4
+
+
+@pytest.mark.parametrize("raises", [False, True])
+async def test_what_a_session_offers_ends_before_the_kernel_forgets_its_client(
+    raises: bool,
+) -> None:
+    world = World()
+    told: list[tuple[str, str, bool]] = []
+
+    def ending(session: SessionRecord, cause: str) -> None:
+        told.append((session.client, cause, "alice" in world.kernel.clients))
+        if raises:
+            raise RuntimeError("a bug")
+
+    world.registry.on_ending = ending
+    session = world.admit()
+    world.registry.close(session, "kicked")
+    world.registry.close(session, "twice")
+    assert told == [("alice", "kicked", True)]
+    world.assert_holds_nothing()

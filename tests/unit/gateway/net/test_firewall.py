@@ -38,3 +38,11 @@ def test_forwarding_of_others_is_closed_for_each_family_by_itself() -> None:
     assert ("forward", "only-tunnel-ipv4") in rules(only_tunnel_ipv4=True)
     assert ("forward", "only-tunnel-ipv6") not in rules(only_tunnel_ipv4=True)
     assert ("forward", "only-tunnel-ipv6") in rules(only_tunnel_ipv6=True)
+
+
+def test_services_addresses_are_nobodys_to_borrow() -> None:
+    found = rules(service_pools=(IPv4Network("10.101.0.0/16"), IPv6Network("fd7b::/64")))
+    for version in (4, 6):
+        spoofed = ("forward", f"spoofed-services-ipv{version}")
+        assert found.index(spoofed) < found.index(("forward", "answers"))
+        assert spoofed not in rules()
