@@ -25,6 +25,6 @@ def dialling(lab: Lab) -> Dial:
         settings = configuration(
             kind.protocol, HOST, str(lab.pki.ca_file), str(own.certificate), str(own.key)
         )
-        return dial(kind, "127.0.0.1", gateway.port, settings)
+        return dial(kind, str(gateway.endpoint.udp.local_address[0]), gateway.port, settings)
 
     return connect

@@ -56,6 +56,15 @@ async def test_the_client_is_told_its_address(lab: Lab, dialling: Dial) -> None:
         assert client.seen_at == [("127.0.0.1", own[1])]
 
 
+async def test_the_dialect_has_no_word_for_ipv6(lab: Lab, dialling: Dial) -> None:
+    gateway = ztna_gateway(lab, address="::1")
+    async with dialling(ZtnaClient, gateway) as client:
+        await registered(gateway, client)
+        client.send_packet(udp_packet(A, D))
+        await eventually(lambda: gateway.tun.written)
+        assert client.seen_at == []
+
+
 async def test_and_when_it_changes(lab: Lab, dialling: Dial) -> None:
     gateway = ztna_gateway(lab)
     async with dialling(ZtnaClient, gateway) as client:
