@@ -33,6 +33,7 @@ OVERLOADED = "overloaded"
 UNSENT = "unsent"
 NO_ROOM = "no_room"
 CUT_OFF = "cut_off"
+INTERNAL = "internal"
 
 _RETRY_S = 5.0
 #: Longer than any query that makes sense; what is beyond is cut off, and then malformed.
@@ -183,10 +184,16 @@ class DnsResponder:
     def _answer(
         self, data: bytes, session: SessionRecord, max_bytes: int | None = None
     ) -> bytes | None:
-        """What to send to a client that may ask."""
-        reply: Reply = self._zone.answer(
-            data, partial(self._access.addresses, session), max_bytes=max_bytes
-        )
+        """What to send to a client that may ask; None: nothing."""
+        addresses = partial(self._access.addresses, session)
+        try:
+            reply: Reply = self._zone.answer(data, addresses, max_bytes=max_bytes)
+        except Exception:
+            # A mistake of ours: whoever has found it shall not fill the log with it.
+            if not self.counters[INTERNAL]:
+                logger.exception("a question of %s for a name was not answered", session.client)
+            self.counters[INTERNAL] += 1
+            return None
         self.counters[reply.outcome] += 1
         return reply.data
 

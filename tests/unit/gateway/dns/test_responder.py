@@ -8,6 +8,7 @@ import logging
 import socket
 from collections.abc import AsyncIterator, Callable
 from ipaddress import ip_address
+from random import Random
 from types import SimpleNamespace
 from typing import Any
 
@@ -288,6 +289,46 @@ async def test_a_port_that_is_taken_is_told_and_tried_again(
     assert await world.udp(QUERY) is not None
     texts = [record.getMessage() for record in caplog.records if "names" in record.getMessage()]
     assert len(texts) == 2 and texts[1] == "services have names again"
+
+
+async def test_any_bytes_on_both_sockets(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    no_limits = DnsLimits(queries_per_client_per_s=1e6, burst_per_client=10**6, queries_per_s=10**6)
+    responder = world.start(no_limits)
+    random = Random(20)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        for _ in range(400):
+            changed = bytearray(QUERY if random.random() < 0.7 else random.randbytes(300))
+            for _ in range(random.randrange(6)):
+                changed[random.randrange(len(changed))] = random.randrange(256)
+            data = bytes(changed[: random.randrange(len(changed) + 1)])
+            sock.sendto(data, ("127.0.0.1", world.port))
+            await asyncio.sleep(0)
+        await until(lambda: responder.counters.total() >= 400)
+    for _ in range(60):
+        reader, writer = await world.connect()
+        data = random.randbytes(random.randrange(200))
+        writer.write(data if random.random() < 0.5 else len(data).to_bytes(2) + data)
+        writer.write_eof()
+        with contextlib.suppress(ConnectionResetError):
+            await asyncio.wait_for(reader.read(), 5)
+        writer.close()
+    assert await world.udp(QUERY) is not None
+    assert responder.counters["internal"] == 0 and not caplog.records
+
+
+async def test_a_mistake_of_ours_is_told_once(
+    world: World, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    responder = world.start()
+    with monkeypatch.context() as patched:
+        patched.setattr(world.access, "addresses", lambda *_: 1 / 0)
+        for _ in range(3):
+            assert await world.udp(QUERY, wait_s=0.1) is None
+    assert responder.counters == {"internal": 3}
+    assert [one.getMessage() for one in caplog.records] == [
+        "a question of alice for a name was not answered"
+    ]
+    assert await world.udp(QUERY) is not None
 
 
 async def test_close_leaves_nothing(world: World) -> None:
