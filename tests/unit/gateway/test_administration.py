@@ -106,6 +106,7 @@ class FakePrograms:
     def __init__(self) -> None:
         self.generations: list[FakeGeneration] = []
         self.mistake = False
+        self.no_offer = False
         self.fails: OSError | None = None
 
     def begin(self, revision: int) -> FakeGeneration:
@@ -160,6 +161,7 @@ class FakePrograms:
             judged=True,
             mark=0,
             duration_ns=1,
+            no_offer=self.no_offer,
         )
 
 
@@ -420,6 +422,16 @@ def test_a_rule_that_ends_while_both_are_asked_is_no_difference(
     monkeypatch.setattr("zgate_gateway.why.datetime", clock)
     answer = world.why()
     assert answer.agree and answer.compiler.rule_id == "web"
+
+
+def test_a_service_that_nobody_offers_is_told(world: World) -> None:
+    """The policy allows it, and the kernel agrees; but nobody would get it."""
+    world.connect("alice")
+    assert world.why().kernel_note is None
+    world.programs.no_offer = True
+    answer = world.why()
+    assert answer.agree and answer.compiler.action == "allow"
+    assert "NO_BACKEND" in str(answer.kernel_note)
 
 
 def test_a_clock_that_was_set_is_told(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
