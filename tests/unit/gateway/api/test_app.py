@@ -93,6 +93,19 @@ async def test_why_asks_for_one_packet(api: httpx.AsyncClient, fake_gateway: Any
     assert call[1].destination.version == 6
 
 
+async def test_why_asks_for_a_service(api: httpx.AsyncClient, fake_gateway: Any) -> None:
+    params = {"client": "client-1", "service": "pacs", "family": 6, "protocol": 6, "port": 104}
+    assert (await api.get("/v1/why", params=params)).status_code == 200
+    (call,) = fake_gateway.calls
+    query = call[1]
+    assert (query.destination, query.service, query.family, query.port) == (None, "pacs", 6, 104)
+    for more in ({"destination": "10.0.0.1"}, {"family": 5}):
+        found = problem(await api.get("/v1/why", params={**params, **more}), 422)
+        assert "expected" in found.cause
+    del params["service"]
+    assert "destination or service" in problem(await api.get("/v1/why", params=params), 422).cause
+
+
 async def test_flows_are_asked_for(api: httpx.AsyncClient, fake_gateway: Any) -> None:
     answer = schemas.FlowList(**(await api.get("/v1/flows?client=c&limit=1")).json())
     assert (len(answer.flows), answer.total) == (1, 2)
