@@ -19,7 +19,7 @@ from zgate_datapath.path_mtu import PathMtuState
 from zgate_datapath.peer_authentication import ServerQuicConnection
 from zgate_datapath.tun import VNET_HEADER_BYTES
 from zgate_datapath.tunnel import add_drops
-from zgate_datapath.udp import Address, format_address
+from zgate_datapath.udp import Address
 from zgate_identity.verifier import PeerIdentity
 from zgate_protocol.address_discovery import seen_address
 from zgate_protocol.capsule import NO_REQUEST, AssignedAddress
@@ -340,11 +340,6 @@ class ZtnaConnection:
         if not self.connection.is_terminated:
             self.connection.close(_NO_ERROR, cause)
         self._flush_soon()
-
-    @property
-    def peer(self) -> str:
-        """The client's outer address and port."""
-        return format_address(self.connection.peer_address)
 
     def _flush_soon(self) -> None:
         self._endpoint.touch(self.connection)
