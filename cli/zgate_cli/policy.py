@@ -272,8 +272,23 @@ def _print_diff(answer: schemas.PolicyDiff) -> None:
             out.print(
                 cell(f"What changes after {until} was not looked at: too many times.", "yellow")
             )
+    for rights in answer.rights:
+        _print_rights_change(out, rights)
     if not answer.changed:
         click.echo("No flow changes: every packet would be judged as before.")
+
+
+def _print_rights_change(out: Console, change: schemas.RightsChange) -> None:
+    out.print(cell(f"{change.kind} {change.name}", "bold"))
+    old, new = change.before, change.after
+    for what, was, now in (
+        ("offer", old.services, new.services),
+        ("advertise", old.routes, new.routes),
+    ):
+        for one in sorted(set(now) - set(was)):
+            out.print(cell(f"+ may {what} {one}", "green"))
+        for one in sorted(set(was) - set(now)):
+            out.print(cell(f"- may not {what} {one} any more", "red"))
 
 
 def _limits_change(change: schemas.LimitsChange) -> str:

@@ -16,7 +16,7 @@ from zgate_config import ConfigError
 from zgate_gateway.policy.check import Finding, check_policy
 from zgate_gateway.policy.compiler import PolicyTooLarge
 from zgate_gateway.policy.connectors import ConnectorRights
-from zgate_gateway.policy.diff import diff_sets, on_common_ground
+from zgate_gateway.policy.diff import diff_rights, diff_sets, on_common_ground
 from zgate_gateway.policy.expectations import Outcome
 from zgate_gateway.policy.policy_set import PolicySet
 from zgate_gateway.policy.service_names import DEFAULT_POOLS, ServicePools, Services
@@ -32,6 +32,7 @@ from .schemas import (
     PolicyTestOutcome,
     PolicyTests,
     Rights,
+    RightsChange,
     Severity,
     SubjectChange,
     VerdictAction,
@@ -76,13 +77,12 @@ def diff_files(before: Path, after: Path) -> PolicyDiff:
     """Compare two policy files; their own tests need not pass."""
     try:
         sets = [PolicySet.load(path, must_pass=False) for path in (before, after)]
-        differences = differences_of(sets[0], sets[1])
+        return _diff(sets[0], sets[1], None, None)
     except ConfigError as error:
         return PolicyDiff(valid=False, findings=_mistakes(error))
     except PolicyTooLarge as error:
         finding = PolicyFinding(severity=Severity.ERROR, text=f"{after}: {error}")
         return PolicyDiff(valid=False, findings=[finding])
-    return PolicyDiff(valid=True, changed=bool(differences), differences=differences)
 
 
 def diff_text(
@@ -95,14 +95,36 @@ def diff_text(
     """Compare the policy in force with the text of another one; ``known``: clients' groups."""
     try:
         after = PolicySet.parse(text, name, must_pass=False, pools=before.pools)
-        differences = differences_of(before, after, known)
+        return _diff(before, after, known, revision)
     except ConfigError as error:
         return PolicyDiff(valid=False, findings=_mistakes(error))
     except PolicyTooLarge as error:
         finding = PolicyFinding(severity=Severity.ERROR, text=f"{name}: {error}")
         return PolicyDiff(valid=False, findings=[finding])
+
+
+def _diff(
+    before: PolicySet,
+    after: PolicySet,
+    known: Mapping[str, Sequence[str]] | None,
+    revision: int | None,
+) -> PolicyDiff:
+    differences = differences_of(before, after, known)
+    rights = [
+        RightsChange(
+            kind=one.kind,
+            name=one.name,
+            before=rights_in(one.before),
+            after=rights_in(one.after),
+        )
+        for one in diff_rights(before, after)
+    ]
     return PolicyDiff(
-        valid=True, changed=bool(differences), revision=revision, differences=differences
+        valid=True,
+        changed=bool(differences or rights),
+        revision=revision,
+        differences=differences,
+        rights=rights,
     )
 
 

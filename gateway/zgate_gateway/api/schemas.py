@@ -596,8 +596,19 @@ class SubjectChange(Answer):
     )
 
 
+class RightsChange(Answer):
+    """A connector, or a group of them, that may offer something else from now on."""
+
+    kind: str = Field(description="connector or connector group")
+    name: str
+    before: Rights
+    after: Rights
+
+
 class PolicyDiff(Answer):
-    """What a policy changes in flows. ``changed`` is false if every packet is judged as before.
+    """What a policy changes in flows, and in what connectors may offer.
+
+    ``changed`` is false if every packet is judged as before and every connector may what it might.
 
     ``revision`` is what it was compared with; null: another file, not a gateway's policy.
     """
@@ -606,6 +617,7 @@ class PolicyDiff(Answer):
     changed: bool = False
     revision: int | None = None
     differences: list[SubjectChange] = Field(default_factory=list)
+    rights: list[RightsChange] = Field(default_factory=list)
     findings: list[PolicyFinding] = Field(default_factory=list, description="if it is not valid")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from zgate_gateway.policy.model import ConnectorModel
@@ -40,9 +40,33 @@ class ConnectorRights:
         )
 
 
+_Rights = Mapping[str, ConnectorRights]
+
+
 def rights_of(models: Mapping[str, ConnectorModel]) -> dict[str, ConnectorRights]:
     """Return the rights that the file gives, by name."""
     return {name: ConnectorRights.from_model(model) for name, model in models.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class RightsChange:
+    """What a connector, or a group of them, may offer from now on, and what it might before.
+
+    :ivar kind: ``connector`` or ``connector group``.
+    """
+
+    kind: str
+    name: str
+    before: ConnectorRights
+    after: ConnectorRights
+
+
+def changed_rights(kind: str, before: _Rights, after: _Rights) -> Iterator[RightsChange]:
+    """Return where two policies give different rights; their order means nothing."""
+    for name in sorted(before.keys() | after.keys()):
+        old, new = (given.get(name, ConnectorRights()) for given in (before, after))
+        if set(old.services) != set(new.services) or set(old.routes) != set(new.routes):
+            yield RightsChange(kind, name, old, new)
 
 
 def joined(rights: Iterable[ConnectorRights]) -> ConnectorRights:

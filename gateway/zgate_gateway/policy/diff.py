@@ -10,6 +10,7 @@ by its own rules, and each group as a client that has only this group.
 
 Rules about services are compared with the services that the first policy is bound to, and with
 stand-ins for the others that one of the two names (:mod:`zgate_gateway.policy.service_names`).
+That a certificate narrows a client is not reckoned with: for it no more changes than is told.
 
 Where rules hold for a time, both policies are compared in every period from now on, and a change
 says from when until when it is one.
@@ -26,6 +27,7 @@ from zgate_bpf.limits import ClientLimits
 from zgate_bpf.tables import Action, CompiledPolicy
 
 from zgate_gateway.policy.compiler import compile_policy
+from zgate_gateway.policy.connectors import RightsChange, changed_rights
 from zgate_gateway.policy.flow_sets import (
     FlowSets,
     Region,
@@ -120,6 +122,14 @@ def diff_sets(
         if change.changes or change.limits or change.compared_until:
             found.setdefault(change, []).append(subject)
     return tuple(replace(change, subjects=tuple(who)) for change, who in found.items())
+
+
+def diff_rights(before: PolicySet, after: PolicySet) -> tuple[RightsChange, ...]:
+    """Return which connectors may offer something else."""
+    return (
+        *changed_rights("connector", before.connectors, after.connectors),
+        *changed_rights("connector group", before.connector_groups, after.connector_groups),
+    )
 
 
 def on_common_ground(before: PolicySet, after: PolicySet) -> tuple[PolicySet, PolicySet]:

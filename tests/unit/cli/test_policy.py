@@ -90,6 +90,19 @@ def test_diff_and_test_name_services(zgatectl: Any, tmp_path: Path) -> None:
     assert "test failed: client-1 -> pacs tcp/104: expected allow, got deny" in note
 
 
+def test_diff_says_what_connectors_may_offer(zgatectl: Any, tmp_path: Path) -> None:
+    old, new = tmp_path / "old.yaml", tmp_path / "new.yaml"
+    old.write_text(GOOD + "connectors: {site-a: {services: [pacs], routes: [10.0.0.0/8]}}\n")
+    new.write_text(GOOD + "connectors: {site-a: {services: [pacs, wiki]}}\n")
+    text = zgatectl("policy", "diff", str(new), "--against", str(old), code=1).stdout
+    assert text.splitlines() == [
+        "connector site-a",
+        "+ may offer wiki",
+        "- may not advertise 10.0.0.0/8 any more",
+    ]
+    assert "No flow changes" in zgatectl("policy", "diff", str(old), "--against", str(old)).stdout
+
+
 def test_show_as_json(zgatectl_json: Any, fake_gateway: Any) -> None:
     assert schemas.PolicyView(**zgatectl_json("policy", "show")) == fake_gateway.policy()
 

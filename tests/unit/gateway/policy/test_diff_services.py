@@ -78,6 +78,29 @@ def test_networks_stay_networks() -> None:
     ]
 
 
+def test_what_connectors_may_offer_is_a_change_too() -> None:
+    old = PolicySet.parse(
+        'version: "1.0"\nconnectors:\n  a: {services: [pacs, wiki], routes: [10.0.0.0/8]}\n'
+        "  same: {services: [x, y]}\nconnector_groups: {g: {services: [pacs]}}\n"
+    )
+    new = (
+        'version: "1.0"\nconnectors:\n  a: {services: [wiki, "echo-*"]}\n'
+        "  same: {services: [y, x]}\n  b: {routes: [10.1.0.0/16]}\n"
+    )
+    answer = diff_text(old, 3, {}, new, "p.yaml")
+    assert answer.changed and not answer.differences
+    assert [(one.kind, one.name) for one in answer.rights] == [
+        ("connector", "a"),
+        ("connector", "b"),
+        ("connector group", "g"),
+    ]
+    first = answer.rights[0]
+    assert (first.before.routes, first.after.routes) == (["10.0.0.0/8"], [])
+    assert first.after.services == ["wiki", "echo-*"]
+    same = old.bound_to(SERVICES)
+    assert not diff_text(same, 3, {}, 'version: "1.0"', "p.yaml").differences
+
+
 def test_both_are_bound_to_the_same_services() -> None:
     """The set in force has services that the new one does not name, and the other way round."""
     old = PolicySet.parse(text(allow("pacs"))).bound_to(SERVICES)
