@@ -74,6 +74,7 @@ def test_sigterm_ends_it_within_half_a_second(world: ServiceWorld, when: str) ->
     site = world.sites[1]
     config = {} if when != "backoff" else {"gateways": ["127.0.0.1:9"]}
     took_s: list[float] = []
+    expected = "connecting" if when == "dialling" else when
     if when == "dialling":
         site.cut()
     try:
@@ -82,7 +83,6 @@ def test_sigterm_ends_it_within_half_a_second(world: ServiceWorld, when: str) ->
             process = world.connectors.spawn(
                 "west", site.connector, services=common_services(site), **config
             )
-            expected = "connecting" if when == "dialling" else when
             process.wait_for(lambda: state(world) == expected, 15.0, f"it to be {expected}")
             began_s = time.monotonic()
             process.signal(signal.SIGTERM)

@@ -52,6 +52,15 @@ def running(
         name, world.sites[number - 1].connector, networks=networks(*prefixes, **more)
     )
     wait_routed(world, *prefixes)
+    # The connector sets up its host when it hears that it may lead there.
+    backend = world.sites[number - 1].backend
+    for prefix in prefixes:
+        address = backend.ipv6 if ":" in prefix else backend.ipv4
+        wait_until(
+            lambda address=address: ping(world.alice, address, count=1, timeout_s=0.3).received,  # type: ignore[misc]
+            5.0,
+            f"{address} to answer",
+        )
     try:
         yield
     finally:
