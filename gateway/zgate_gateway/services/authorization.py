@@ -7,7 +7,7 @@ What neither names is refused, and so is a name that nothing can have.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from ipaddress import IPv4Network, IPv6Network
 from typing import NamedTuple, Protocol
 
@@ -33,6 +33,14 @@ class Rights(Protocol):
 
 class Policy(Protocol):
     """The policy in force: `zgate_gateway.policy.policy_set.PolicySet`."""
+
+    @property
+    def connectors(self) -> Mapping[str, Rights]:
+        """What connectors may do, by name."""
+
+    @property
+    def connector_groups(self) -> Mapping[str, Rights]:
+        """What connectors may do, by group."""
 
     def connector_rights(self, name: str, groups: Iterable[str] = ()) -> Rights:
         """What a connector may do, by its name and its groups."""

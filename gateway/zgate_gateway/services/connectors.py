@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_network
 
@@ -28,7 +28,12 @@ from zgate_protocol.service_capsule import (
 )
 
 from zgate_gateway.registry import SessionRecord
-from zgate_gateway.services.authorization import IpNetwork, Policy, objection_to_network
+from zgate_gateway.services.authorization import (
+    IpNetwork,
+    Policy,
+    Rights,
+    objection_to_network,
+)
 from zgate_gateway.services.connector import Connector, ConnectorListener, Drain
 from zgate_gateway.services.directory import ServiceDirectory
 from zgate_gateway.services.offers import Offers
@@ -75,7 +80,7 @@ class Connectors:
         self.routes = routes
         self._offers = offers
         self._policy = policy
-        self._policy_seen: Policy | None = None
+        self._rights_seen: tuple[Mapping[str, Rights], ...] | None = None
         self._client_index = client_index
         self._listener = listener
         self._close = close
@@ -159,11 +164,12 @@ class Connectors:
             logger.error("services that the kernel does not know: %s", error)
 
     def upkeep(self) -> None:
-        """Look at all rights again when there is another policy; to be called now and then."""
+        """Look at all rights again when there are others; to be called now and then."""
         policy = self._policy()
-        if policy is self._policy_seen:
+        rights = policy.connectors, policy.connector_groups
+        if rights == self._rights_seen:
             return
-        self._policy_seen = policy
+        self._rights_seen = rights
         self.routes.forget_vanished(
             lambda route: (
                 objection_to_network(route.last_holder.identity, policy, route.network) is not None

@@ -128,8 +128,12 @@ class ServiceDesk:
         """What agents are told to send here: as configured, services, and what is led to."""
         pool = self._config.pool
         names = [ip_network(pool.ipv4[1]), ip_network(pool.ipv6[1])]
-        led = self.routes.networks() if hasattr(self, "routes") else ()
-        every = (*self._config.routes, *names, *self.directory.pools, *led)
+        every = (
+            *self._config.routes,
+            *names,
+            *self.directory.pools,
+            *self.routes.networks(),
+        )
         return tuple(dict.fromkeys(str(network) for network in every))
 
     def _networks_changed(self) -> None:

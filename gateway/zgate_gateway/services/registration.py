@@ -44,6 +44,8 @@ logger = logging.getLogger(__name__)
 
 FULL = (CapacityError, TooManyServices, TooManyOffers)
 FAILURES = (StoreError, NetError, OSError, RuntimeError, ValueError)
+#: Each costs the event loop some milliseconds: the host's interfaces are read, a route is made.
+_MAX_NETWORKS = 64
 _NOT_NOW = Objection(RegistrationCode.INTERNAL, "the gateway could not do it; its log says why")
 _TWICE = Objection(RegistrationCode.INVALID, "the list names this service twice")
 
@@ -222,6 +224,9 @@ class Registration:
         return RegistrationAnswer(OfferKind.ROUTE, str(network), objection.code, objection.text)
 
     def _add_network(self, connector: Connector, network: IpNetwork) -> Objection | None:
+        if len(connector.networks) >= _MAX_NETWORKS:
+            text = f"a connector leads to {_MAX_NETWORKS} networks at most"
+            return Objection(RegistrationCode.LIMIT, text)
         session = connector.session
         holder = Holder(session.identity, connector.client_index, session.worker.index)
         self._show_state(connector, holder)

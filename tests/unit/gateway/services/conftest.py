@@ -172,10 +172,11 @@ class FakePolicy:
     """Rights by name."""
 
     def __init__(self, **rights: tuple[Iterable[str], Iterable[str]]) -> None:
-        self.rights = rights
+        self.connectors = {name: FakeRights(*given) for name, given in rights.items()}
+        self.connector_groups: dict[str, FakeRights] = {}
 
     def connector_rights(self, name: str, groups: Iterable[str] = ()) -> FakeRights:
-        return FakeRights(*self.rights.get(name, ((), ())))
+        return self.connectors.get(name, FakeRights((), ()))
 
 
 class Told:

@@ -274,3 +274,10 @@ async def test_more_networks_than_agents_take_are_refused(
     # Those that nobody leads to any more make room.
     assert world.lead(other, "10.30.0.0/16") == {"10.30.0.0/16": "ACCEPTED"}
     assert world.host.routes == {"10.30.0.0/16"}
+
+
+async def test_one_connector_leads_to_so_many_networks_and_no_more(world: World) -> None:
+    session = world.session()
+    networks = [f"10.20.{third}.0/24" for third in range(65)]
+    assert list(world.lead(session, *networks).values()) == ["ACCEPTED"] * 64 + ["LIMIT"]
+    assert list(world.lead(session, *networks[1:]).values()) == ["ACCEPTED"] * 64
