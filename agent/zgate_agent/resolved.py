@@ -66,7 +66,7 @@ class Resolved:
         self._call("revert")
 
     def _call(self, verb: str, *words: str) -> None:
-        command = ["resolvectl", "--no-ask-password", verb, self._tun_name, *words]
+        command = ["resolvectl", verb, self._tun_name, *words]
         try:
             done = subprocess.run(
                 command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False
