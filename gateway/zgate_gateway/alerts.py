@@ -25,6 +25,7 @@ ENDS_BELOW = 0.85
 INTERVAL_S = 10.0
 
 _MORE_CLIENTS = "raise limits.max_clients"
+_FEWER_OFFERS = "connectors offer too much: zgatectl connectors says who; narrow their rights"
 _CURES = {
     "clients": _MORE_CLIENTS,
     "counters": _MORE_CLIENTS,
@@ -33,6 +34,10 @@ _CURES = {
     "events": "what the kernel tells comes faster than it is read; what finds no room is counted",
     "flows": "flows that were unused for longest make room for new ones; raise limits.max_flows",
     "fragments": "the oldest make room for new ones; somebody sends very many fragments",
+    "endpoints": _FEWER_OFFERS,
+    "services": _FEWER_OFFERS,
+    "offers": _FEWER_OFFERS,
+    "networks": _FEWER_OFFERS,
 }
 _POLICY_CURE = "the policy takes nearly all the room that there is: use fewer rules or networks"
 

@@ -51,6 +51,12 @@ def test_tables_of_the_policy_have_their_own_cure(alerts: MapAlerts) -> None:
     assert "fewer rules" in alerts.active["map_intervals"].text
 
 
+@pytest.mark.parametrize("table", ["services", "offers", "endpoints", "networks"])
+def test_tables_of_services_have_their_own_cure(alerts: MapAlerts, table: str) -> None:
+    alerts.update(use(95, table=table))
+    assert "zgatectl connectors" in alerts.active[f"map_{table}"].text
+
+
 async def test_a_table_that_cannot_be_read_does_not_end_the_watch(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
