@@ -1,4 +1,4 @@
-"""`make demo`: a gateway, two agents, real packets, and a proof of each promise.
+"""`make demo`: a gateway, two agents, two connectors, real packets, a proof of each promise.
 
 Everything happens in network namespaces of its own. Each line that is shown has been proved a
 moment before; the exit status is 0 only if every one was. With a terminal the lab then stays up
@@ -21,6 +21,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
+from zgate_lab.demo_services import SERVICE, URL, ServicesDemo
 from zgate_lab.deployment import BIN, Deployment
 from zgate_lab.errors import LabError
 from zgate_lab.internet import Host, Internet, WebServer
@@ -50,6 +51,10 @@ clients:
         action: allow
         destinations: [10.20.0.0/24, "fd00:20::/64"]
         protocols: [icmp]
+      - id: allow-pacs
+        type: service
+        action: allow
+        services: [pacs]
   bob:
     description: "A visitor: not the office"
     rules:
@@ -90,6 +95,7 @@ class Demo:
 
     def __post_init__(self) -> None:
         self.zgate = Deployment(self.internet, POLICY)
+        self.services = ServicesDemo(self.internet, self.zgate)
 
     # -- the parts
 
@@ -119,6 +125,10 @@ class Demo:
         self.office: WebServer = self.internet.start_web_server(self.internet.office)
         self.forbidden: WebServer = self.internet.start_web_server(self.internet.forbidden)
         return f"HTTPS at {self.office.url_ipv4} and, for nobody, {self.forbidden.url_ipv4}"
+
+    def start_connectors(self) -> str:
+        """Two private networks behind NATs, a connector in each."""
+        return self.services.start()
 
     # -- the proofs
 
@@ -192,15 +202,32 @@ class Demo:
         require(result.lost == 0, f"{result.lost} of {PINGS} pings lost")
         return f"{PINGS} pings, 0 lost, {result.rtt_average_ms} ms on average"
 
+    def prove_service(self) -> str:
+        """By name, through whichever connector; no way in but the gateway's."""
+        hospital = self.services.ask("alice", self.internet.device1)
+        require(self.services.is_closed_from_outside(), "a NAT lets something in")
+        return f"alice asks {URL} and {hospital} answers; no port of its network is open"
+
+    def prove_service_denial(self) -> str:
+        """Who may not reach it does not learn that it exists."""
+        require(self.services.denied("bob"), f"bob may reach {SERVICE}")
+        require(not self.services.resolves("bob", self.internet.device2), f"bob resolves {SERVICE}")
+        return f"bob is told that {SERVICE}.zgate.internal does not exist (NXDOMAIN)"
+
+    def prove_failover(self) -> str:
+        """The connector that serves is killed; the other one takes over."""
+        killed, heir, took_s = self.services.kill_who_answers("alice", self.internet.device1)
+        return f"connector {killed} killed, given up after {took_s:.1f} s: {heir} answers alice"
+
     def prove_clean_end(self) -> str:
         """SIGTERM: exit status 0 everywhere, nothing left in the gateway's kernel."""
-        for name, status in self.zgate.stop().items():
+        for name, status in (self.services.stop() | self.zgate.stop()).items():
             require(status == 0, f"{name} ended with status {status}")
         namespace = self.internet.gateway.namespace
         require("zgate" not in namespace.run("nft", "list", "tables").stdout, "nftables left")
         require("zgate0" not in namespace.run("ip", "-o", "link").stdout, "zgate0 left")
         require(namespace.sysctl("net.ipv4.ip_forward") == "0", "ip_forward left on")
-        return "all three end with status 0; TUN, nftables and sysctls are back as they were"
+        return "all end with status 0; TUN, nftables and sysctls are back as they were"
 
     # -- tools
 
@@ -240,6 +267,8 @@ class Demo:
         self.console.print("\nThe lab stays up. In another terminal:", highlight=False)
         for command in (
             f"{sudo}{control} sessions",
+            f"{sudo}{control} services",
+            f"{sudo}{control} connectors",
             f"{sudo}{control} policy show",
             f"{sudo}{control} why bob {self.internet.office.ipv4} tcp/443",
             f"{enter} {device} curl --cacert {self.office.certificate_file} {self.office.url_ipv4}",
@@ -281,6 +310,7 @@ def prove(demo: Demo, *, stay: bool) -> None:
         ("servers", demo.start_office),
         ("gateway", demo.start_gateway),
         ("agents", demo.start_agents),
+        ("connectors", demo.start_connectors),
     ]
     proofs: list[tuple[str, Callable[[], str]]] = [
         ("ping", demo.prove_ping),
@@ -290,6 +320,9 @@ def prove(demo: Demo, *, stay: bool) -> None:
         ("counters", demo.prove_counters),
         ("masquerade", demo.prove_masquerade),
         ("no loss", demo.prove_no_loss),
+        ("a service by name", demo.prove_service),
+        ("a service's name for who may not", demo.prove_service_denial),
+        ("a dead connector", demo.prove_failover),
     ]
     # Without its parts nothing can be proved; one failed proof does not hide the next.
     if not all(demo.show(title, part) for title, part in parts):

@@ -19,6 +19,7 @@ URL = f"http://{SERVICE}.zgate.internal/"
 NAMES = ("east", "west")
 ASK_TIMEOUT_S = 5.0
 FAILOVER_TIMEOUT_S = 15.0
+ASKED_AFTERWARDS = 4
 NOT_RESOLVED = 6  # curl's exit code
 
 
@@ -67,22 +68,27 @@ class ServicesDemo:
         return device.namespace.run(*command, check=False).returncode != NOT_RESOLVED
 
     def kill_who_answers(self, client: str, device: Host) -> tuple[str, str, float]:
-        """SIGKILL the connector that serves now: its name, who took over, after how many s."""
+        """SIGKILL the connector that served last: its name, who took over, after how many s.
+
+        Raises:
+            LabError: a new flow failed after the gateway had given it up.
+        """
         first = self.ask(client, device)
         number = next(site.number for site in self.sites if first == f"hospital{site.number}")
         name = NAMES[number - 1]
         self.connectors.processes.pop(name).kill()
         died_s = time.monotonic()
 
-        def other() -> str:
-            try:
-                answer = self.ask(client, device)
-            except LabError:
-                return ""
-            return answer if answer != first else ""
+        def is_given_up() -> bool:
+            offers = self.connectors.seen(name).get("services", ())
+            return not any(offer["state"] == "up" for offer in offers)
 
-        heir = wait_until(other, FAILOVER_TIMEOUT_S, f"another one to answer than {first}")
-        return name, heir, time.monotonic() - died_s
+        wait_until(is_given_up, FAILOVER_TIMEOUT_S, f"{name} to be given up")
+        took_s = time.monotonic() - died_s
+        answers = {self.ask(client, device) for _ in range(ASKED_AFTERWARDS)}
+        if len(answers) != 1 or first in answers:
+            raise LabError(f"{name} is dead, and {sorted(answers)} answer")
+        return name, answers.pop(), took_s
 
     def is_closed_from_outside(self) -> bool:
         """Whether nobody on the way in gets an answer: from the NATs' own neighbour."""

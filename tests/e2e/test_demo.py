@@ -25,7 +25,11 @@ PROOFS = (
     "kernel counters: alice",
     "masquerade: the office's log shows only 10.9.0.1 and fd00:9::1",
     "1000 pings, 0 lost",
-    "all three end with status 0",
+    "behind NATs that let nothing in, offer pacs: 10.101.0.1",
+    "alice asks http://pacs.zgate.internal/ and hospital",
+    "does not exist (NXDOMAIN)",
+    " killed, given up after ",
+    "all end with status 0",
     "the host's own links, routes and nftables are untouched",
 )
 
