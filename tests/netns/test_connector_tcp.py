@@ -227,9 +227,8 @@ def test_a_backend_that_refuses(site: Site) -> None:
     site.serve("pacs")
     listener.close()
     started_s = time.monotonic()
-    client = site.connect(PORT)
     with pytest.raises(ConnectionResetError):
-        client.recv(1)
+        site.connect(PORT).recv(1)
     assert time.monotonic() - started_s < 1
     assert site.status("pacs")["open_flows"] == 0
     assert site.ask("counters")["flows_refused_backend"] == 1
@@ -398,7 +397,7 @@ def test_several_ports_and_what_is_not_offered(site: Site) -> None:
 
 @pytest.mark.parametrize("site", ["root"], indirect=True)
 def test_an_address_that_is_taken_away(site: Site, listener: socket.socket) -> None:
-    client, _ = open_flow(site, listener)
+    client, lost = open_flow(site, listener)
     kept = site.connect(PORT, OFFERS[1])
     backend, _ = listener.accept()
     site.ask("serve", offers={"pacs": [str(OFFERS[1])]})
@@ -410,6 +409,8 @@ def test_an_address_that_is_taken_away(site: Site, listener: socket.socket) -> N
         client.recv(1)
     with pytest.raises(TimeoutError):
         site.connect(PORT, OFFERS[0], timeout_s=1)
+    with pytest.raises(ConnectionResetError):
+        lost.recv(1)
 
 
 @pytest.mark.parametrize("site", ["root"], indirect=True)

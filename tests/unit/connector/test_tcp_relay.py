@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import random
 import socket
 import struct
@@ -227,6 +228,7 @@ async def test_whatever_the_ends_do_nothing_is_left(world: World, seed: int) -> 
     """Bytes, ends and resets of both sides in any order: all that was sent before a clean end
     arrives, and each flow is forgotten."""
     chance = random.Random(seed)
+    gc.collect()  # what other tests have left
     files_before = open_files()
 
     async def one() -> None:
