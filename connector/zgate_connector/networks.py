@@ -57,7 +57,7 @@ class HostNetwork:
         self._networks = networks
         self._sysctls = Sysctls(state_file, "connector")
         self._versions = sorted({one.network.version for one in networks})
-        self._table = "zgate_" + prefix.replace("-", "_")
+        self._table = "zgate_connector_" + prefix.replace("-", "_")
         # 65536 possible connectors on a host; sixteen gateways each, and a spare nibble.
         self._base = _MARK_BASE | (zlib.crc32(prefix.encode()) & 0xFFFF) << 8
         self._only_tunnel: tuple[int, ...] = ()
