@@ -41,7 +41,9 @@ class Programs:
 
     def evaluate(self, packet: bytes, _: object) -> Any:
         reason = DropReason.NONE if self.passes else DropReason.POLICY_DEFAULT
-        return SimpleNamespace(passed=self.passes, reason=reason, revision=1, rule=NO_RULE)
+        return SimpleNamespace(
+            passed=self.passes, reason=reason, revision=1, rule=NO_RULE, no_offer=False
+        )
 
 
 def gateway(reaches: tuple[str, ...] | None = None, *, connected: bool = True) -> Any:
