@@ -24,6 +24,7 @@ IpAddress = IPv4Address | IPv6Address
 
 _MAX_SOCKETS = 2 * MAX_PORTS
 _LOOK_S = 0.05
+DRAIN_GRACE_S = 1.0
 
 
 @dataclass(slots=True)
@@ -135,13 +136,15 @@ class Front:
     async def drain(self, deadline_s: float | None) -> None:
         """Take no new flows ever again; return when none is open. At the deadline, reset them.
 
-        `deadline_s` counts from now; None: there is none.
+        `deadline_s` counts from now; None: there is none. What the gateway sent before it asked for
+        this may arrive after it: new flows are taken for a moment more.
         """
+        end_s = math.inf if deadline_s is None else self._loop.time() + deadline_s
         self._is_draining = True
+        await asyncio.sleep(min(DRAIN_GRACE_S, deadline_s or math.inf))
         async with self._lock:
             for port in self._ports():
                 port.stop_listening()
-        end_s = math.inf if deadline_s is None else self._loop.time() + deadline_s
         while not self._is_closed and self.open_flows:
             if self._loop.time() >= end_s:
                 for offer in self._offers.values():
