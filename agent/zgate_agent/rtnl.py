@@ -14,13 +14,14 @@ from ipaddress import ip_address, ip_interface, ip_network
 from typing import Any, TypeVar
 
 from pyroute2 import IPRoute, NetlinkError
+from zgate_host.netwatch import AGENT_ROUTES
 
 from zgate_agent.plan import IpAddress, IpInterface, IpNetwork
 
 Result = TypeVar("Result")
 
-ROUTE_PROTOCOL = 122
-"""Marks every route that an agent makes (`proto 122` in ip route); the number is nobody's."""
+ROUTE_PROTOCOL = AGENT_ROUTES
+"""Marks every route that an agent makes."""
 MAIN_TABLE = 254
 UNICAST, UNREACHABLE = 1, 7
 SCOPE_UNIVERSE, SCOPE_LINK = 0, 253

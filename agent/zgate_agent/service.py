@@ -16,6 +16,7 @@ from zgate_datapath.engine import engine_name
 from zgate_datapath.offers import Notices
 from zgate_datapath.tun import Tun
 from zgate_host.backoff import Backoff
+from zgate_host.netwatch import NetWatch
 from zgate_host.resolve import resolve
 from zgate_host.runtime_dir import RuntimeDir
 from zgate_host.status_socket import StatusServer
@@ -23,7 +24,6 @@ from zgate_host.status_socket import StatusServer
 from zgate_agent.config import AgentConfig
 from zgate_agent.daemon import Agent
 from zgate_agent.known_services import compare
-from zgate_agent.netwatch import NetWatch
 from zgate_agent.routing import Router
 from zgate_agent.split_dns import SplitDns
 

@@ -21,6 +21,7 @@ There is no setting, and no flag, that accepts a gateway whose certificate does 
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -50,7 +51,6 @@ from zgate_config.dialling import (
 )
 from zgate_config.types import Host, IpNetwork, Port
 
-DEFAULT_RUNTIME_DIR = Path("/run/zgate-connector")
 MIN_MTU_BYTES = 1280
 MAX_SERVICES = 256
 MAX_NETWORKS = 256
@@ -59,6 +59,16 @@ MAX_PORTS = 1024
 """Of all services: each is a socket for each address family."""
 _MAX_ID_BYTES = 255
 _PORTS = re.compile(r"([1-9][0-9]{0,4})(?:-([1-9][0-9]{0,4}))?\Z")
+
+
+def default_runtime_dir() -> Path:
+    """Where this user's connector has its status socket, unless it is told otherwise."""
+    if os.geteuid() == 0:
+        return Path("/run/zgate-connector")
+    own = os.environ.get("XDG_RUNTIME_DIR")
+    if own:
+        return Path(own) / "zgate-connector"
+    return Path(f"/tmp/zgate-connector-{os.geteuid()}")  # noqa: S108 - `RuntimeDir` sees whose it is
 
 
 class Transport(StrEnum):
@@ -294,7 +304,7 @@ class ConnectorConfig(StrictModel):
     )
     limits: LimitSettings = LimitSettings()
     tun: TunSettings = TunSettings()
-    runtime_dir: Path = DEFAULT_RUNTIME_DIR
+    runtime_dir: Path = Field(default_factory=default_runtime_dir)
     connect_timeout_s: float = Field(default=10.0, gt=0, le=120)
     """For each of a gateway's addresses."""
     idle_timeout_s: float = Field(default=30.0, ge=5, le=600)

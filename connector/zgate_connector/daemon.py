@@ -58,6 +58,11 @@ class Connector:
         for session in self._sessions:
             session.reconnect()
 
+    def network_changed(self) -> None:
+        """The host's network may have changed: look."""
+        for session in self._sessions:
+            session.network_changed()
+
     def health_changed(self) -> None:
         """A backend's health has changed: tell every gateway now."""
         for session in self._sessions:

@@ -19,7 +19,7 @@ from zgate_config.logs import configure_logging
 from zgate_host.capability import has_net_admin
 from zgate_host.runtime_dir import AlreadyRunning, RuntimeDir
 
-from zgate_connector.config import DEFAULT_RUNTIME_DIR, ConnectorConfig, load_config
+from zgate_connector.config import ConnectorConfig, default_runtime_dir, load_config
 
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
@@ -66,7 +66,7 @@ def main(context: click.Context, /, config_path: Path | None, check: bool, **fla
 @click.option(
     "--runtime-dir",
     type=click.Path(path_type=Path, file_okay=False),
-    help=f"The connector's folder.  [default: the configured one, or {DEFAULT_RUNTIME_DIR}]",
+    help="The connector's folder.  [default: the configured one]",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_obj
@@ -93,7 +93,7 @@ def status(
             runtime_dir = load_config(config_path, {}).runtime_dir
     except ConfigError as error:
         stop(EXIT_BAD_INPUT, str(error))
-    directory = RuntimeDir(runtime_dir or DEFAULT_RUNTIME_DIR, "connector")
+    directory = RuntimeDir(runtime_dir or default_runtime_dir(), "connector")
     try:
         found = fetch_status(directory.socket_file)
     except StatusUnavailable as error:

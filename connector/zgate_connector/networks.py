@@ -26,6 +26,7 @@ from typing import Any
 
 from pyroute2 import IPRoute, NetlinkError
 from zgate_host.errors import NetError
+from zgate_host.netwatch import CONNECTOR_ROUTES
 from zgate_host.sysctls import Sysctls, read_forwarding
 from zgate_protocol.ip_range import IpAddress, IpNetwork
 
@@ -38,8 +39,6 @@ _RULE_PRIORITY = 12_200
 """Before the main table (32766), after what people usually put first."""
 _OWN_RULE_PRIORITY = 32_800
 """After the main and the default table: see `_add_rules`."""
-_ROUTE_PROTOCOL = 123
-"""Marks our routes and rules (`proto 123`); the number is nobody's."""
 _THROW, _UNICAST = 9, 1
 _MARK_BASE = 0x7A000000
 _MARK_MASK = 0xFFFFFF00
@@ -185,7 +184,7 @@ class HostNetwork:
             for version in (4, 6):
                 if not _has(version):
                     continue
-                rule = {"family": _FAMILIES[version], "table": mark, "protocol": _ROUTE_PROTOCOL}
+                rule = {"family": _FAMILIES[version], "table": mark, "protocol": CONNECTOR_ROUTES}
                 route.rule("add", **rule, priority=_RULE_PRIORITY, fwmark=mark, fwmask=0xFFFFFFFF)
                 route.rule("add", **rule, priority=_OWN_RULE_PRIORITY + number, iifname="lo")
 
@@ -350,7 +349,7 @@ def _route(destination: IpNetwork | IpAddress, table: int, kind: int) -> dict[st
         "dst": str(destination),
         "family": int(_FAMILIES[destination.version]),
         "table": table,
-        "proto": _ROUTE_PROTOCOL,
+        "proto": CONNECTOR_ROUTES,
         "type": kind,
     }
     if kind == _UNICAST and destination.version == 4:

@@ -14,6 +14,7 @@ from zgate_datapath.engine import engine_name
 from zgate_datapath.offers import ClientOffers, Notices
 from zgate_datapath.tun import Tun
 from zgate_host.backoff import Backoff
+from zgate_host.netwatch import NetWatch
 from zgate_host.resolve import resolve
 from zgate_host.runtime_dir import RuntimeDir
 from zgate_host.status_socket import StatusServer
@@ -132,6 +133,7 @@ async def _running(config: ConnectorConfig, directory: RuntimeDir) -> AsyncItera
         ]
         connector = Connector(config, sessions, lambda: _notes(planes))
         health.add_listener(lambda _: connector.health_changed())
+        stack.callback(NetWatch(0, connector.network_changed).close)
         yield connector
 
 

@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import logging
 import random
+import socket
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,6 +31,7 @@ from zgate_datapath.client import (
 )
 from zgate_datapath.offers import ClientOffers, Notices
 from zgate_datapath.tun import Tun
+from zgate_datapath.udp import Address
 from zgate_host.backoff import Backoff
 from zgate_host.resolve import ResolveError
 from zgate_host.status_socket import FailedAddress
@@ -60,6 +62,7 @@ STABLE_AFTER_S = 30.0
 FIRST_RETRY_S = 30.0
 LAST_RETRY_S = 300.0
 CLOSE_TIMEOUT_S = 2.0
+_SOMEWHERE = "192.0.2.1"
 
 Resolve = Callable[[str], Awaitable[Sequence[IpAddress]]]
 
@@ -75,6 +78,9 @@ class TunnelLike(Protocol):
 
     async def close(self, reason: str = "") -> None:
         """End it; safe to call twice."""
+
+    def rebind(self) -> None:
+        """Go on from a new socket."""
 
     def offer(self, offers: ClientOffers) -> None:
         """Offer this from now on."""
@@ -186,6 +192,7 @@ class GatewaySession:
         self._live = _Live()
         self._tunnel: TunnelLike | None = None
         self._address: IpAddress | None = None
+        self._source: str | None = None
         self._failed: list[FailedAddress] = []
         self._told: dict[tuple[OfferKind, str], RegistrationCode] = {}
 
@@ -209,6 +216,22 @@ class GatewaySession:
         """Dial now, if we wait for the next attempt."""
         self._backoff.reset()
         self._wake.set()
+
+    def network_changed(self) -> None:
+        """The host's network may have changed: a session moves to the address that it has now."""
+        source = self._find_source()
+        if source is None or source == self._source:
+            return
+        self._source = source
+        if self._state is State.BACKOFF:
+            self.reconnect()
+        elif self._state is State.CONNECTED and self._tunnel is not None:
+            logger.info("%s: the way has changed: the session moves to it", self._gateway)
+            self._tunnel.rebind()
+
+    def _find_source(self) -> str | None:
+        # Before the gateway's name was ever resolved any other address has to do.
+        return source_towards((str(self._address or _SOMEWHERE), self._gateway.port))
 
     def health_changed(self) -> None:
         """A backend's health has changed: tell the gateway now."""
@@ -280,6 +303,7 @@ class GatewaySession:
         self._address, self._tunnel = address, tunnel
         try:
             live.take_state(await tunnel.connect(self._config.connect_timeout_s))
+            self._source = self._find_source()
             return await self._serve(tunnel, live)
         except TunnelError as error:
             failed = FailedAddress(address=str(address), error=_describe(error))
@@ -383,6 +407,7 @@ class GatewaySession:
         self._reason = reason
         self._told.clear()
         self._wake.clear()
+        self._source = self._find_source()
         delay_s = self._backoff.next_delay_s()
         self._wake_at = self._loop.time() + delay_s
         logger.warning(
@@ -417,6 +442,17 @@ class GatewaySession:
             engine=config.engine,
             congestion=config.congestion,
         )
+
+
+def source_towards(gateway: Address) -> str | None:
+    """The address from which this host would send to the gateway now; None: from none."""
+    family = socket.AF_INET6 if ":" in str(gateway[0]) else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect(gateway)  # which sends nothing
+            return str(probe.getsockname()[0])
+    except OSError:
+        return None
 
 
 async def _end_all(tasks: Sequence[asyncio.Future[str]]) -> None:

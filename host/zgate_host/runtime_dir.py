@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 from collections.abc import Iterator
@@ -51,6 +52,9 @@ class RuntimeDir:
             OSError: it cannot be made or written to.
         """
         self.path.mkdir(mode=0o755, parents=True, exist_ok=True)
+        whose = self.path.stat().st_uid
+        if whose not in (0, os.geteuid()):
+            raise PermissionError(errno.EACCES, f"the folder is user {whose}'s")
         lock = os.open(self.lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             try:

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pytest
 from zgate_agent.config import Mode
-from zgate_agent.netwatch import NetWatch
 from zgate_agent.plan import NetworkPlan, make_plan
 from zgate_agent.routing import Router
 from zgate_agent.rtnl import RoutingError, TunGone
 from zgate_datapath.tun import Tun
+from zgate_host.netwatch import NetWatch
 from zgate_lab.lab import Lab, Namespace, Port
 from zgate_protocol.drop_reason import DropReason
 from zgate_protocol.icmp import error_for_drop

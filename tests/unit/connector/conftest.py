@@ -65,6 +65,7 @@ class FakeTunnel:
     )
     close_reasons: list[str] = field(default_factory=list)
     offered_again: int = 0
+    rebinds: int = 0
     beats: list[list[OfferStatus]] = field(default_factory=list)
 
     async def connect(self, timeout_s: float) -> TunnelState:
@@ -86,6 +87,9 @@ class FakeTunnel:
     def end(self, reason: str) -> None:
         if not self.closed.done():
             self.closed.set_result(reason)
+
+    def rebind(self) -> None:
+        self.rebinds += 1
 
     def offer(self, offers: ClientOffers) -> None:
         self.offered_again += 1

@@ -17,6 +17,7 @@ from zgate_connector.config import (
     HealthKind,
     PortRange,
     Transport,
+    default_runtime_dir,
     load_config,
     parse_backend,
     parse_ports,
@@ -185,6 +186,16 @@ def test_any_text_is_a_backend_or_refused(text: str) -> None:
     except ValueError:
         return
     assert parse_backend(str(backend)) == backend
+
+
+def test_an_ordinary_user_has_a_folder_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    assert default_runtime_dir() == Path("/run/zgate-connector")
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/user/1000")
+    assert default_runtime_dir() == Path("/run/user/1000/zgate-connector")
+    monkeypatch.delenv("XDG_RUNTIME_DIR")
+    assert default_runtime_dir() == Path("/tmp/zgate-connector-1000")
 
 
 def test_nothing_switches_verification_off() -> None:

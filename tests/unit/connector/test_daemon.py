@@ -30,6 +30,9 @@ class FakeSession:
     def reconnect(self) -> None:
         self.calls.append("reconnect")
 
+    def network_changed(self) -> None:
+        self.calls.append("network")
+
     def health_changed(self) -> None:
         self.calls.append("health")
 
@@ -44,12 +47,13 @@ async def test_all_end_when_told_to(config: ConnectorConfig) -> None:
     await asyncio.sleep(0)
     connector.reconnect()
     connector.health_changed()
+    connector.network_changed()
     status = connector.status()
     assert (len(status.gateways), status.notes) == (2, ["a note"])
     connector.stop("SIGTERM")
     connector.stop("SIGTERM again")
     assert await asyncio.wait_for(task, 5) == "SIGTERM"
-    assert all(one.calls == ["reconnect", "health", "ended"] for one in sessions)
+    assert all(one.calls == ["reconnect", "health", "network", "ended"] for one in sessions)
 
 
 async def test_stopped_before_it_runs(config: ConnectorConfig) -> None:

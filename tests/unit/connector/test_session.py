@@ -12,7 +12,7 @@ from zgate_config.dialling import GatewayAddress
 from zgate_connector import session as module
 from zgate_connector.config import ConnectorConfig
 from zgate_connector.plane import PlaneError
-from zgate_connector.session import GatewaySession, offers_of
+from zgate_connector.session import GatewaySession, offers_of, source_towards
 from zgate_connector.status import GatewayStatus, State
 from zgate_datapath.client import (
     ClientCertificateRefused,
@@ -307,6 +307,45 @@ async def test_the_address_that_we_are_seen_at(config: ConnectorConfig) -> None:
         assert session.status().observed_address is None
         tunnel.notices.on_observed(ObservedAddress(1, ip_address("2001:db8::7"), 4711))
         assert session.status().observed_address == "[2001:db8::7]:4711"
+
+
+async def test_a_session_moves_to_the_address_that_the_host_has_now(
+    config: ConnectorConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source: list[str | None] = ["198.18.1.2"]
+    monkeypatch.setattr(module, "source_towards", lambda gateway: source[0])
+    dial = Dialler(UP)
+    async with running(config, dial, FakePlane()) as session:
+        tunnel = await live(session, dial)
+        session.network_changed()
+        source[0] = None
+        session.network_changed()
+        assert tunnel.rebinds == 0, "the same way, or none at the moment"
+        source[0] = "198.18.9.9"
+        session.network_changed()
+        session.network_changed()
+        assert tunnel.rebinds == 1
+
+
+async def test_another_way_ends_the_wait_and_the_same_one_does_not(
+    config: ConnectorConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source: list[str | None] = [None]
+    monkeypatch.setattr(module, "source_towards", lambda gateway: source[0])
+    dial = Dialler(ConnectTimeout("no answer"), UP)
+    async with running(config, dial, FakePlane(), delay_s=LONG_S) as session:
+        await reach(session, lambda one: one.state is State.BACKOFF)
+        session.network_changed()
+        await asyncio.sleep(0.01)
+        assert session.status().state is State.BACKOFF
+        source[0] = "198.18.1.2"
+        session.network_changed()
+        await reach(session, connected)
+
+
+def test_the_source_towards_a_gateway() -> None:
+    assert source_towards(("127.0.0.1", 443)) == "127.0.0.1"
+    assert source_towards(("no address", 443)) is None
 
 
 async def test_networks_are_offered_too(config: ConnectorConfig) -> None:

@@ -19,6 +19,19 @@ def test_the_folder_is_made_and_owned_by_one(tmp_path: Path) -> None:
         pass
 
 
+def test_a_folder_of_somebody_elses_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = tmp_path.stat().st_uid
+    monkeypatch.setattr("os.geteuid", lambda: mine + 1)
+    if mine == 0:
+        os.chown(tmp_path, 4711, -1)
+    directory = RuntimeDir(tmp_path, "agent")
+    with pytest.raises(PermissionError, match="the folder is user"), directory.locked():
+        pass
+    assert not directory.lock_file.exists()
+
+
 def test_a_killed_owner_owns_nothing(tmp_path: Path) -> None:
     directory = RuntimeDir(tmp_path, "agent")
     pid = os.fork()

@@ -14,10 +14,11 @@ import socket
 import struct
 from collections.abc import Callable, Iterator
 
-from zgate_agent.rtnl import ROUTE_PROTOCOL
-
 logger = logging.getLogger(__name__)
 
+AGENT_ROUTES, CONNECTOR_ROUTES = 122, 123
+"""Mark every route that an agent, or a connector, makes (`proto 122` in ip route); the numbers are
+nobody's."""
 SETTLE_S = 0.1
 """How long after the first message the change is told: a move is many messages."""
 
@@ -28,6 +29,7 @@ _LINK = struct.Struct("=BxHiII")  # ifinfomsg: family, type, index, flags, chang
 _NEWLINK, _NEWADDR, _NEWROUTE, _DELROUTE = 16, 20, 24, 25
 _IFF_UP = 1
 _RTPROT_KERNEL = 2
+_TOLD_PROTOCOLS = (AGENT_ROUTES, CONNECTOR_ROUTES, _RTPROT_KERNEL)
 _RTM_F_CLONED = 0x200
 _GROUPS = 0x1 | 0x10 | 0x40 | 0x100 | 0x400  # links, IPv4 and IPv6 addresses and routes
 _READ_BYTES = 65536
@@ -37,9 +39,8 @@ _NETLINK_ROUTE = 0
 def can_matter(data: bytes, tun_index: int) -> bool:
     """Whether a datagram from the kernel may mean another way to the gateway, or none.
 
-    What the agent itself adds (to its TUN, and as routes marked as an agent's) does not. Whatever
-    is taken away does: nobody but the agent may take away what the agent made. What cannot be read
-    does too.
+    What we add ourselves (to the TUN, and as routes that are marked) does not. Whatever is taken
+    away does: nobody but us may take away what we made. What cannot be read does too.
     """
     return any(_message_matters(kind, body, tun_index) for kind, body in _messages(data))
 
@@ -61,7 +62,7 @@ def _message_matters(kind: int, body: bytes, tun_index: int) -> bool:
         if kind in (_NEWROUTE, _DELROUTE):
             _, _, _, _, _, protocol, _, _, flags = _ROUTE.unpack_from(body)
             # The kernel's own routes come with an address, which is told too.
-            is_told = kind == _NEWROUTE and protocol in (ROUTE_PROTOCOL, _RTPROT_KERNEL)
+            is_told = kind == _NEWROUTE and protocol in _TOLD_PROTOCOLS
             return not is_told and not flags & _RTM_F_CLONED
         if kind == _NEWADDR:
             return bool(_ADDRESS.unpack_from(body)[4] != tun_index)
@@ -74,7 +75,10 @@ def _message_matters(kind: int, body: bytes, tun_index: int) -> bool:
 
 
 class NetWatch:
-    """Calls `on_change` a moment after something changed; at most once per moment."""
+    """Calls `on_change` a moment after something changed; at most once per moment.
+
+    `tun_index` is our own interface's; 0: there is none. No privilege is needed.
+    """
 
     def __init__(self, tun_index: int, on_change: Callable[[], None]) -> None:
         self._tun_index = tun_index

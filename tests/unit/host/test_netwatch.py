@@ -8,8 +8,8 @@ import struct
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from zgate_agent.netwatch import NetWatch, can_matter
-from zgate_agent.rtnl import ROUTE_PROTOCOL
+from zgate_host.netwatch import AGENT_ROUTES as ROUTE_PROTOCOL
+from zgate_host.netwatch import NetWatch, can_matter
 
 TUN, ETH = 9, 2
 NEWLINK, DELLINK, NEWADDR, DELADDR, NEWROUTE, DELROUTE = 16, 17, 20, 21, 24, 25
@@ -93,7 +93,7 @@ async def test_a_burst_is_told_once_and_the_next_one_again(monkeypatch: pytest.M
         told += 1
         again.set()
 
-    monkeypatch.setattr("zgate_agent.netwatch.SETTLE_S", 0.01)
+    monkeypatch.setattr("zgate_host.netwatch.SETTLE_S", 0.01)
     watch = NetWatch(TUN, on_change)
     try:
         for expected in (1, 2):
