@@ -209,6 +209,7 @@ class KernelPolicy:
         self._counters = self._keep(PerCpuArray("zg_counters", counters, fit.max_clients))
         self._drops = self._keep(PerCpuArray("zg_drops", counter, size.DROP_REASONS))
         self._statistics = self._keep(PerCpuArray("zg_statistics", counter, len(Statistic)))
+        self._scratch = self._keep(PerCpuArray("zg_scratch", size.SCRATCH_BYTES, 1))
         self._masks = self._keep(Map(MapType.ARRAY, "zg_masks", 4, 16, len(_PREFIX_MASKS)))
         self._masks.update_many(
             [(index_key(bits), mask) for bits, mask in enumerate(_PREFIX_MASKS)]
@@ -240,6 +241,7 @@ class KernelPolicy:
             ("gates", self._gates),
             ("limiters", self._limiters),
             ("masks", self._masks),
+            ("scratch", self._scratch),
             ("events", self._ring),
         )
         yield from self.services.maps()
@@ -379,7 +381,7 @@ class KernelPolicy:
 
         The flow table keeps flows that have ended until it needs their place. ``events`` are
         bytes. What has a place for each client is used by those that have an address. Left out
-        are ``active``, ``drops``, ``statistics`` and ``masks``: nothing is ever added to them.
+        are ``active``, ``drops``, ``statistics``, ``masks`` and ``scratch``: nothing is ever added.
         """
         fit = self.capacity
         present = MapUsage(len(set(self._holders.values())), fit.max_clients)

@@ -60,6 +60,9 @@ MAX_NETWORKS = 4096
 OFFERS_PER_SERVICE = 16
 """How many connectors may offer one service."""
 
+SCRATCH_BYTES = 128
+"""What each CPU's run of the program has to work in, beside its stack."""
+
 DROP_REASONS = 64
 """How many drop counters there are."""
 
@@ -345,6 +348,7 @@ def constants() -> Iterator[tuple[str, int]]:
         ("ZG_MAX_OFFERS", MAX_OFFERS),
         ("ZG_MAX_NETWORKS", MAX_NETWORKS),
         ("ZG_OFFERS_PER_SERVICE", OFFERS_PER_SERVICE),
+        ("ZG_SCRATCH_BYTES", SCRATCH_BYTES),
         ("ZG_COST_SHIFT", COST_SHIFT),
         ("ZG_FLOW_BURST_NS", FLOW_BURST_NS),
         ("ZG_PASS_MARK", PASS_MARK),

@@ -9,7 +9,7 @@ from bpf_support.world import ALICE4, ALICE6, BOB4, SERVER4, World
 from zgate_bpf.kernel_policy import Capacity, KernelPolicy, MapUsage
 from zgate_bpf.layouts import EVENT
 
-FIXED = {"active", "drops", "statistics", "masks"}
+FIXED = {"active", "drops", "statistics", "masks", "scratch"}
 RECORD_BYTES = EVENT.size_bytes + 8  # with the ring's own header
 
 

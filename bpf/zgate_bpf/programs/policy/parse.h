@@ -58,7 +58,6 @@ struct zg_packet {
 	__u8 fragmentation;
 	__u8 icmp;
 	__u8 tcp_flags;
-	__u8 quoted;                     /* lies in an ICMP error, cut off somewhere */
 };
 
 struct zg_ipv4_header {
@@ -127,7 +126,8 @@ static __always_inline int zg_parse_tcp(struct __sk_buff *skb, struct zg_packet 
 	return ZG_DROP_NONE;
 }
 
-static __always_inline int zg_parse_upper(struct __sk_buff *skb, struct zg_packet *p)
+static __always_inline int zg_parse_upper(struct __sk_buff *skb, struct zg_packet *p,
+					  const bool quoted)
 {
 	const bool icmp = p->protocol == (p->family == 4 ? ZG_ICMP4 : ZG_ICMP6);
 	__u8 head[8];
@@ -147,7 +147,7 @@ static __always_inline int zg_parse_upper(struct __sk_buff *skb, struct zg_packe
 	p->source_port = head[0] << 8 | head[1];
 	p->destination_port = head[2] << 8 | head[3];
 	p->service = p->destination_port;
-	if (p->quoted)
+	if (quoted)
 		return ZG_DROP_NONE;
 	if (p->protocol == ZG_TCP)
 		return zg_parse_tcp(skb, p);
@@ -193,7 +193,8 @@ static __always_inline int zg_check_ipv4_options(struct __sk_buff *skb, const st
 	return ZG_DROP_NONE;
 }
 
-static __always_inline int zg_parse_ipv4(struct __sk_buff *skb, struct zg_packet *p)
+static __always_inline int zg_parse_ipv4(struct __sk_buff *skb, struct zg_packet *p,
+					 const bool quoted)
 {
 	struct zg_ipv4_header header;
 	__u32 header_bytes, total, fragment, offset;
@@ -206,7 +207,7 @@ static __always_inline int zg_parse_ipv4(struct __sk_buff *skb, struct zg_packet
 		return ZG_DROP_MALFORMED;
 	if (p->start + total <= p->end)
 		p->end = p->start + total;
-	else if (!p->quoted)
+	else if (!quoted)
 		return ZG_DROP_MALFORMED;
 	if (p->start + header_bytes > p->end)
 		return ZG_DROP_MALFORMED;
@@ -215,7 +216,7 @@ static __always_inline int zg_parse_ipv4(struct __sk_buff *skb, struct zg_packet
 	p->destination.word[0] = header.destination;
 	p->protocol = header.protocol;
 	p->upper = p->start + header_bytes;
-	if (header_bytes > 20 && !p->quoted) {
+	if (header_bytes > 20 && !quoted) {
 		const int reason = zg_check_ipv4_options(skb, p);
 
 		if (reason)
@@ -299,7 +300,8 @@ static __always_inline int zg_walk_extensions(struct __sk_buff *skb, struct zg_p
 	return ZG_DROP_NONE;
 }
 
-static __always_inline int zg_parse_ipv6(struct __sk_buff *skb, struct zg_packet *p)
+static __always_inline int zg_parse_ipv6(struct __sk_buff *skb, struct zg_packet *p,
+					 const bool quoted)
 {
 	struct zg_ipv6_header header;
 	__u32 end;
@@ -311,7 +313,7 @@ static __always_inline int zg_parse_ipv6(struct __sk_buff *skb, struct zg_packet
 	end = p->start + sizeof(header) + bpf_ntohs(header.payload_length_be);
 	if (end <= p->end)
 		p->end = end;
-	else if (!p->quoted)
+	else if (!quoted)
 		return ZG_DROP_MALFORMED;
 	p->family = 6;
 	p->source = header.source;
@@ -320,16 +322,17 @@ static __always_inline int zg_parse_ipv6(struct __sk_buff *skb, struct zg_packet
 	return zg_walk_extensions(skb, p, header.next_header);
 }
 
-/* Parses the packet between p->start and p->end. Everything else in *p must be zero, quoted
- * aside. A later fragment comes back without ports: zg_recall_fragment() knows them. */
-static __always_inline int zg_parse(struct __sk_buff *skb, struct zg_packet *p)
+/* Parses the packet between p->start and p->end. Everything else in *p must be zero. A quoted one
+ * lies in an ICMP error, cut off somewhere. A later fragment comes back without ports:
+ * zg_recall_fragment() knows them. */
+static __always_inline int zg_parse(struct __sk_buff *skb, struct zg_packet *p, const bool quoted)
 {
 	int reason;
 
 	if (skb->protocol == bpf_htons(ETH_P_IP))
-		reason = zg_parse_ipv4(skb, p);
+		reason = zg_parse_ipv4(skb, p, quoted);
 	else if (skb->protocol == bpf_htons(ETH_P_IPV6))
-		reason = zg_parse_ipv6(skb, p);
+		reason = zg_parse_ipv6(skb, p, quoted);
 	else
 		return ZG_DROP_NOT_IP;
 	if (reason)
@@ -338,7 +341,7 @@ static __always_inline int zg_parse(struct __sk_buff *skb, struct zg_packet *p)
 		p->header_bytes = p->upper - p->start;
 		return ZG_DROP_NONE;
 	}
-	return zg_parse_upper(skb, p);
+	return zg_parse_upper(skb, p, quoted);
 }
 
 static __always_inline bool zg_is_same(const struct zg_address *a, const struct zg_address *b)

@@ -35,6 +35,8 @@
 #include "subject.h"
 #include "connector.h"
 
+_Static_assert(sizeof(struct zg_packet) <= ZG_SCRATCH_BYTES, "scratch");
+
 /* The index of the loopback device in every network namespace, and the device of a packet in
  * BPF_PROG_TEST_RUN. These programs are attached to a TUN and to nothing else, so no real
  * packet has it: it tells a test run, which puts an Ethernet header before the packet where a
@@ -199,7 +201,7 @@ static __always_inline int zg_decide(struct __sk_buff *skb, struct zg_packet *p,
 	const struct zg_client *client;
 	struct zg_subject subject;
 	struct zg_active active;
-	const int malformed = zg_parse(skb, p);
+	const int malformed = zg_parse(skb, p, false);
 	int reason;
 
 	if (malformed)

@@ -101,9 +101,9 @@ static __always_inline __u32 zg_choose_offer(const struct zg_service *service, _
 	return best;
 }
 
-/* Gives the flow to an offer, unless another CPU has done so meanwhile: the answer is the number of
- * the offer that it has, whoever chose. The compiler exchanges 8 bytes only: the flow's state, which
- * lies beside, may change while we look, and then we look again. */
+/* Gives the flow to an offer, unless another CPU has done so meanwhile: the answer is the number
+ * of the offer that it has, whoever chose. The compiler exchanges 8 bytes only: the flow's state,
+ * which lies beside, may change while we look, and then we look again. */
 static __always_inline __u32 zg_give_flow(struct zg_flow *flow, __u32 before, __u32 best,
 					  __u32 *flags)
 {

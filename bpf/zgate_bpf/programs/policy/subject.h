@@ -59,6 +59,21 @@ static __always_inline void zg_name_service(struct zg_flow_key *key, struct zg_t
 	key->remote = t->to;
 }
 
+/* Room for a quoted packet, in a map and not on the stack: what lies there the verifier does not
+ * follow, and finds many ways through the headers to be one. */
+static __always_inline struct zg_packet *zg_new_quoted(const struct zg_packet *p)
+{
+	const __u32 zero = 0;
+	struct zg_packet *quoted = zg_lookup(zg_map(scratch), &zero);
+
+	if (!quoted)
+		return NULL;
+	__builtin_memset(quoted, 0, sizeof(*quoted));
+	quoted->start = p->upper + 8;
+	quoted->end = p->end;
+	return quoted;
+}
+
 /* An ICMP error quotes a packet that went the other way, between the client and the remote
  * that the error is about; down, anybody on the path may have sent it. *backend: the offer that
  * it quotes in the place of a service. */
@@ -66,19 +81,19 @@ static __always_inline bool zg_quoted_key(struct __sk_buff *skb, const struct zg
 					  const int direction, struct zg_flow_key *key,
 					  struct zg_translation *t, __u32 *backend)
 {
-	struct zg_packet quoted = { .start = p->upper + 8, .end = p->end, .quoted = 1 };
+	struct zg_packet *quoted = zg_new_quoted(p);
 
-	if (zg_parse(skb, &quoted) || quoted.fragmentation == ZG_LATER_FRAGMENT)
+	if (!quoted || zg_parse(skb, quoted, true) || quoted->fragmentation == ZG_LATER_FRAGMENT)
 		return false;
-	if (quoted.icmp == ZG_ICMP_ERROR)
+	if (quoted->icmp == ZG_ICMP_ERROR)
 		return false;
-	if (!zg_flow_key(&quoted, direction == ZG_UP ? ZG_DOWN : ZG_UP, key))
+	if (!zg_flow_key(quoted, direction == ZG_UP ? ZG_DOWN : ZG_UP, key))
 		return false;
 	t->quoted_at = zg_address_at(p, p->upper + 8, direction == ZG_UP);
-	t->quoted_upper = quoted.upper;
-	t->quoted_protocol = quoted.protocol;
+	t->quoted_upper = quoted->upper;
+	t->quoted_protocol = quoted->protocol;
 	if (direction == ZG_UP)
-		return zg_is_same(&quoted.source, &p->destination);
+		return zg_is_same(&quoted->source, &p->destination);
 	zg_name_service(key, t, backend);
 	return zg_is_same(&key->client, &p->destination);
 }

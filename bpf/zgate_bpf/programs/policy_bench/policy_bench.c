@@ -7,7 +7,7 @@ int zg_parse_only(struct __sk_buff *skb)
 {
 	struct zg_packet packet = { .start = ETH_HLEN, .end = skb->len };
 
-	if (zg_parse(skb, &packet))
+	if (zg_parse(skb, &packet, false))
 		return TC_ACT_SHOT;
 	return packet.service == 0xFFFF && packet.tcp_flags ? TC_ACT_SHOT : TC_ACT_OK;
 }

@@ -21,6 +21,7 @@
 #define ZG_MAX_OFFERS 16384
 #define ZG_MAX_NETWORKS 4096
 #define ZG_OFFERS_PER_SERVICE 16
+#define ZG_SCRATCH_BYTES 128             /* of zg_scratch (per CPU): the program's own */
 #define ZG_PASS_MARK 0x005A0000u
 #define ZG_PASS_MASK 0x00FF0000u
 
