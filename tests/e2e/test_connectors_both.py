@@ -63,6 +63,28 @@ def test_a_killed_chamber_comes_back(world: ServiceWorld) -> None:
     wait_until(lambda: answers(world, world.sites[1].backend.ipv4), 20.0, "the network, too")
 
 
+def test_a_session_moves_with_the_hosts_address(world: ServiceWorld) -> None:
+    """As when a lease ends: the old address goes, and nobody waits for an idle timeout."""
+    namespace, old = world.sites[1].connector.namespace, world.sites[1].connector.ipv4
+    before = world.zgate.sessions()["west"]["session_id"]
+    (way,) = namespace.run("ip", "-4", "route", "show", "default").stdout.splitlines()
+    new = old + 100
+    namespace.sysctl("net.ipv4.conf.eth0.promote_secondaries", 1)
+    namespace.ip(f"addr add {new}/24 dev eth0", f"route replace {way.strip()} src {new}")
+    process = world.connectors.processes["west"]
+    try:
+        process.wait_for(lambda: "the session moves" in process.output(), 10.0, "the move")
+        namespace.ip(f"addr del {old}/24 dev eth0")
+        wait_until(lambda: answers(world, world.vip("who")), 10.0, "the service")
+        assert world.zgate.sessions()["west"]["session_id"] == before
+    finally:
+        if f" {old}/" in namespace.run("ip", "addr").stdout:
+            namespace.ip(f"addr del {old}/24 dev eth0")
+        namespace.ip(f"addr add {old}/24 dev eth0", f"route replace {way.strip()}")
+        namespace.ip(f"addr del {new}/24 dev eth0")
+    wait_until(lambda: answers(world, world.vip("who")), 10.0, "the service")
+
+
 def test_the_host_is_as_it_was_afterwards(world: ServiceWorld) -> None:
     namespace = world.sites[1].connector.namespace
     assert world.connectors.stop("west") == 0
