@@ -5,7 +5,7 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
 
 import pytest
 from zgate_gateway.net.errors import NetError
@@ -213,6 +213,53 @@ def test_nobody_outside_borrows_a_services_address(
             str(address_of(internet.device1, version)), check=False,
         )  # fmt: skip
         assert dropped(internet, network, "pool_spoofed") == 2
+
+
+@both_families
+def test_nobody_outside_borrows_an_address_behind_a_connector(
+    internet: Internet, tun: int, settings: NetworkSettings, load: Load, version: int
+) -> None:
+    """As long as somebody leads there, and no longer."""
+    lead_site_to_gateway(internet)
+    behind = ip_network("10.20.0.0/16" if version == 4 else "fd20::/48")
+    borrowed = behind[5]
+    internet.office.namespace.ip(f"addr add {borrowed}/{borrowed.max_prefixlen} dev lo")
+    device = address_of(internet.device1, version)
+
+    def borrow() -> None:
+        internet.office.namespace.run(
+            "ping", "-c", "2", "-i", "0.05", "-W", "0.1", "-I", str(borrowed), str(device),
+            check=False,
+        )  # fmt: skip
+
+    with opened(internet, settings, load) as network:
+        for interface in ("all", "inside"):
+            internet.gateway.namespace.sysctl(f"net.ipv4.conf.{interface}.rp_filter", 0)
+        with internet.gateway.namespace.entered():
+            network.add_route(behind)
+        borrow()
+        assert dropped(internet, network, "pool_spoofed") == 2
+        with internet.gateway.namespace.entered():
+            network.remove_route(behind)
+            network.verify()
+        borrow()
+        assert dropped(internet, network, "pool_spoofed") == 2
+
+
+def test_networks_behind_connectors_may_lie_within_each_other(
+    host: Namespace, firewall: Firewall
+) -> None:
+    firewall.install()
+    networks = ["10.20.0.0/16", "10.20.7.0/24", "10.21.0.0/16", "fd20::/48", "192.0.2.7/32"]
+    firewall.set_networks(map(ip_network, networks))
+    shown = host.run("nft", "list", "set", "inet", "zgate", "networks_ipv4").stdout
+    assert "10.20.0.0/15" in shown and "192.0.2.7" in shown and "10.20.7.0" not in shown
+    assert "fd20::/48" in host.run("nft", "list", "set", "inet", "zgate", "networks_ipv6").stdout
+    firewall.verify()
+    firewall.set_networks([])
+    for version in (4, 6):
+        name = f"networks_ipv{version}"
+        assert "elements" not in host.run("nft", "list", "set", "inet", "zgate", name).stdout
 
 
 @both_families

@@ -5,9 +5,11 @@ import signal
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from ipaddress import ip_network
 
 import pytest
 from zgate_gateway.net.errors import NetError
+from zgate_gateway.net.links import RouteTaken
 from zgate_gateway.net.netstate import GatewayNetwork, NetworkSettings
 from zgate_lab.internet import Internet
 from zgate_lab.lab import Namespace
@@ -52,6 +54,26 @@ def test_closing_leaves_the_host_as_it_was(
     with host.entered():
         network.close()
     assert network.counters() == {}
+
+
+def test_a_network_that_the_host_leads_elsewhere_changes_nothing(
+    internet: Internet, tun: int, settings: NetworkSettings, load: Load
+) -> None:
+    host = internet.gateway.namespace
+    host.ip("route add 10.21.0.0/16 via 10.9.0.99")
+    before = state_of(host)
+    network = GatewayNetwork(settings)
+    with host.entered():
+        network.open(load(TinyProgram.PASS), load(TinyProgram.PASS))
+        network.add_route(ip_network("10.20.0.0/16"))
+        opened = state_of(host)
+        assert "10.20.0.0/16" in opened
+        with pytest.raises(RouteTaken):
+            network.add_route(ip_network("10.21.0.0/16"))
+        assert state_of(host) == opened
+        network.verify()
+        network.close()
+    assert state_of(host) == before
 
 
 async def test_it_opens_and_closes_in_a_running_event_loop(

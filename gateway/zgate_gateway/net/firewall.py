@@ -2,8 +2,9 @@
 
     input       what clients send to the gateway itself, only if the BPF program passed it
     forward     from the TUN: only what the program passed; to the TUN: only answers, or what came
-                from the TUN; from elsewhere: nothing with an address of a client or a service,
-                and, where the host did not forward before the gateway came, nothing at all
+                from the TUN; from elsewhere: nothing with an address of a client, a service or a
+                network behind a connector, and, where the host did not forward before the
+                gateway came, nothing at all
     clamp       TCP's MSS, to the MTU of the way, both directions
     masquerade  from the pools to everywhere but the TUN, or to the named uplink
 
@@ -14,7 +15,7 @@ here ends nobody else's chain: a host firewall that drops forwarded traffic stil
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from ipaddress import IPv4Network, IPv6Network
+from ipaddress import IPv4Network, IPv6Network, collapse_addresses
 from typing import Any
 
 from zgate_bpf.tables import PASS_MARK, PASS_MASK
@@ -31,6 +32,9 @@ COUNTERS = (
     "not_forwarded",
     "masqueraded",
 )
+
+#: Networks behind connectors, by family.
+NETWORK_SETS = {4: "networks_ipv4", 6: "networks_ipv6"}
 
 Json = dict[str, Any]
 
@@ -91,6 +95,21 @@ class Firewall:
                 " restart the gateway to put it back"
             )
 
+    def set_networks(self, networks: Iterable[IPv4Network | IPv6Network]) -> None:
+        """These are behind connectors, and no others: nobody outside borrows their addresses."""
+        wanted = set(networks)
+        commands: list[Json] = []
+        for version, name in NETWORK_SETS.items():
+            commands.append({"flush": {"set": {**_table_member(), "name": name}}})
+            # One within another would be refused.
+            merged = _merged(one for one in wanted if one.version == version)
+            if merged:
+                elements = [_prefix(one) for one in merged]
+                commands.append(
+                    {"add": {"element": {**_table_member(), "name": name, "elem": elements}}}
+                )
+        _run(commands, "cannot fill the sets of networks of the nftables table")
+
     def counters(self) -> dict[str, RuleCounter]:
         """Read the counters of the drops and of the masquerade, by name (COUNTERS)."""
         found = (one["counter"] for one in _read_table() if "counter" in one)
@@ -126,6 +145,11 @@ def table_content(settings: FirewallSettings) -> list[Json]:
     """Return the table's objects in the order in which they are added."""
     content: list[Json] = [{"table": _table()}]
     content += [{"counter": {**_table_member(), "name": name}} for name in COUNTERS]
+    content += [
+        {"set": {**_table_member(), "name": name, "type": f"ipv{version}_addr",
+                 "flags": ["interval"]}}
+        for version, name in NETWORK_SETS.items()
+    ]  # fmt: skip
     content += _input_chain(settings)
     content += _forward_chain(settings)
     content += _clamp_chain(settings)
@@ -151,6 +175,10 @@ def _forward_chain(settings: FirewallSettings) -> Iterator[Json]:
     for pool in settings.service_pools:
         comment = f"spoofed-services-ipv{pool.version}"
         yield _rule("forward", comment, _not_from(name), _source(pool), *_drop("pool_spoofed"))
+    for version, set_name in NETWORK_SETS.items():
+        comment = f"spoofed-networks-ipv{version}"
+        source = _match("==", _source_address(version), f"@{set_name}")
+        yield _rule("forward", comment, _not_from(name), source, *_drop("pool_spoofed"))
     answers = {
         "match": {"op": "in", "left": {"ct": {"key": "state"}}, "right": ["established", "related"]}
     }
@@ -227,9 +255,20 @@ def _not_passed() -> Json:
 
 
 def _source(pool: IPv4Network | IPv6Network) -> Json:
-    protocol = "ip" if pool.version == 4 else "ip6"
-    prefix = {"prefix": {"addr": str(pool.network_address), "len": pool.prefixlen}}
-    return _match("==", {"payload": {"protocol": protocol, "field": "saddr"}}, prefix)
+    return _match("==", _source_address(pool.version), _prefix(pool))
+
+
+def _source_address(version: int) -> Json:
+    return {"payload": {"protocol": "ip" if version == 4 else "ip6", "field": "saddr"}}
+
+
+def _prefix(network: IPv4Network | IPv6Network) -> Json:
+    return {"prefix": {"addr": str(network.network_address), "len": network.prefixlen}}
+
+
+def _merged(networks: Iterable[IPv4Network | IPv6Network]) -> list[IPv4Network | IPv6Network]:
+    """The same addresses in as few networks as can be, of one family."""
+    return list(collapse_addresses(networks))  # type: ignore[type-var]
 
 
 def _drop(counter: str) -> tuple[Json, Json]:

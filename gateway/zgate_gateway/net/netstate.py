@@ -64,6 +64,7 @@ class GatewayNetwork:
         self._sysctls = Sysctls(settings.state_file)
         self._firewall: Firewall | None = None
         self._programs: dict[Hook, int] = {}
+        self._led_here: set[Network] = set()
 
     def prepare(self) -> list[str]:
         """Remove what a killed predecessor left, before the TUN is opened.
@@ -99,12 +100,27 @@ class GatewayNetwork:
             self._firewall.verify()
 
     def add_route(self, network: Network) -> None:
-        """Lead a network into the TUN. NetError: it cannot be, or the host leads it elsewhere."""
-        self._link.add_route(network)
+        """Lead a network into the TUN, and let nobody outside borrow its addresses.
+
+        NetError: it cannot be, or the host leads it elsewhere.
+        """
+        self._guard({*self._led_here, network})
+        try:
+            self._link.add_route(network)
+        except NetError:
+            self._guard(self._led_here)
+            raise
+        self._led_here.add(network)
 
     def remove_route(self, network: Network) -> None:
         """Lead a network into the TUN no more; NetError if it cannot be taken back."""
         self._link.remove_route(network)
+        self._led_here.discard(network)
+        self._guard(self._led_here)
+
+    def _guard(self, networks: set[Network]) -> None:
+        if self._firewall is not None:
+            self._firewall.set_networks(networks)
 
     def host_networks(self) -> list[tuple[str, Network]]:
         """The networks of the host's other interfaces, with the interfaces' names."""

@@ -46,3 +46,10 @@ def test_services_addresses_are_nobodys_to_borrow() -> None:
         spoofed = ("forward", f"spoofed-services-ipv{version}")
         assert found.index(spoofed) < found.index(("forward", "answers"))
         assert spoofed not in rules()
+
+
+def test_networks_behind_connectors_are_nobodys_to_borrow() -> None:
+    found = rules()
+    for version in (4, 6):
+        spoofed = ("forward", f"spoofed-networks-ipv{version}")
+        assert found.index(spoofed) < found.index(("forward", "answers"))
