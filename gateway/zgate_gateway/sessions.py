@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address
@@ -34,6 +35,7 @@ from zgate_gateway.prefixes import IpNetwork, PrefixTable
 logger = logging.getLogger(__name__)
 
 _DEPARTED_S = 2.0
+_TOLD_AT_ONCE = 32
 # A connector speaks once a second. Two of its words may come late, or be lost and come again.
 _SILENT_AFTER_S = 2.2
 # A look that comes so much later than it should says nothing about others.
@@ -302,8 +304,18 @@ class SessionTable:
         if routes == self.routes:
             return
         self.routes = routes
-        for session in list(self.by_id.values()):
-            self._notify(session, session.owner.holdings_changed)
+        self._tell_routes(deque(self.by_id), routes)
+
+    def _tell_routes(self, session_ids: deque[str], routes: tuple[IpRange, ...]) -> None:
+        """A few at a time: meanwhile packets wait."""
+        if routes is not self.routes:
+            return  # there are newer ones, and whoever tells them tells everybody
+        for _ in range(min(_TOLD_AT_ONCE, len(session_ids))):
+            session = self.by_id.get(session_ids.popleft())
+            if session is not None:
+                self._notify(session, session.owner.holdings_changed)
+        if session_ids:
+            self.loop.call_soon(self._tell_routes, session_ids, routes)
 
     def routes_for(self, session: Session) -> tuple[IpRange, ...]:
         """What this session is to send here: who offers something answers clients."""

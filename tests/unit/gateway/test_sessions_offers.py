@@ -290,6 +290,41 @@ async def test_a_session_that_ends_leaves_nothing(lab: Lab) -> None:
     site.gateway.assert_holds_nothing()
 
 
+async def test_many_are_told_of_routes_a_few_at_a_time_and_of_the_newest_in_the_end(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sessions_module, "_TOLD_AT_ONCE", 2)
+    gateway = make_gateway(lab)
+    clients = [(await lab.connect(gateway, name))[0] for name in ("a", "b", "c", "d", "e")]
+    table = gateway.table
+    told: list[str] = []
+    owner_type = type(gateway.session("a").owner)
+    original = owner_type.holdings_changed
+
+    def count(owner: Any, session: Any) -> None:
+        told.append(session.client)
+        original(owner, session)
+
+    monkeypatch.setattr(owner_type, "holdings_changed", count)
+    newest = (IpRange.of(ip_network("198.51.100.0/24")),)
+    table.set_routes((IpRange.of(ip_network("203.0.113.0/24")),))
+    assert len(told) == 2
+    table.set_routes(newest)
+    table.set_routes(newest)
+    assert len(told) == 4, "the same is not told twice"
+    await clients[4].tunnel.close()
+    await eventually(lambda: "e" not in table.by_client)
+    expected = {"198.51.100.0/24", *SERVICE_POOLS}
+    for client in clients[:4]:
+        await eventually(
+            lambda client=client: (
+                client.changes
+                and {str(one) for one in networks_of(client.changes[-1].routes)} == expected
+            )
+        )
+    assert sorted(told[2:]) in (["a", "b", "c", "d"], ["a", "b", "c", "d", "e"])
+
+
 async def test_what_cannot_be_told_ends_that_session_alone(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
