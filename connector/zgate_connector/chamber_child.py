@@ -31,6 +31,7 @@ _IFA_F_NODAD = 0x02
 _IP_FREEBIND, _IPV6_FREEBIND = 15, 78
 _IPV6_HDRINCL = 36
 _BACKLOG = 4096
+_UDP_BUFFER_BYTES = 2 << 20
 _KEEPALIVE_IDLE_S = 60
 _KEEPALIVE_INTERVAL_S = 15
 _KEEPALIVE_PROBES = 4
@@ -184,7 +185,10 @@ class _Child:
         return {}, [sock]
 
     def _bind_udp(self, address: str, port: int) -> tuple[Message, _Made]:
-        return {}, [_bound(address, port, socket.SOCK_DGRAM)]
+        sock = _bound(address, port, socket.SOCK_DGRAM)
+        # All clients' datagrams wait here. The host may have a lower limit (net.core.rmem_max).
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _UDP_BUFFER_BYTES)
+        return {}, [sock]
 
     def _raw(self, version: int) -> tuple[Message, _Made]:
         family = socket.AF_INET if version == 4 else socket.AF_INET6

@@ -17,7 +17,8 @@ from typing import Protocol
 
 logger = logging.getLogger(__name__)
 
-_EVENTS = select.EPOLLIN | select.EPOLLOUT | select.EPOLLET
+_READING = select.EPOLLIN | select.EPOLLET
+_BOTH = _READING | select.EPOLLOUT
 _MAX_EVENTS = 256
 PIECES_PER_TURN = 32
 
@@ -55,10 +56,13 @@ class Poller:
         self._is_scheduled = False
         loop.add_reader(self._epoll.fileno(), self._on_ready)
 
-    def watch(self, descriptor: int, watcher: Watcher) -> None:
-        """Tell `watcher` of this socket's events, beginning with those that are there now."""
+    def watch(self, descriptor: int, watcher: Watcher, *, for_writing: bool = True) -> None:
+        """Tell `watcher` of this socket's events, beginning with those that are there now.
+
+        `for_writing`: also that it takes bytes again; of UDP that is told after each datagram.
+        """
         self._watchers[descriptor] = watcher
-        self._epoll.register(descriptor, _EVENTS)
+        self._epoll.register(descriptor, _BOTH if for_writing else _READING)
 
     def forget(self, descriptor: int) -> None:
         """Tell nobody any more; before the socket is closed."""

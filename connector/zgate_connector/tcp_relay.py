@@ -42,7 +42,7 @@ class TcpPort:
         self._host = host
         self._port = port
         self._counters = counters
-        relay.poller.watch(listener.fileno(), self)
+        relay.poller.watch(listener.fileno(), self, for_writing=False)
 
     def ready(self, _events: int) -> None:
         """See `Watcher.ready`."""

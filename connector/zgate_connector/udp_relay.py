@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 IpAddress = IPv4Address | IPv6Address
 Source = tuple[str, int]
+Data = bytes | memoryview
 
 _DATAGRAMS_PER_PIECE = 32
 _READ_BYTES = 65535
@@ -47,13 +48,13 @@ class UdpFlow:
         self.sent_bytes = 0
         self.is_queued = False
         self.is_closed = False
-        port.relay.poller.watch(backend.fileno(), self)
+        port.relay.poller.watch(backend.fileno(), self, for_writing=False)
 
     def ready(self, _events: int) -> None:
         """See `Watcher.ready`."""
         self.port.relay.poller.queue(self)
 
-    def send(self, data: bytes) -> None:
+    def send(self, data: Data) -> None:
         """Give the backend a datagram."""
         try:
             self._send(data)
@@ -63,7 +64,7 @@ class UdpFlow:
         except OSError:
             self.port.relay.lost_datagrams += 1  # too big for the way, or no room: as on any path
 
-    def _send(self, data: bytes) -> None:
+    def _send(self, data: Data) -> None:
         self.sent_bytes = len(data)
         self.backend.send(data)
         self.port.counters.bytes_up += len(data)
@@ -75,7 +76,7 @@ class UdpFlow:
         port = self.port
         for count in range(_DATAGRAMS_PER_PIECE):
             try:
-                data = self.backend.recv(_READ_BYTES)
+                size_bytes = self.backend.recv_into(port.relay.buffer)
             except BlockingIOError:
                 if count:
                     port.relay.used(self)
@@ -86,7 +87,7 @@ class UdpFlow:
             except OSError as error:
                 logger.debug("backend: %s", error)
                 continue
-            port.reply(self, data)
+            port.reply(self, port.relay.view[:size_bytes])
         port.relay.used(self)
         return True
 
@@ -121,7 +122,7 @@ class UdpPort:
         self._flows: dict[Source, UdpFlow] = {}
         self._takes_new = True
         self._is_closed = False
-        relay.poller.watch(sock.fileno(), self)
+        relay.poller.watch(sock.fileno(), self, for_writing=False)
 
     def ready(self, _events: int) -> None:
         """See `Watcher.ready`."""
@@ -133,7 +134,7 @@ class UdpPort:
             if self._is_closed:
                 return False
             try:
-                data, address = self._socket.recvfrom(_READ_BYTES)
+                size_bytes, address = self._socket.recvfrom_into(self.relay.buffer)
             except BlockingIOError:
                 return False
             except OSError:
@@ -142,10 +143,10 @@ class UdpPort:
             flow = self._flows.get(source) or self._begin(source)
             if flow is not None:
                 self.relay.used(flow)
-                flow.send(data)
+                flow.send(self.relay.view[:size_bytes])
         return True
 
-    def reply(self, flow: UdpFlow, data: bytes) -> None:
+    def reply(self, flow: UdpFlow, data: Data) -> None:
         """Give a client an answer, from the offer's address."""
         try:
             self._socket.sendto(data, flow.source)
@@ -207,6 +208,7 @@ class UdpRelay:
     Attributes:
         evicted_flows: ended early for a newer one of the same client.
         lost_datagrams: neither the backend's way nor the client's took them.
+        buffer, view: where a datagram is while it is carried.
     """
 
     def __init__(
@@ -217,6 +219,8 @@ class UdpRelay:
         self.ledger = ledger
         self.evicted_flows = 0
         self.lost_datagrams = 0
+        self.buffer = bytearray(_READ_BYTES)
+        self.view = memoryview(self.buffer)
         self._idle_timeout_s = idle_timeout_s
         self._loop = asyncio.get_running_loop()
         #: For each client, least recently used first.
