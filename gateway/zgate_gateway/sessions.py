@@ -35,7 +35,7 @@ from zgate_gateway.prefixes import IpNetwork, PrefixTable
 logger = logging.getLogger(__name__)
 
 _DEPARTED_S = 2.0
-_TOLD_AT_ONCE = 32
+_TOLD_AT_ONCE = 8
 # A connector speaks once a second. Two of its words may come late, or be lost and come again.
 _SILENT_AFTER_S = 2.2
 # A look that comes so much later than it should says nothing about others.
