@@ -50,6 +50,7 @@ class Connectors:
     def __init__(self, zgate: Deployment) -> None:
         self.zgate = zgate
         self.processes: dict[str, Process] = {}
+        self._unprivileged: set[str] = set()
 
     def issue(self, name: str, *services: str) -> None:
         """A client certificate that may offer these services; more may be in the policy."""
@@ -77,10 +78,12 @@ class Connectors:
 
     def runtime_dir(self, name: str) -> Path:
         """Where its socket is: the connector's own user can write there."""
-        return self.zgate.internet.lab.run.directory / f"{name}-run"
+        kind = "user-run" if name in self._unprivileged else "run"
+        return self.zgate.internet.lab.run.directory / f"{name}-{kind}"
 
     def spawn(self, name: str, host: Host, **content: Any) -> Process:
         """Start a connector on a host; returns at once. `content`: its services, or networks."""
+        self._unprivileged.discard(name)
         return self.spawn_with(name, host, self.config(name, **content))
 
     def spawn_with(self, name: str, host: Host, config: dict[str, Any]) -> Process:
@@ -91,6 +94,7 @@ class Connectors:
 
     def spawn_unprivileged(self, name: str, host: Host, **content: Any) -> Process:
         """The same as an ordinary user's process, without a capability."""
+        self._unprivileged.add(name)
         user = pwd.getpwnam(ORDINARY_USER)
         home = self.zgate.internet.lab.run.directory / f"{name}-home"
         home.mkdir(exist_ok=True)
@@ -157,5 +161,6 @@ class Connectors:
     def stop(self, name: str) -> int:
         """SIGTERM; its exit status, once the gateway has forgotten it."""
         status = self.processes.pop(name).stop()
+        self._unprivileged.discard(name)
         self.wait_gone(name)
         return status

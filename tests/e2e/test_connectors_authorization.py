@@ -52,6 +52,7 @@ def test_what_neither_certificate_nor_policy_names_is_refused(world: ServiceWorl
     record = world.zgate.wait_audit("offer_refused", client="stranger", offer="who")
     assert record["code"] == "not_authorized"
     # Refused is without any effect, and what was accepted works.
+    world.connectors.wait_offering("stranger")
     assert who_answers(world.alice, world.vip("extra-only")) == "hospital1"
     with pytest.raises(OSError):
         who_answers(world.alice, world.vip("who"), timeout_s=2.0)

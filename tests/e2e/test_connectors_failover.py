@@ -252,8 +252,10 @@ def test_when_all_are_gone_clients_are_told(world: ServiceWorld) -> None:
         client.ask(b"anybody?", timeout_s=2.0)
         client.ask(b"anybody?", timeout_s=2.0)
     assert told.value.errno == errno.EHOSTUNREACH
-    record = world.zgate.wait_audit("flow_denied", client="alice", reason="NO_BACKEND")
-    assert record["destination"] in {str(one) for one in (*addresses.values(), echo)}
+    for address in (*addresses.values(), echo):
+        world.zgate.wait_audit(
+            "flow_denied", client="alice", reason="NO_BACKEND", destination=str(address)
+        )
     # And when one comes back, new flows reach it.
     world.start_both()
     assert who_answers(world.alice, addresses[4]) in HOSPITAL.values()
