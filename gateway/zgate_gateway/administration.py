@@ -41,9 +41,7 @@ from zgate_gateway.kernel import KernelError
 from zgate_gateway.metrics import (
     ClientTraffic,
     MetricsSnapshot,
-    OfferTraffic,
     PoolLevel,
-    ServiceLevels,
     WorkerLoad,
 )
 from zgate_gateway.policy.rules import Rule
@@ -53,7 +51,7 @@ from zgate_gateway.registry import SessionRecord
 from zgate_gateway.services.report import (
     connectors_in,
     drain_in,
-    offers_by_state,
+    levels_of,
     services_in,
     services_up,
 )
@@ -369,26 +367,7 @@ class Administration:
                 for reason, count in edge.packets.items()
             },
             retry_active=gateway.crew.retry_active,
-            services=self._service_levels(),
-        )
-
-    def _service_levels(self) -> ServiceLevels:
-        desk = self._gateway.services
-        connectors = desk.connectors
-        active = sum(route.active is not None for route in desk.routes.routes.values())
-        return ServiceLevels(
-            services=len(desk.directory),
-            connectors=len(connectors.by_session),
-            drained=len(connectors.drains),
-            offers=offers_by_state(connectors),
-            networks={"active": active, "nobody": len(desk.routes.routes) - active},
-            refused=dict(connectors.refused),
-            flows={
-                (connector.name, offer.name): OfferTraffic.of(offer.status)
-                for connector in connectors.by_session.values()
-                for offer in connector.offers.values()
-                if offer.status is not None
-            },
+            services=levels_of(gateway.services.connectors),
         )
 
     def why(self, query: schemas.WhyQuery) -> schemas.Why:

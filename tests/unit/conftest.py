@@ -138,6 +138,10 @@ class FakeGateway:
             sessions_max=10000,
             sessions_total=7,
             sessions_refused={"EXPIRED": 3},
+            services=5,
+            services_up=4,
+            connectors=3,
+            networks=2,
             pools=[
                 schemas.PoolUse(
                     family=4,

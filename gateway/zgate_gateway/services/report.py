@@ -9,6 +9,7 @@ from zgate_bpf.services import OfferUse
 from zgate_protocol.service_capsule import Health, ServicePorts, is_dns_label
 
 from zgate_gateway.api import schemas
+from zgate_gateway.metrics import OfferTraffic, ServiceLevels
 from zgate_gateway.services.connector import Connector, Drain
 from zgate_gateway.services.connectors import Connectors
 from zgate_gateway.services.offers import Offer
@@ -79,14 +80,29 @@ def services_up(connectors: Connectors) -> int:
     )
 
 
-def offers_by_state(connectors: Connectors) -> dict[str, int]:
-    """How many offers there are in each state."""
-    counted = Counter(
-        _STATES[offer.use].value
+def levels_of(connectors: Connectors) -> ServiceLevels:
+    """The numbers behind the metrics."""
+    offers = [
+        (connector, offer)
         for connector in connectors.by_session.values()
         for offer in connector.offers.values()
+    ]
+    states = Counter(_STATES[offer.use] for _, offer in offers)
+    routes = connectors.routes.routes.values()
+    active = sum(route.active is not None for route in routes)
+    return ServiceLevels(
+        services=len(connectors.directory),
+        connectors=len(connectors.by_session),
+        drained=len(connectors.drains),
+        offers={state.value: states[state] for state in schemas.OfferState},
+        networks={"active": active, "nobody": len(routes) - active},
+        refused=dict(connectors.refused),
+        flows={
+            (connector.name, offer.name): OfferTraffic.of(offer.status)
+            for connector, offer in offers
+            if offer.status is not None
+        },
     )
-    return {state.value: counted[state.value] for state in schemas.OfferState}
 
 
 def _best(states: Iterable[schemas.OfferState]) -> schemas.OfferState:

@@ -18,6 +18,7 @@ def test_everything_fits_and_is_there(zgatectl: Any, fits: Any) -> None:
         "[::]:443/udp",
         "zgate0, MTU 1420",
         "2 of 10000, 7 since start; refused: 3 EXPIRED",
+        "services 5, of which 4 up, 3 connectors, 2 networks behind them",
         "revision 7, /etc/zgate/policy.yaml (1 clients, 1 groups, 3 rules, default deny)",
         "10.100.0.0/16: 3 of 65533 leased, 2 connected",
         "flows 17 of 262144",

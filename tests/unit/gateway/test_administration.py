@@ -231,7 +231,13 @@ class World:
                 directory=["pacs"],
                 domain="zgate.internal",
                 routes=SimpleNamespace(routes={}),
-                connectors=SimpleNamespace(by_session={}, drains={}, refused={}),
+                connectors=SimpleNamespace(
+                    by_session={},
+                    drains={},
+                    refused={},
+                    directory=["pacs"],
+                    routes=SimpleNamespace(routes={}),
+                ),
             ),
             sessions=SimpleNamespace(
                 by_client={},
@@ -371,6 +377,7 @@ def test_metrics_are_the_same_numbers(world: World) -> None:
     assert metrics.drops == status.drops
     assert metrics.kernel_maps == {"flows": (95, 100)}
     assert metrics.clients["alice"].dropped_packets == 7
+    assert metrics.services.services == status.services == 1
 
 
 async def test_flows_of_an_empty_table(world: World) -> None:

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from zgate_gateway.administration import Administration
 from zgate_gateway.api import schemas
+from zgate_gateway.api.facade import UnknownConnector
+from zgate_gateway.metrics import OfferTraffic
 from zgate_gateway.services.report import (
     connectors_in,
     drain_in,
-    offers_by_state,
+    levels_of,
     services_in,
     services_up,
 )
@@ -40,7 +47,7 @@ async def test_services_and_who_offers_them(world: World) -> None:
     assert (raeume.dns_name, lonely.dns_name) == (None, "lonely.zgate.internal")
     assert {raeume.state, lonely.state} == {schemas.OfferState.GONE}
     assert services_up(world.connectors) == 1
-    assert offers_by_state(world.connectors) == {"up": 1, "keep": 1, "gone": 0}
+    assert levels_of(world.connectors).offers == {"up": 1, "keep": 1, "gone": 0}
 
 
 async def test_ports_are_told_with_their_transport(world: World) -> None:
@@ -94,3 +101,55 @@ async def test_silence_and_drain_are_seen(world: World) -> None:
     world.connectors.undrain("a")
     answer = drain_in(world.connectors, "a")
     assert (answer.connected, answer.drain) == (False, None)
+
+
+async def test_metrics_have_the_same_numbers(world: World) -> None:
+    session, other = world.session("a"), world.session("b")
+    world.offer(session, "pacs", "*")
+    world.lead(session, NET)
+    world.lead(other, "10.30.0.0/16")
+    world.state(session, "pacs", open_flows=3)
+    world.connectors.drain("b", None)
+    world.connectors.ended(other, "closed by the client")
+    levels = levels_of(world.connectors)
+    assert (levels.services, levels.connectors, levels.drained) == (1, 1, 1)
+    assert levels.networks == {"active": 1, "nobody": 1}
+    assert levels.refused == {"invalid": 1}
+    assert levels.flows == {("a", "pacs"): OfferTraffic(3, 4, 10, 20)}
+
+
+# Through the API's facade.
+
+
+@pytest.fixture
+async def administration(world: World) -> Administration:
+    desk = SimpleNamespace(connectors=world.connectors, domain="zgate.internal")
+    gateway: Any = SimpleNamespace(services=desk)
+    return Administration(gateway)
+
+
+async def test_a_drain_and_its_end(world: World, administration: Administration) -> None:
+    session = world.session()
+    world.offer(session, "pacs")
+    world.state(session, "pacs", open_flows=2)
+    answer = await administration.drain("a", schemas.DrainRequest(deadline_s=60))
+    assert (answer.connector, answer.connected, answer.open_flows) == ("a", True, 2)
+    assert answer.drain is not None and answer.drain.deadline_at is not None
+    (found,) = administration.connectors()
+    assert found.drain == answer.drain
+    assert [one.state for one in administration.services()] == ["keep"]
+    answer = await administration.drain("a", schemas.DrainRequest(undo=True))
+    assert answer.drain is None
+    assert administration.connectors() == []
+
+
+async def test_who_cannot_be_drained(world: World, administration: Administration) -> None:
+    with pytest.raises(UnknownConnector, match="nobody offers nothing"):
+        await administration.drain("nobody", schemas.DrainRequest())
+    world.offer(world.session(), "pacs")
+    with pytest.raises(UnknownConnector, match="a is not drained"):
+        await administration.drain("a", schemas.DrainRequest(undo=True))
+    world.connectors.drain("away", None)  # it may be told again, though it is not there
+    answer = await administration.drain("away", schemas.DrainRequest(deadline_s=1))
+    assert not answer.connected
+    world.connectors.undrain("away")
