@@ -7,20 +7,14 @@ The device has a mount namespace of its own, so /etc/resolv.conf and /sys are it
 
 from __future__ import annotations
 
-import contextlib
 import json
-import socket
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import dns.message
-import dns.rcode
-import dns.rdatatype
-import dns.rrset
 import pytest
+from agent_support.name_server import NameServer, serving
 from zgate_lab.lab import Lab, Namespace
 
 GATEWAY, OWN = "10.100.0.1", "192.0.2.53"
@@ -73,40 +67,6 @@ _MOUNTS = {
 }
 
 
-class NameServer(threading.Thread):
-    """Answers one name, refuses others; a thread, as its socket is the namespace's."""
-
-    def __init__(self, namespace: Namespace, address: str, name: str, answer: str) -> None:
-        super().__init__(name=f"dns {address}")
-        self._name, self._answer = name, answer
-        with namespace.entered():
-            self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self.socket.bind((address, 53))
-        self.asked: list[str] = []
-
-    def run(self) -> None:
-        while True:
-            data, peer = self.socket.recvfrom(4096)
-            if not data:
-                return
-            self.socket.sendto(self._reply(dns.message.from_wire(data)).to_wire(), peer)
-
-    def _reply(self, query: dns.message.Message) -> dns.message.Message:
-        answer = dns.message.make_response(query)
-        (question,) = query.question
-        name = question.name.to_text(omit_final_dot=True)
-        self.asked.append(name)
-        if name != self._name:
-            answer.set_rcode(dns.rcode.REFUSED)
-        elif question.rdtype == dns.rdatatype.A:
-            answer.answer.append(dns.rrset.from_text(question.name, 5, "IN", "A", self._answer))
-        return answer
-
-    def close(self) -> None:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as end:
-            end.sendto(b"", self.socket.getsockname())
-
-
 @pytest.fixture
 def device(lab: Lab) -> Namespace:
     namespace = lab.add_namespace("device")
@@ -123,18 +83,8 @@ def device(lab: Lab) -> Namespace:
 def servers(device: Namespace) -> Iterator[tuple[NameServer, NameServer]]:
     gateway = NameServer(device, GATEWAY, SERVICE, "10.101.0.1")
     own = NameServer(device, OWN, OTHER, "198.51.100.80")
-    with contextlib.ExitStack() as stack:
-        for one in (gateway, own):
-            stack.callback(one.socket.close)
-            one.start()
-            stack.callback(one.join)
-            stack.callback(device_call, device, one.close)
+    with serving(gateway), serving(own):
         yield gateway, own
-
-
-def device_call(device: Namespace, function: Any) -> None:
-    with device.entered():
-        function()
 
 
 def run(device: Namespace, tmp_path: Path, mounts: str, how: str) -> dict[str, Any]:
