@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import math
 import socket
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,6 +20,8 @@ from zgate_connector.limits import FlowLedger, ServiceCounters, allow_descriptor
 from zgate_connector.poller import Poller
 from zgate_connector.tcp_relay import TcpPort, TcpRelay
 from zgate_connector.udp_relay import UdpPort, UdpRelay
+
+logger = logging.getLogger(__name__)
 
 IpAddress = IPv4Address | IPv6Address
 
@@ -61,9 +64,14 @@ class Front:
         self._chamber = chamber
         self._loop = asyncio.get_running_loop()
         self._poller = Poller(self._loop)
-        self._ledger = FlowLedger(
-            per_client=limits.open_flows_per_client, total=allow_descriptors(limits.max_flows)
-        )
+        total = allow_descriptors(limits.max_flows)
+        if total < limits.max_flows:
+            logger.warning(
+                "files enough for %d flows only, not for max_flows (%d): raise the hard limit of open"
+                " files (ulimit -Hn; in a systemd unit, LimitNOFILE=)",
+                *(total, limits.max_flows),
+            )
+        self._ledger = FlowLedger(per_client=limits.open_flows_per_client, total=total)
         self._tcp = TcpRelay(self._poller, health.names, self._ledger, limits)
         self._udp = UdpRelay(
             self._poller, health.names, self._ledger, idle_timeout_s=limits.udp_idle_timeout_s

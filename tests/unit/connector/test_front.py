@@ -202,6 +202,15 @@ async def test_more_ports_than_may_be_served(chamber: Loopback) -> None:
     await front.close()
 
 
+async def test_files_that_do_not_suffice_are_told(
+    chamber: Loopback, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("zgate_connector.front.allow_descriptors", lambda wanted: wanted // 2)
+    front = make(chamber, service("one", free_port()), max_flows=100)
+    assert "for 50 flows only, not for max_flows (100)" in caplog.text
+    await front.close()
+
+
 async def test_a_chamber_that_has_ended(chamber: Loopback) -> None:
     front = make(chamber, service("one", free_port()))
     chamber.failure = ChamberError("the chamber has ended")
