@@ -18,8 +18,9 @@ import contextlib
 import errno
 import logging
 import socket
+import threading
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from ipaddress import IPv4Interface, IPv6Interface
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,7 @@ _CURE = "the connector needs the capability CAP_NET_ADMIN"
 
 
 class HostNetwork:
-    """All of a connector's changes to its host's network. Blocking calls; one at a time."""
+    """All of a connector's changes to its host's network. Blocking calls, from any thread."""
 
     def __init__(self, prefix: str, networks: Sequence[NetworkSettings], state_file: Path) -> None:
         self._prefix = prefix
@@ -60,6 +61,10 @@ class HostNetwork:
         # 65536 possible connectors on a host; sixteen gateways each, and a spare nibble.
         self._base = _MARK_BASE | (zlib.crc32(prefix.encode()) & 0xFFFF) << 8
         self._only_tunnel: tuple[int, ...] = ()
+        # A thread cannot be cancelled: what an abandoned session still does comes before the end,
+        # or not at all.
+        self._lock = threading.Lock()
+        self._is_installed = False
 
     def tun_name(self, number: int) -> str:
         """The TUN of the n-th gateway."""
@@ -75,6 +80,11 @@ class HostNetwork:
         Raises:
             NetError: it cannot be; nothing is left.
         """
+        with self._lock:
+            self._install(count)
+            self._is_installed = True
+
+    def _install(self, count: int) -> None:
         self.clean_up()
         try:
             forwarding = read_forwarding()
@@ -85,7 +95,7 @@ class HostNetwork:
             self._sysctls.enable_forwarding("", self._versions)
             _with_rtnl("cannot add routing rules", lambda route: self._add_rules(route, count))
         except NetError:
-            self.remove()
+            self._remove()
             raise
 
     def clean_up(self) -> None:
@@ -97,6 +107,11 @@ class HostNetwork:
 
     def remove(self) -> None:
         """Leave the host as it was. Never raises: what cannot be taken back is logged."""
+        with self._lock:
+            self._is_installed = False
+            self._remove()
+
+    def _remove(self) -> None:
         for step in (self._sysctls.restore, self._remove_all):
             try:
                 step()
@@ -127,51 +142,58 @@ class HostNetwork:
         wanted = set(addresses)
         ways = set(clients)
         chamber = set(offers)
-        quiet_tun(name)
 
         def set_up(route: Any) -> None:
+            quiet_tun(name)
             index = _index(name)
             route.link("set", index=index, mtu=mtu_bytes, state="up")
-            _set_addresses(route, index, wanted)
-            self._set_routes(route, number, index, ways, chamber)
+            versions = [one for one in (4, 6) if _speaks(name, one)]
+            _set_addresses(route, index, {one for one in wanted if one.version in versions})
+            self._flush_table(route, number)
+            self._set_routes(route, number, index, {one for one in ways if one.version in versions})
+            self._set_offers(route, number, {one for one in chamber if one.version in versions})
 
-        _with_rtnl(f"cannot set up {name}", set_up)
+        self._change(f"cannot set up {name}", set_up)
 
     def set_up_link(self, number: int, mtu_bytes: int) -> None:
         """Bring up the TUN that leads into the chamber. NetError if that cannot be."""
         name = self.link_name(number)
-        quiet_tun(name)
-        _with_rtnl(
-            f"cannot set up {name}",
-            lambda route: route.link("set", index=_index(name), mtu=mtu_bytes, state="up"),
-        )
+
+        def set_up(route: Any) -> None:
+            quiet_tun(name)
+            route.link("set", index=_index(name), mtu=mtu_bytes, state="up")
+
+        self._change(f"cannot set up {name}", set_up)
+
+    def _change(self, what: str, function: Callable[[Any], None]) -> None:
+        with self._lock:
+            if not self._is_installed:
+                raise NetError(f"{what}: the connector ends")
+            _with_rtnl(what, function)
 
     # Routes and rules.
 
     def _mark(self, number: int) -> int:
         return self._base | number + 1
 
-    def _set_routes(
-        self,
-        route: Any,
-        number: int,
-        index: int,
-        clients: set[IpNetwork],
-        offers: set[IpAddress],
-    ) -> None:
+    def _flush_table(self, route: Any, number: int) -> None:
+        _flush(route, self._mark(number))
+
+    def _set_routes(self, route: Any, number: int, index: int, clients: set[IpNetwork]) -> None:
         """The way to clients, in the TUN's own table; it does not lead around our networks."""
         table = self._mark(number)
-        _flush(route, table)
         for network in clients:
-            if network.version in self._versions or offers:
-                arguments = _route(network, table, _UNICAST)
-                route.route("replace", **arguments, oif=index)
+            route.route("replace", **_route(network, table, _UNICAST), oif=index)
         for one in self._networks:
-            route.route("replace", **_route(one.network, table, _THROW))
-        if offers:
+            if _has(one.network.version):
+                route.route("replace", **_route(one.network, table, _THROW))
+
+    def _set_offers(self, route: Any, number: int, offers: set[IpAddress]) -> None:
+        """The way into the chamber."""
+        table = self._mark(number)
+        for address in offers:
             link = _index(self.link_name(number))
-            for address in offers:
-                route.route("replace", **_route(address, table, _UNICAST), oif=link)
+            route.route("replace", **_route(address, table, _UNICAST), oif=link)
 
     def _add_rules(self, route: Any, count: int) -> None:
         """Marked packets take their gateway's table.
@@ -326,6 +348,16 @@ def _has(version: int) -> bool:
     return version == 4 or _IPV6_SETTINGS.exists()
 
 
+def _speaks(name: str, version: int) -> bool:
+    """Whether an interface speaks an IP version: IPv6 may be off, here or on the whole host."""
+    if version == 4:
+        return True
+    try:
+        return (_IPV6_SETTINGS / name / "disable_ipv6").read_text().strip() == "0"
+    except OSError:
+        return False
+
+
 def _index(name: str) -> int:
     return socket.if_nametoindex(name)
 
@@ -335,7 +367,7 @@ def _set_addresses(route: Any, index: int, wanted: set[IPv4Interface | IPv6Inter
         (row.get_attr("IFA_LOCAL") or row.get_attr("IFA_ADDRESS"), int(row["prefixlen"]))
         for row in route.get_addr(index=index)
     }
-    want = {(str(one.ip), one.network.prefixlen): one for one in wanted if _has(one.version)}
+    want = {(str(one.ip), one.network.prefixlen): one for one in wanted}
     for key, one in want.items():
         if key not in there:
             flags = 0x02 if one.version == 6 else 0  # IFA_F_NODAD: there are no neighbours
@@ -364,7 +396,7 @@ def _flush(route: Any, table: int) -> None:
                 route.flush_routes(family=family, table=table)
 
 
-def _with_rtnl(what: str, function: Any) -> None:
+def _with_rtnl(what: str, function: Callable[[Any], None]) -> None:
     try:
         with IPRoute() as route:
             function(route)

@@ -293,6 +293,30 @@ def test_what_cannot_be_set_up_is_told_and_nothing_stays(site: Site) -> None:
     assert site.state() == before
 
 
+def test_a_host_without_ipv6_carries_ipv4(site: Site) -> None:
+    site.connector.sysctl("net.ipv6.conf.all.disable_ipv6", 1)
+    site.connector.sysctl("net.ipv6.conf.default.disable_ipv6", 1)
+    with (
+        site.routing(),
+        site.client() as client,
+        listener(site.office, OFFICE_V4) as server,
+    ):
+        assert talk(client, server, OFFICE_V4) == "10.20.0.1"
+
+
+def test_nothing_is_set_up_any_more_once_it_ends(site: Site) -> None:
+    """A session that was given up may still be at it, in a thread."""
+    before = site.state()
+    with site.connector.entered():
+        network = site.network()
+        network.install(1)
+        network.remove()
+        for change in (network.set_up_link, lambda *_: network.set_up_tun(0, 1400, OWN, CLIENTS)):
+            with pytest.raises(NetError, match="the connector ends"):
+                change(0, 1400)
+    assert site.state() == before
+
+
 def test_offers_are_reached_over_the_other_tun(site: Site) -> None:
     """Services beside networks: the chamber is one more network behind the host."""
     offer = ip_address("10.101.255.254")
