@@ -69,7 +69,8 @@ def _add_connector(shown: Table, one: schemas.Connector) -> None:
         )
     for route in one.routes:
         text = route.state.value if route.active else f"{route.state.value}, stands by"
-        shown.add_row("", cell(route.network), cell(text, STATE_STYLE[route.state]))
+        since = _ago(route.changed_at) if route.active else None
+        shown.add_row("", cell(route.network), cell(text, STATE_STYLE[route.state]), cell(since))
     for refused in one.refused:
         text = f"{refused.code.replace('_', ' ')}: {refused.text}"
         shown.add_row("", cell(refused.name), cell(text, "red"))

@@ -321,6 +321,9 @@ class RouteOffer(Answer):
     connector: str
     state: OfferState
     active: bool = Field(description="it leads there now; else it stands by")
+    changed_at: AwareDatetime | None = Field(
+        None, description="since when whoever leads there does"
+    )
 
 
 class RefusedOffer(Answer):

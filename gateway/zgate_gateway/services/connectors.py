@@ -176,7 +176,12 @@ class Connectors:
             )
         )
         for connector in list(self.by_session.values()):
-            self._settle(connector)
+            try:
+                self._settle(connector)
+            except Exception:
+                # Nobody else's rights wait for it.
+                logger.exception("what %s offers raised; its session ends", connector.name)
+                self._close(connector.session, "internal error")
 
     # Drain.
 

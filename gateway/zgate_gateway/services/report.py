@@ -153,6 +153,7 @@ def _connector_in(connectors: Connectors, connector: Connector) -> schemas.Conne
                 connector=connector.name,
                 state=_route_state(holder),
                 active=connectors.routes.routes[network].active is holder,
+                changed_at=connectors.routes.routes[network].changed_at,
             )
             for network, holder in connector.networks.items()
         ],

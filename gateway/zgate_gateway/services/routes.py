@@ -91,6 +91,7 @@ class Route:
 
     :ivar active: who leads there now; None: nobody, and its packets are dropped.
     :ivar last_holder: who came last, also when it has gone.
+    :ivar changed_at: since when it is so.
     """
 
     network: IpNetwork

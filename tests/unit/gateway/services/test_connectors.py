@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from zgate_control.store import StoreError
@@ -247,6 +248,28 @@ async def test_what_the_policy_takes_is_gone_and_what_it_gives_is_there(world: W
     world.policy = FakePolicy(a=(["*"], []))
     world.connectors.upkeep()
     assert world.codes(session) == {"pacs": "ACCEPTED", "echo": "ACCEPTED"}
+
+
+async def test_what_raises_costs_that_connector_and_no_others_rights(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad, good = world.session("a"), world.session("b")
+    for session in (bad, good):
+        world.offer(session, "pacs")
+    settle = world.connectors._registration.settle
+
+    def raises(connector: Any, policy: Any) -> Any:
+        if connector.session is bad:
+            raise KeyError("a bug")
+        return settle(connector, policy)
+
+    monkeypatch.setattr(world.connectors._registration, "settle", raises)
+    world.policy = FakePolicy()
+    world.connectors.upkeep()
+    assert f"close_session {bad.session_id} internal error" in world.log
+    assert list(world.connectors.by_session) == [good.session_id]
+    assert world.codes(good) == {"pacs": "NOT_AUTHORIZED"}
+    assert world.tables.offers == {}
 
 
 async def test_a_store_that_fails_costs_that_entry_and_is_asked_again(
