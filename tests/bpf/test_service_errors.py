@@ -161,6 +161,16 @@ def test_error_about_another_connectors_flow(pacs, family):
 
 
 @FAMILIES
+def test_error_about_what_is_no_service(pacs, family):
+    """Even if the flow's entry names the offer, as a recycled one may."""
+    alice, offer = ALICES[family], OFFERS[FIRST][family]
+    question = s.sent("tcp", alice, ROUTERS[family])
+    assert pacs.world.up(question).passed
+    s.write_backend(pacs, FIRST + 1)
+    assert pacs.world.up(s.unreachable(offer, alice, question)).reason is Reason.UNSOLICITED
+
+
+@FAMILIES
 def test_error_about_another_clients_flow(pacs, family):
     """The policy may let Bob send such a packet; it goes no further than to the kernel."""
     alice, bob, vip = ALICES[family], BOBS[family], VIPS[family]

@@ -424,20 +424,13 @@ def test_recycled_entry_names_an_offer_of_another_service(pacs, family):
     question = s.sent("udp", ALICES[family], VIPS[family])
     assert pacs.open(question).passed
     for backend in (ECHOS + 1, 0xFFFFFFFF, layouts.MAX_OFFERS + 1):
-        write_backend(pacs, backend)
+        s.write_backend(pacs, backend)
         for offer in (ECHOS, FIRST):
             reply = s.answer("udp", OFFERS[offer][family], ALICES[family])
             assert pacs.world.up(reply).reason is Reason.UNSOLICITED
         verdict = pacs.open(question)
         assert verdict.packet == s.sent("udp", ALICES[family], OFFERS[FIRST][family])
         assert verdict.chosen
-
-
-def write_backend(pacs, backend):
-    """What every flow says of its offer."""
-    flows = pacs.kernel._flows
-    for key, value in list(flows.items()):
-        flows.update(key, layouts.FLOW.pack(*layouts.FLOW.unpack(value)[:-1], backend))
 
 
 @FAMILIES

@@ -7,6 +7,7 @@ from scapy.config import conf
 from scapy.layers.inet import ICMP, IP, TCP, UDP
 from scapy.layers.inet6 import ICMPv6DestUnreach, ICMPv6EchoReply, ICMPv6EchoRequest, IPv6
 from scapy.layers.sctp import SCTP
+from zgate_bpf import layouts
 from zgate_bpf.services import OfferUse
 
 from bpf_support.world import ALICE4, ALICE6, BOB4, BOB6, World
@@ -77,6 +78,13 @@ class ServiceWorld:
         for service in (PACS, ECHO):
             self.services.remove_service(service)
         self.services.set_own_addresses([])
+
+
+def write_backend(services, backend):
+    """What every flow says of its offer."""
+    flows = services.kernel._flows
+    for key, value in list(flows.items()):
+        flows.update(key, layouts.FLOW.pack(*layouts.FLOW.unpack(value)[:-1], backend))
 
 
 # Packets by scapy.
