@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
@@ -352,6 +353,11 @@ class ConnectorConfig(StrictModel):
         return self
 
     def _check_services(self) -> None:
+        ranges = Counter(one.id for one in self.services for _ in one.ports)
+        for name, count in ranges.items():
+            if count > MAX_PORT_RANGES:
+                what = f"at most {MAX_PORT_RANGES} ranges of ports for an id, tcp and udp together"
+                raise misfit("services", what, f"{count} for {name}")
         seen = set()
         for one in self.services:
             if (one.id, one.protocol) in seen:

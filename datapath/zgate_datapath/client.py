@@ -384,7 +384,7 @@ class TunnelClient:
             self._fail(ConnectionLost("the peer is no CONNECT-IP gateway (HTTP/3 settings)"))
             return
         stream_id = connection.quic.get_next_available_stream_id()
-        session = ConnectIpSession(Role.CLIENT, stream_id)
+        session = ConnectIpSession(Role.CLIENT, stream_id, limits=self._offering.limits)
         self._tunnel = Tunnel(connection, session, stream_id)
         authority = self._config.server_name
         if self._config.port != 443:

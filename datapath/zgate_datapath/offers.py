@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from zgate_protocol import events
 from zgate_protocol.connect_ip import ConnectIpSession
 from zgate_protocol.dns_capsule import DnsAssign
 from zgate_protocol.ip_range import IpNetwork, IpRange
+from zgate_protocol.limits import DEFAULT_LIMITS, Limits
 from zgate_protocol.service_capsule import ObservedAddress, OfferedService, Register, Registered
+
+# One address of each family for each service, and those of its own.
+_LIMITS_OF_OFFERS = replace(
+    DEFAULT_LIMITS,
+    max_addresses=DEFAULT_LIMITS.max_addresses + 2 * DEFAULT_LIMITS.max_services,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +66,11 @@ class Offering:
     def __init__(self, offers: ClientOffers | None) -> None:
         self._offers = offers
         self._revision = 0
+
+    @property
+    def limits(self) -> Limits:
+        """What the gateway may make us hold: who offers is assigned addresses for each offer."""
+        return DEFAULT_LIMITS if self._offers is None else _LIMITS_OF_OFFERS
 
     def replace(self, offers: ClientOffers) -> None:
         """From now on this is offered."""

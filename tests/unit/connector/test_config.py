@@ -149,6 +149,14 @@ SERVICE = f"gateway: gw\n{FILES}services:\n"
             "5: services: expected at most 1024 ports in all, got 1025",
         ),
         (
+            SERVICE
+            + "".join(
+                f"  - {{id: a, protocol: {one}, backend: h, ports: {list(range(1, 80, 2))}}}\n"
+                for one in ("tcp", "udp")
+            ),
+            "5: services: expected at most 64 ranges of ports for an id, tcp and udp together,",
+        ),
+        (
             SERVICE + "  - {id: a, backend: 'h:1', health: {kind: http}}\n",
             "6: services[0].health.kind: expected 'tcp', 'udp' or 'none'",
         ),

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from zgate_datapath.offers import ClientOffers, Notices, Offering
 from zgate_protocol import events
+from zgate_protocol.capsule import AddressAssign, AssignedAddress
 from zgate_protocol.connect_ip import ConnectIpSession, Role
 from zgate_protocol.dns_capsule import DnsAssign
 from zgate_protocol.ip_range import IpRange
@@ -116,6 +117,19 @@ async def test_what_the_gateway_says_is_passed_on(lab: Lab) -> None:
     await eventually(lambda: told and told[-1] == dns)
     for one in (registered, 5000, seen):
         assert one in told
+
+
+async def test_a_connector_takes_an_address_of_each_family_for_every_service(lab: Lab) -> None:
+    gateway = lab.gateway()
+    client, _ = await lab.connect(gateway, offers=ClientOffers((PACS,)))
+    hosts = [ip_network(f"10.101.{one // 256}.{one % 256}/32") for one in range(512)]
+    assigned = AddressAssign(tuple(AssignedAddress(0, one) for one in hosts))
+    tell(gateway, assigned.encode())
+    await eventually(lambda: client.changes and len(client.changes[-1].addresses) == 512)
+
+
+def test_an_agent_does_not() -> None:
+    assert Offering(None).limits.max_addresses == 64
 
 
 def test_nobody_need_listen() -> None:
