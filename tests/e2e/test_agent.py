@@ -18,6 +18,9 @@ from zgate_lab.waiting import wait_until
 IMPATIENT: dict[str, Any] = {"idle_timeout_s": 5, "keepalive_s": 1}
 FULL: dict[str, Any] = {"mode": "full"}
 TUN = "zgate-agent0"
+#: What every gateway advertises: the services' pools, and where it answers for their names.
+SERVICES = {"10.101.0.0/16", "fd7a:7a67:6174:66::/64"}
+NAME_SERVERS = {"10.100.0.1/32", "fd7a:7a67:6174:65::1/128"}
 HALVES = {"0.0.0.0/1", "128.0.0.0/1", "::/1", "8000::/1"}
 
 
@@ -92,12 +95,14 @@ def test_split_tunnel_routes_what_the_gateway_advertises(alice: World) -> None:
         "10.66.0.0/24",
         "fd00:20::/64",
         "fd00:66::/64",
+        *SERVICES,
+        *NAME_SERVERS,
     }
 
 
 def test_split_tunnel_is_narrowed_by_the_agents_own_list(alice: World) -> None:
     restart_alice(alice, routes=["10.20.0.4/30", "fd00:20::/96", "192.0.2.0/24"])
-    assert routes_into_tun(alice) == {"10.20.0.4/30", "fd00:20::/96"}
+    assert routes_into_tun(alice) == {"10.20.0.4/30", "fd00:20::/96", *NAME_SERVERS}
     assert reaches_office(alice)
 
 
