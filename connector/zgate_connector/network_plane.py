@@ -45,6 +45,9 @@ class NetworksPlane:
                 raise PlaneError(str(error)) from error
         return self._tun
 
+    def begin(self) -> None:
+        """Nothing: addresses and routes come with the first answer."""
+
     async def apply(
         self,
         tunnel: TunnelState,
@@ -123,6 +126,11 @@ class BothPlane:
             self._gone = asyncio.get_running_loop().create_future()
             self._pair = TunPair(inner, self._link, self._told_gone)
         return tun
+
+    def begin(self) -> None:
+        """The services' front."""
+        self._services.begin()
+        self._networks.begin()
 
     def _told_gone(self, reason: str) -> None:
         if not self._gone.done():

@@ -34,6 +34,9 @@ class Plane(Protocol):
     async def open(self) -> Tun:
         """Be ready for a new session; the TUN that it reads and writes."""
 
+    def begin(self) -> None:
+        """There is a session now."""
+
     async def apply(
         self,
         tunnel: TunnelState,
@@ -90,7 +93,7 @@ class ServicesPlane:
         return self._chamber is not None and self._chamber.lost.done()
 
     async def open(self) -> Tun:
-        """Make the chamber if there is none, and a front for the session."""
+        """Make the chamber if there is none."""
         if self.is_lost:
             await self.close()
         try:
@@ -99,11 +102,14 @@ class ServicesPlane:
                     "zgate0", mtu_bytes=self._mtu_bytes, has_vnet_header=self._has_vnet_header
                 )
                 self._set_mtu_bytes = self._mtu_bytes
-            if self._front is None:
-                self._front = Front(self._services, self._limits, self._health, self._chamber)
         except ChamberError as error:
             raise PlaneError(str(error)) from error
         return self._chamber.open_tun()
+
+    def begin(self) -> None:
+        """Make a front for the session."""
+        assert self._chamber is not None
+        self._front = Front(self._services, self._limits, self._health, self._chamber)
 
     async def apply(
         self,

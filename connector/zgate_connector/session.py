@@ -318,6 +318,7 @@ class GatewaySession:
     async def _serve(self, tunnel: TunnelLike, live: _Live) -> str:
         self._enter(State.CONNECTED)
         self._sessions += 1
+        self._plane.begin()
         logger.info("session up with %s", self._address)
         async with contextlib.AsyncExitStack() as stack:
             tasks = [

@@ -122,6 +122,9 @@ class FakePlane:
         self.log.append("open")
         return None  # type: ignore[return-value]
 
+    def begin(self) -> None:
+        self.log.append("begin")
+
     async def apply(
         self,
         tunnel: TunnelState,

@@ -159,7 +159,8 @@ async def test_one_chamber_for_all_sessions_and_a_front_for_each(config: Connect
     assert services.statuses() == []
     tun = await services.open()
     assert await services.open() is tun
-    assert (len(FakeChamber.made), len(FakeFront.made)) == (1, 1)
+    assert (len(FakeChamber.made), FakeFront.made) == (1, []), "an attempt is no session"
+    services.begin()
     assert services.notes == ["net/x: not permitted"]
     await services.apply(UP, {"echo": (OFFER,)}, (accepted(),))
     await services.apply(UP, {}, ())
@@ -169,6 +170,7 @@ async def test_one_chamber_for_all_sessions_and_a_front_for_each(config: Connect
     await services.end()
     assert FakeFront.made[0].calls == [5.0, "close"]
     assert await services.open() is tun
+    services.begin()
     assert (len(FakeChamber.made), len(FakeFront.made)) == (1, 2)
     await services.close()
     await services.close()
@@ -183,7 +185,8 @@ async def test_a_chamber_that_has_ended_is_replaced(config: ConnectorConfig) -> 
     FakeChamber.made[0].lost.set_result("killed by signal 9")
     assert await waiting == "killed by signal 9"
     assert await services.open() is not first
-    assert FakeFront.made[1].chamber is FakeChamber.made[1]
+    services.begin()
+    assert FakeFront.made[-1].chamber is FakeChamber.made[1]
 
 
 async def test_what_a_chamber_cannot_is_told(
@@ -195,6 +198,7 @@ async def test_what_a_chamber_cannot_is_told(
         await services.open()
     monkeypatch.setattr(FakeChamber, "failure", None)
     await services.open()
+    services.begin()
     FakeFront.made[0].failure = ChamberError("too many ports")
     with pytest.raises(PlaneError, match="too many ports"):
         await services.apply(UP, {"echo": (OFFER,)}, ())
@@ -247,6 +251,7 @@ async def test_both_are_joined_and_the_offers_lead_into_the_chamber(
     networks = NetworksPlane(network, 0, has_vnet_header=True)
     both = BothPlane(services_plane(config), networks, network, 0)
     tun = await both.open()
+    both.begin()
     assert tun.name == "zct0"
     assert FakePair.made[0].names == ("zgate0", "zct0s")
     await both.apply(UP, {"echo": (OFFER,)}, (accepted(), ROUTE))
@@ -262,6 +267,7 @@ async def test_both_are_joined_and_the_offers_lead_into_the_chamber(
     assert await waiting == "killed"
     await both.end()
     await both.open()
+    both.begin()
     assert (FakePair.made[0].is_closed, len(FakePair.made)) == (True, 2)
     # The second TUN is removed: the same.
     waiting = asyncio.create_task(both.lost())

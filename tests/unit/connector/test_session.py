@@ -176,7 +176,7 @@ async def test_a_lost_session_comes_back_and_everything_is_offered_again(
         await until(lambda: plane.offered[-1])
         tunnel.end("idle timeout")
         status = await reach(session, lambda one: connected(one) and one.reconnects == 1)
-        assert plane.log == ["open", "end", "open"]
+        assert plane.log == ["open", "begin", "end", "open", "begin"]
         assert status.answers == [], "those of the session before are nobody's"
         assert dial.tunnels[1].offers == offers_of(config)
         # What the dead session still says is not heard.
@@ -189,7 +189,7 @@ async def test_the_gateway_is_told_before_the_flows_are_ended(config: ConnectorC
     dial, plane = Dialler(UP, log=log), FakePlane(log=log)
     async with running(config, dial, plane) as session:
         await live(session, dial)
-    assert log == ["open", "tunnel closed", "end", "close"]
+    assert log == ["open", "begin", "tunnel closed", "end", "close"]
 
 
 async def test_all_addresses_are_tried_and_each_failure_is_told(config: ConnectorConfig) -> None:
