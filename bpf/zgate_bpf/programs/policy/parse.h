@@ -322,9 +322,9 @@ static __always_inline int zg_parse_ipv6(struct __sk_buff *skb, struct zg_packet
 	return zg_walk_extensions(skb, p, header.next_header);
 }
 
-/* Parses the packet between p->start and p->end. Everything else in *p must be zero. A quoted one
- * lies in an ICMP error, cut off somewhere. A later fragment comes back without ports:
- * zg_recall_fragment() knows them. */
+/* Parses the packet between p->start and p->end. Everything else in *p must be zero. A quoted
+ * one lies in an ICMP error, cut off somewhere. A later fragment comes back without its
+ * ports: zg_recall_fragment() knows them. */
 static __always_inline int zg_parse(struct __sk_buff *skb, struct zg_packet *p, const bool quoted)
 {
 	int reason;
