@@ -1,5 +1,7 @@
 """Packets to services and back: whose address stands in them, who gets them, and who does not."""
 
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from ipaddress import ip_address
 
 import pytest
@@ -320,6 +322,24 @@ def test_each_flow_is_given_once(pacs):
     assert not any(pacs.open(s.sent("udp", ALICES[4], VIPS[4])).chosen for _ in range(5))
     assert pacs.services.open_flows(FIRST) == 1
     assert pacs.offer_of(4) == FIRST
+
+
+def test_cpus_choose_at_the_same_time(pacs):
+    """Each flow is given once, whichever of its packets is first, and none is miscounted."""
+    pacs.offer(FIRST, SECOND)
+    ports = range(1000, 1500)
+    packets = [s.sent("udp", ALICES[4], VIPS[4], client_port=port) for port in ports]
+    assert all(pacs.world.up(packet).passed for packet in packets)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(pacs.world.down, [one for one in packets for _ in range(4)]))
+    for index in range(len(packets)):
+        of_flow = found[4 * index : 4 * index + 4]
+        assert sum(one.chosen for one in of_flow) == 1
+        assert len({one.client_index for one in of_flow}) == 1
+    taken = Counter(one.client_index for one in found if one.chosen)
+    assert taken[LEFT] == pacs.services.open_flows(FIRST)
+    assert taken[RIGHT] == pacs.services.open_flows(SECOND)
+    assert abs(taken[LEFT] - taken[RIGHT]) < 50
 
 
 def test_sixteen_offers_share_new_flows(pacs):
