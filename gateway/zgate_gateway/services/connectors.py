@@ -307,6 +307,7 @@ class Connectors:
         for connector in self.by_session.values():
             names = {service.name for service in connector.wanted}
             if wanted in names or wanted in connector.wanted_networks:
+                self._grant(connector)  # what it has lost, it has lost now
                 self._look_again(connector, _RETRY_S)
 
     def _handed_over(self, handover: Handover) -> None:

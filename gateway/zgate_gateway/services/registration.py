@@ -241,6 +241,7 @@ class Registration:
             return Objection(RegistrationCode.OVERLAP, str(error))
         except FAILURES as error:
             logger.error("%s cannot lead to %s: %s", connector.name, network, error)
+            self._on_failure(network)  # whoever was active may be so no more
             return _NOT_NOW
         connector.networks[network] = holder
         if handover is not None:

@@ -251,6 +251,9 @@ class RouteTable:
             self._kernel.set_network(network, holder.client_index)
         except BaseException:
             self._kernel.remove_network(network)
+            for one in (before, holder):
+                if one is not None:
+                    self._steering.release_network(network, one.worker_index)
             raise
         route.active = holder
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from zgate_bpf.services import OfferUse
 from zgate_control.store import Store
+from zgate_gateway.net.errors import NetError
 from zgate_gateway.registry import SessionRecord
 from zgate_gateway.services import connectors as connectors_module
 from zgate_protocol.service_capsule import Health, OfferedService, OfferStatus
@@ -135,7 +136,7 @@ class AnyCourse(RuleBasedStateMachine):
         self.world.tables.fails.add(step)
         self.world.owners.fails = "assign" in self.world.tables.fails
         if step == "add_route":
-            self.world.host.error = OSError(105, "no buffer space")
+            self.world.host.error = NetError("no buffer space")
 
     @rule()
     def mend(self) -> None:

@@ -253,6 +253,23 @@ async def test_a_failover_that_the_kernel_refuses_leaves_nobody(
     assert world.granted(other) == ((), (NET,))
 
 
+async def test_a_replica_that_cannot_take_over_costs_nobody_for_long(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connectors_module, "_RETRY_S", 0.01)
+    one, other = world.session("a"), world.session("b", worker=1)
+    world.lead(one, NET)
+    world.connectors.drain("a", None)
+    world.owners.fails = True
+    assert world.lead(other, NET) == {NET: "INTERNAL"}
+    assert (world.tables.networks, world.owners.owners) == ({}, {})
+    assert world.granted(one) == ((), ())
+    world.connectors.ended(other, "kicked")
+    world.owners.fails = False
+    await until(lambda: world.granted(one) == ((), (NET,)))
+    assert world.owners.owners == {NET: 0}
+
+
 async def test_a_route_that_cannot_be_taken_back_is_found_again(world: World) -> None:
     session = world.session()
     world.lead(session, NET)
