@@ -58,6 +58,8 @@ def test_a_service_is_reached_over_workers(world: ServiceWorld, is_apart: bool) 
 def test_a_worker_that_dies_takes_its_connectors_along_and_no_others(world: ServiceWorld) -> None:
     apart(world, is_apart=True)
     index = worker_of(world, "east")
+    west_lives = worker_of(world, "west") != index
+    wests_session = world.connectors.seen("west")["session_id"]
     before = world.connectors.seen("east")["session_id"]
     os.kill(workers(world)[index]["pid"], signal.SIGKILL)
     wait_until(
@@ -65,11 +67,13 @@ def test_a_worker_that_dies_takes_its_connectors_along_and_no_others(world: Serv
         BACK_S,
         "east to come back",
     )
+    if not west_lives:  # it was on the same worker
+        world.connectors.wait_offering("west")
     began_s = time.monotonic()
     while time.monotonic() - began_s < 1.0:
         assert who_answers(world.alice, world.vip("who"), timeout_s=BACK_S) in HOSPITALS
     world.connectors.wait_offering("east")
-    world.connectors.wait_offering("west")
+    assert (world.connectors.seen("west")["session_id"] == wests_session) is west_lives
     assert world.zgate.audit("offer_withdrawn", client="east", offer="who")
 
 
