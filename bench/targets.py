@@ -14,7 +14,7 @@ from bench.stats import ratio
 
 SUBJECT = "zgate"
 HIGHER, LOWER = Better.HIGHER, Better.LOWER
-TITLES = {"bare": "no QUIC"}
+TITLES = {"bare": "no QUIC", "null-cipher": "null cipher"}
 
 Findings = Mapping[str, float]  # medians, by "peer or section.key"
 
@@ -158,6 +158,8 @@ TARGETS: tuple[Target, ...] = (
     _peers(metrics.TCP_DOWN, "wireguard-go", 8, 14),
     _peers(metrics.CPU_UP, "openvpn", 0.2, 0.1),
     _peers(metrics.CPU_DOWN, "openvpn", 0.2, 0.1),
+    _peers(metrics.TCP_UP, "null-cipher", 0.7, 0.9),
+    _peers(metrics.TCP_DOWN, "null-cipher", 0.7, 0.9),
     _peers(metrics.TCP_UP, "bare", 0.7, 0.9),
     _peers(metrics.TCP_DOWN, "bare", 0.7, 0.9),
     *(_peers(metrics.UDP[size], "openvpn", 2, 4) for size in metrics.UDP_PAYLOADS_BYTES),
