@@ -117,5 +117,8 @@ class WorkerLink(Protocol):
     ) -> None:
         """All that a session holds from now on beside its own virtual IPs."""
 
+    def tell_agent(self, session_id: str, service: str, addresses: Sequence[IpAddress]) -> None:
+        """Whose a connector's packets are that it sends to nobody; none: nobody's."""
+
     def drain_session(self, session_id: str, deadline_ms: int) -> None:
         """Tell a connector that it gets no new flows; 0: no deadline."""

@@ -36,7 +36,7 @@ from zgate_protocol.service_capsule import ObservedAddress, ServiceCapsule
 from zgate_protocol.structured_field import ProxyError
 from zgate_protocol.uri_template import Scope
 
-from zgate_gateway.admission import Admission, Applicant, PeerPath, Refusal
+from zgate_gateway.admission import Admission, Applicant, IpAddress, PeerPath, Refusal
 from zgate_gateway.offer_intake import OfferIntake, TooMuchOffered
 from zgate_gateway.sessions import Session, SessionTable
 
@@ -481,6 +481,9 @@ class ClientConnection:
         if data:  # a dialect may have no word for it
             self.connection.send_data(session.tunnel.stream_id, data)
             self._flush_soon()
+
+    def agent_changed(self, service: str, addresses: Sequence[IpAddress]) -> None:
+        """Only the ztna-v1 dialect has agents that register."""
 
     def moved(self, session: Session) -> None:
         """The client is somewhere else now."""

@@ -432,7 +432,7 @@ class Gateway:
             ):
                 self.services.message(process, message)
             case messages.ReachService(request_id, session_id, service):
-                found = self.services.reachable(process, session_id, service)
+                found = self.services.reach(process, session_id, service)
                 process.send(messages.ServiceReached(request_id, found))
             case messages.TunLost():
                 self._tun_lost()

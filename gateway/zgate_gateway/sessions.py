@@ -81,6 +81,9 @@ class SessionOwner(Protocol):
     def tell(self, session: Session, capsule: ServiceCapsule) -> None:
         """Tell the peer."""
 
+    def agent_changed(self, service: str, addresses: Sequence[IpAddress]) -> None:
+        """Another agent registered last for a service that the session offers; or none is left."""
+
     def moved(self, session: Session) -> None:
         """The client is somewhere else now."""
 
@@ -294,6 +297,12 @@ class SessionTable:
     def _forget_services(self, session: Session) -> None:
         for address in session.services:
             self.services.pop(address, None)
+
+    def agent_changed(self, session_id: str, service: str, addresses: Sequence[IpAddress]) -> None:
+        """Which agent registered last for a service that a session offers."""
+        session = self.by_id.get(session_id)
+        if session is not None:
+            self._notify(session, lambda told: told.owner.agent_changed(service, addresses))
 
     def drain(self, session_id: str, deadline_ms: int) -> None:
         """A session gets no new flows; 0: its open ones have no deadline."""

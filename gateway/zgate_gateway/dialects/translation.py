@@ -5,6 +5,7 @@
     connector  V -> S       <-                             V -> O    the address of its offer
                S -> V           or from any address,       O -> V
                                 if it has one offer
+               S -> X           X is nobody's address      O -> V    of who registered last for S
 
 The kernel's policy, flows and counters see the right-hand side only. Ports stay as they are.
 """
@@ -12,19 +13,26 @@ The kernel's policy, flows and counters see the right-hand side only. Ports stay
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from ipaddress import ip_address
 
 from zgate_protocol.address_translation import translate_addresses
 from zgate_protocol.drop_reason import DropReason
 from zgate_protocol.errors import PacketError
 from zgate_protocol.icmp import invoking_packet, is_icmp_error
 from zgate_protocol.ip_header import check_packet
-from zgate_protocol.ip_range import IpAddress
+from zgate_protocol.ip_range import IpAddress, RouteTable
+
+_BROADCAST = bytes([255] * 4)
 
 
 class Translation:
-    """What is exchanged for what, on one connection."""
+    """What is exchanged for what, on one connection.
 
-    def __init__(self) -> None:
+    `ours` holds the virtual IPs of clients, be they connected or not, and of services.
+    """
+
+    def __init__(self, ours: RouteTable | None = None) -> None:
+        self._ours = ours or RouteTable()
         self._own: dict[int, bytes] = {}
         self._reached: dict[str, dict[int, bytes]] = {}
         # The service's virtual IP -> what becomes of the addresses on the way to the agent.
@@ -32,6 +40,8 @@ class Translation:
         self._served: dict[str, dict[bytes, bytes]] = {}
         self._to_connector: dict[bytes, bytes] = {}
         self._from_connector: dict[bytes, bytes] = {}
+        # By service that is served: the virtual IPs of the agent that registered last, by version.
+        self._agents: dict[str, dict[int, bytes]] = {}
 
     def set_own(self, addresses: Iterable[IpAddress]) -> None:
         """The client's virtual IPs."""
@@ -56,6 +66,13 @@ class Translation:
         self._served = {name: dict(pairs) for name, pairs in offers.items()}
         self._to_connector = {k: v for pairs in offers.values() for k, v in pairs.items()}
         self._from_connector = {vip: offer for offer, vip in self._to_connector.items()}
+        self._agents = {name: agent for name, agent in self._agents.items() if name in offers}
+
+    def answer_to(self, service: str, addresses: Iterable[IpAddress]) -> None:
+        """The virtual IPs of the agent that registered last for a service; none: there is none."""
+        self._agents.pop(service, None)
+        if service in self._served:
+            self._agents[service] = {address.version: address.packed for address in addresses}
 
     # From the client.
 
@@ -87,7 +104,29 @@ class Translation:
             if len(mine) != 1:
                 return DropReason.SOURCE_NOT_ASSIGNED
             table[source] = mine[0]
+        destination = _destination(packet)
+        agent = self._agent_of(table[source])
+        if agent is not None and destination not in table and self._is_nobodys(destination):
+            table[destination] = agent
         return translate_addresses(packet, table)
+
+    def _agent_of(self, offer: bytes) -> bytes | None:
+        """The virtual IP of the offer's version of who registered last for its service."""
+        for name, agent in self._agents.items():
+            if offer in self._served[name]:
+                return agent.get(4 if len(offer) == 4 else 6)
+        return None
+
+    def _is_nobodys(self, destination: bytes) -> bool:
+        """Whether the connector has made the address up.
+
+        One of the clients' is not: what is on its way to who has just left is for nobody else.
+        """
+        if self._ours.holds(destination):
+            return False
+        one = ip_address(destination)
+        is_local = one.is_loopback or one.is_link_local or one.is_unspecified
+        return not (is_local or one.is_multicast or destination == _BROADCAST)
 
     def _from_the_agent(self, packet: bytes, service: str | None) -> bytes | DropReason:
         if service is None and len(self._reached) == 1:

@@ -34,7 +34,7 @@ from zgate_protocol.dialects.ztna_v1 import (
 )
 from zgate_protocol.drop_reason import DropReason
 from zgate_protocol.icmp import TokenBucket, error_for_drop
-from zgate_protocol.ip_range import IpRange, ranges_of
+from zgate_protocol.ip_range import IpRange, RouteTable, ranges_of
 from zgate_protocol.service_capsule import Registered, ServiceCapsule
 
 from zgate_gateway.admission import Admission, Applicant, IpAddress, PeerPath, Refusal
@@ -71,7 +71,8 @@ class ZtnaConnection:
         self._identity: PeerIdentity | None = None
         self._session: Session | None = None
         self._tunnel: ZtnaTunnel | None = None
-        self._translation = Translation()
+        settings = table.settings
+        self._translation = Translation(RouteTable((*settings.pools, *settings.service_pools)))
         self._offers = ZtnaOffers()
         self._waiting: dict[Registration, None] = {}
         self._applied = False
@@ -325,6 +326,10 @@ class ZtnaConnection:
             self.connection.ping()
             self._endpoint.flush(self.connection)
             self._beat = self._table.loop.call_later(_BEAT_INTERVAL_S, self._keep_beating)
+
+    def agent_changed(self, service: str, addresses: Sequence[IpAddress]) -> None:
+        """Whose the packets for nobody's address are, of a service that is offered here."""
+        self._translation.answer_to(service, addresses)
 
     def moved(self, session: Session) -> None:  # noqa: ARG002
         """The client is somewhere else now."""

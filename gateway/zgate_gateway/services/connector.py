@@ -44,6 +44,7 @@ class Connector:
     :ivar answers: what became of them.
     :ivar told: revision and answers as the connector knows them; None: it waits for an answer.
     :ivar granted: addresses and networks as its worker knows them.
+    :ivar agents: the agent that registered last for each service, as its worker knows it.
     :ivar lists: how often its lists are looked at.
     :ivar later: when they are looked at again.
     """
@@ -60,6 +61,7 @@ class Connector:
     answers: tuple[RegistrationAnswer, ...] = ()
     told: tuple[int, tuple[RegistrationAnswer, ...]] | None = None
     granted: tuple[tuple[IpAddress, ...], tuple[str, ...]] = ((), ())
+    agents: dict[str, tuple[IpAddress, ...]] = field(default_factory=dict)
     is_silent: bool = False
     later: asyncio.TimerHandle | None = None
 

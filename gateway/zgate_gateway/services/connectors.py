@@ -27,6 +27,7 @@ from zgate_protocol.service_capsule import (
     RegistrationCode,
 )
 
+from zgate_gateway.admission import IpAddress
 from zgate_gateway.registry import SessionRecord
 from zgate_gateway.services.authorization import (
     IpNetwork,
@@ -54,7 +55,8 @@ class Connectors:
     """See the module's text.
 
     `policy` returns the policy in force; `client_index` the kernel's number of a client that is
-    there; `close` ends a session.
+    there; `close` ends a session; `agent_of` returns the virtual IPs of the agent that registered
+    last for a service.
 
     :ivar by_session: the connectors, by session ID.
     :ivar drains: those that are drained, by name, connected or not.
@@ -71,6 +73,7 @@ class Connectors:
         client_index: Callable[[str], int],
         listener: ConnectorListener,
         close: Callable[[SessionRecord, str], None],
+        agent_of: Callable[[str], tuple[IpAddress, ...]],
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         self.by_session: dict[str, Connector] = {}
@@ -84,6 +87,7 @@ class Connectors:
         self._client_index = client_index
         self._listener = listener
         self._close = close
+        self._agent_of = agent_of
         self._loop = loop
         self._deadlines: dict[str, asyncio.TimerHandle] = {}
         self._registration = Registration(
@@ -289,6 +293,24 @@ class Connectors:
             connector.told = news
             session = connector.session
             session.worker.answer_offers(session.session_id, *news)
+            connector.agents = {
+                name: told for name, told in connector.agents.items() if name in connector.offers
+            }
+        for service in connector.offers:
+            self._tell_agent(connector, service)
+
+    def agent_changed(self, service: str) -> None:
+        """Another agent registered last for a service: whoever offers it is told."""
+        for connector in self.by_session.values():
+            if service in connector.offers:
+                self._tell_agent(connector, service)
+
+    def _tell_agent(self, connector: Connector, service: str) -> None:
+        addresses = self._agent_of(service)
+        if addresses != connector.agents.get(service, ()):
+            connector.agents[service] = addresses
+            session = connector.session
+            session.worker.tell_agent(session.session_id, service, addresses)
 
     def _grant(self, connector: Connector) -> None:
         held = tuple(address for offer in connector.offers.values() for address in offer.addresses)

@@ -16,6 +16,7 @@ from zgate_gateway.audit import AuditLog
 from zgate_gateway.config import GatewayConfig
 from zgate_gateway.kernel import Kernel
 from zgate_gateway.registry import Registry, SessionRecord
+from zgate_gateway.services.agents import Agents
 from zgate_gateway.services.connectors import Connectors
 from zgate_gateway.services.directory import ServiceDirectory
 from zgate_gateway.services.offers import Offers
@@ -61,6 +62,7 @@ class ServiceDesk:
     ) -> None:
         """Offers can be made from now on."""
         self._sessions, self._workers, self._kernel = sessions, workers, kernel
+        self.agents = Agents(self._agent_changed, loop)
         tables = kernel.programs.services
         pool = self._config.pool
         self.routes = RouteTable(
@@ -78,6 +80,7 @@ class ServiceDesk:
             client_index=kernel.client_index,
             listener=ConnectorRecords(audit, loop),
             close=sessions.close,
+            agent_of=self.agents.addresses_of,
             loop=loop,
         )
         sessions.on_ending = self._session_ending
@@ -107,8 +110,8 @@ class ServiceDesk:
             case messages.ConnectorSilent(_, is_silent):
                 self.connectors.silent(session, is_silent)
 
-    def reachable(self, worker: WorkerLink, session_id: str, service: str) -> tuple[IpAddress, ...]:
-        """A service's virtual IPs, if the session's client may send it anything now; else none.
+    def reach(self, worker: WorkerLink, session_id: str, service: str) -> tuple[IpAddress, ...]:
+        """An agent registers: the service's virtual IPs, if it may send it anything now; else none.
 
         What there is not looks as what the client may not reach.
         """
@@ -117,7 +120,8 @@ class ServiceDesk:
             return ()
         policy, identity = self._kernel.policy_set, session.identity
         may = policy.may_reach(identity.name, identity.groups, service, reaches=identity.reaches)
-        return tuple(policy.services.get(service, ())) if may else ()
+        addresses = tuple(policy.services.get(service, ())) if may else ()
+        return addresses if addresses and self.agents.register(session, service) else ()
 
     def upkeep(self) -> None:
         """What the policy says of connectors may be another; to be called now and then."""
@@ -141,4 +145,10 @@ class ServiceDesk:
 
     def _session_ending(self, session: SessionRecord, cause: str) -> None:
         self._parts.forget(session.session_id)
-        self.connectors.ended(session, cause)
+        try:
+            self.connectors.ended(session, cause)
+        finally:
+            self.agents.ended(session)
+
+    def _agent_changed(self, service: str) -> None:
+        self.connectors.agent_changed(service)

@@ -265,6 +265,8 @@ class Worker:
                 self._on_offers(message)
             case messages.Routes(routes):
                 self._table.set_routes(_ranges(routes))
+            case messages.ServiceAgent(session_id, service, addresses):
+                self._table.agent_changed(session_id, service, addresses)
             case messages.AskReport(request_id, with_sessions):
                 self._report(request_id, with_sessions=with_sessions)
             case messages.ReloadTrust():

@@ -176,6 +176,18 @@ class Grant:
 
 
 @dataclass(frozen=True, slots=True)
+class ServiceAgent:
+    """Which agent registered last for a service that the session offers: its virtual IPs, or none.
+
+    Packets of that session for the service go to it if their destination is nobody's.
+    """
+
+    session_id: str
+    service: str
+    addresses: tuple[IpAddress, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class DrainSession:
     """The session gets no new flows; tell its connector. 0: no deadline."""
 
@@ -364,6 +376,7 @@ Message = (
     | CloseSession
     | OffersAnswered
     | Grant
+    | ServiceAgent
     | DrainSession
     | Routes
     | ReloadTrust

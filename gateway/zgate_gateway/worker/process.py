@@ -103,6 +103,10 @@ class WorkerProcess:
         """See `WorkerLink.grant`."""
         self.send(messages.Grant(session_id, tuple(addresses), tuple(networks)))
 
+    def tell_agent(self, session_id: str, service: str, addresses: Sequence[IpAddress]) -> None:
+        """See `WorkerLink.tell_agent`."""
+        self.send(messages.ServiceAgent(session_id, service, tuple(addresses)))
+
     def drain_session(self, session_id: str, deadline_ms: int) -> None:
         """See `WorkerLink.drain_session`."""
         self.send(messages.DrainSession(session_id, deadline_ms))

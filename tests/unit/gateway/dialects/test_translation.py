@@ -1,6 +1,6 @@
 """What is exchanged for what on a ztna-v1 connection."""
 
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 
 import pytest
 from scapy.layers.inet import ICMP, IP, UDP, IPerror, UDPerror
@@ -9,6 +9,7 @@ from scapy.packet import Packet, Raw
 from zgate_gateway.dialects.translation import Translation
 from zgate_protocol.drop_reason import DropReason
 from zgate_protocol.icmp import IcmpError, build_icmp_error
+from zgate_protocol.ip_range import IpRange, RouteTable
 
 # The agent's own address and what it takes for the service's; its virtual IP and the service's.
 A, D, V, S = "10.77.0.2", "10.99.0.1", "10.100.0.2", "10.101.0.1"
@@ -128,6 +129,67 @@ def test_one_offer_has_every_source(connector: Translation) -> None:
     assert connector.from_client(udp("192.168.1.4", CLIENT), None) == udp(OFFER, CLIENT)
     packet = udp("fd00::4", V6)
     assert connector.from_client(packet, None) is DropReason.SOURCE_NOT_ASSIGNED
+
+
+# What a connector sends to nobody's address.
+
+NOBODYS, SECOND = "192.168.7.7", "10.101.255.253"
+
+
+@pytest.fixture
+def answering() -> Translation:
+    ours = [IpRange.of(ip_network(one)) for one in ("10.100.0.0/16", "10.101.0.0/16")]
+    made = Translation(RouteTable(ours))
+    made.serve({"pacs": pairs((OFFER, S)), "web": pairs((SECOND, OTHER))})
+    made.answer_to("pacs", [ip_address(CLIENT), ip_address(V6)])
+    return made
+
+
+def test_what_is_for_nobody_is_for_who_registered_last(answering: Translation) -> None:
+    assert answering.from_client(udp(S, NOBODYS), None) == udp(OFFER, CLIENT)
+    assert answering.from_client(udp("10.1.1.1", NOBODYS), "pacs") == udp(OFFER, CLIENT)
+    answering.answer_to("pacs", [ip_address(V)])
+    assert answering.from_client(udp(S, NOBODYS), None) == udp(OFFER, V)
+    # Nobody has registered for the other service.
+    assert answering.from_client(udp(OTHER, NOBODYS), None) == udp(SECOND, NOBODYS)
+
+
+def test_and_in_its_own_family(answering: Translation) -> None:
+    answering.serve({"pacs": pairs((OFFER, S), ("fd01::2", S6))})
+    assert answering.from_client(udp(S6, "fd00::7"), None) == udp("fd01::2", V6)
+    answering.answer_to("pacs", [ip_address(V)])
+    assert answering.from_client(udp(S6, "fd00::7"), None) == udp("fd01::2", "fd00::7")
+
+
+@pytest.mark.parametrize(
+    "address",
+    [V, "10.101.7.7", "224.0.0.1", "255.255.255.255", "127.0.0.1", "169.254.0.1", "0.0.0.0"],
+)
+def test_what_is_somebodys_or_everybodys_stays(answering: Translation, address: str) -> None:
+    assert answering.from_client(udp(S, address), None) == udp(OFFER, address)
+
+
+def test_without_an_agent_it_stays(answering: Translation) -> None:
+    answering.answer_to("pacs", [])
+    assert answering.from_client(udp(S, NOBODYS), None) == udp(OFFER, NOBODYS)
+
+
+def test_who_registered_is_forgotten_with_the_offer(answering: Translation) -> None:
+    answering.serve({"web": pairs((SECOND, OTHER))})
+    answering.serve({"pacs": pairs((OFFER, S))})
+    assert answering.from_client(udp(S, NOBODYS), None) == udp(OFFER, NOBODYS)
+    answering.answer_to("elsewhere", [ip_address(V)])
+    assert answering._agents == {}
+
+
+def test_an_error_to_nobody_quotes_whom_it_is_about(answering: Translation) -> None:
+    arrived = udp(CLIENT, S)
+    error = bytes(IP(src=S, dst=NOBODYS) / ICMP(type=3, code=3) / Raw(arrived))
+    passed = answering.from_client(error, None)
+    assert isinstance(passed, bytes)
+    parsed = IP(passed)
+    assert (parsed.src, parsed.dst) == (OFFER, CLIENT)
+    assert (parsed[IPerror].src, parsed[IPerror].dst) == (CLIENT, OFFER)
 
 
 def test_two_offers_are_told_apart_by_source_or_name(connector: Translation) -> None:

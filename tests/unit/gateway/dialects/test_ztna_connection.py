@@ -310,6 +310,23 @@ async def test_a_connectors_packets(lab: Lab, dialling: Dial) -> None:
         await eventually(lambda: drops == {DropReason.DESTINATION_NOT_ROUTED: 1})
 
 
+async def test_an_answer_to_nobody_is_for_the_agent(lab: Lab, dialling: Dial) -> None:
+    gateway = ztna_gateway(lab)
+    async with dialling(ZtnaClient, gateway) as client:
+        await offering(gateway, client)
+        session_id = gateway.session("alice").session_id
+        gateway.table.agent_changed(session_id, "pacs", (ip_address(CLIENT),))
+        client.send_packet(udp_packet(S, A, b"answer"))
+        await eventually(lambda: gateway.tun.written)
+        assert gateway.tun.written == [udp_packet(OFFER, CLIENT, b"answer")]
+        # There is no agent any more; and of sessions that are over nothing is known.
+        gateway.table.agent_changed(session_id, "pacs", ())
+        gateway.table.agent_changed("s99", "pacs", (ip_address(CLIENT),))
+        client.send_packet(udp_packet(S, A))
+        drops = gateway.session("alice").tunnel.drops
+        await eventually(lambda: drops == {DropReason.DESTINATION_NOT_ROUTED: 1})
+
+
 async def test_a_refused_connector(lab: Lab, dialling: Dial) -> None:
     gateway = ztna_gateway(lab)
     async with dialling(ZtnaClient, gateway) as client:

@@ -139,6 +139,7 @@ class FakeWorker:
         self.answers: list[tuple[str, int, tuple[RegistrationAnswer, ...]]] = []
         self.grants: list[tuple[str, tuple[str, ...], tuple[str, ...]]] = []
         self.drained: list[tuple[str, int]] = []
+        self.agents: list[tuple[str, str, tuple[str, ...]]] = []
 
     def close_session(self, session_id: str, cause: str) -> None:
         self.log.append(f"close_session {session_id} {cause}")
@@ -150,6 +151,9 @@ class FakeWorker:
     def grant(self, session_id: str, addresses: Sequence[Any], networks: Sequence[str]) -> None:
         self.log.append(f"grant {session_id}")
         self.grants.append((session_id, tuple(map(str, addresses)), tuple(networks)))
+
+    def tell_agent(self, session_id: str, service: str, addresses: Sequence[Any]) -> None:
+        self.agents.append((session_id, service, tuple(map(str, addresses))))
 
     def drain_session(self, session_id: str, deadline_ms: int) -> None:
         self.drained.append((session_id, deadline_ms))
@@ -174,6 +178,11 @@ class FakePolicy:
     def __init__(self, **rights: tuple[Iterable[str], Iterable[str]]) -> None:
         self.connectors = {name: FakeRights(*given) for name, given in rights.items()}
         self.connector_groups: dict[str, FakeRights] = {}
+        self.services: dict[str, tuple[Any, ...]] = {}
+        self.reaching: set[str] = set()
+
+    def may_reach(self, name: str, groups: Any, service: str, *, reaches: Any = None) -> bool:
+        return service in self.services and name in self.reaching
 
     def connector_rights(self, name: str, groups: Iterable[str] = ()) -> FakeRights:
         return self.connectors.get(name, FakeRights((), ()))
@@ -218,6 +227,7 @@ class World:
         self.host, self.told = FakeHost(self.log), Told()
         self.workers = FakeWorker(0, self.log), FakeWorker(1, self.log)
         self.network_changes = 0
+        self.agents: dict[str, tuple[Any, ...]] = {}
         routes = ["10.20.0.0/16", "10.30.0.0/16", "10.100.0.0/15", "192.0.2.0/24", "fd20::/32"]
         self.policy = FakePolicy(a=(["*"], routes), b=(["*"], routes))
         self.directory = ServiceDirectory(store, V4, V6)
@@ -236,6 +246,7 @@ class World:
             client_index={"a": 11, "b": 12, "c": 13}.__getitem__,
             listener=self.told,
             close=self._close,
+            agent_of=lambda service: self.agents.get(service, ()),
             loop=asyncio.get_running_loop(),
         )
         self._ids = itertools.count(1)

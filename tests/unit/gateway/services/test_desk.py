@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from ipaddress import ip_address
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -129,6 +130,72 @@ async def test_what_raises_costs_that_session_only(desk: Desk, name: str) -> Non
     assert desk.registry.closed == [(bad.session_id, "internal error")]
     desk.desk.message(good.worker, messages.OfferRoutes(good.session_id, ("10.20.0.0/16",)))
     assert desk.world.codes(good) == {"10.20.0.0/16": "ACCEPTED"}
+
+
+# Agents that register.
+
+
+def offered(desk: Desk, session: SessionRecord, *names: str, revision: int = 1) -> None:
+    services = tuple(OfferedService(name, TCP) for name in names)
+    message = messages.OfferServices(session.session_id, revision, services, True)
+    desk.desk.message(session.worker, message)
+
+
+def reaching(desk: Desk, address: str, worker: int = 0) -> SessionRecord:
+    """An agent that may reach `pacs`, with that virtual IP."""
+    desk.policy.services = {"pacs": (ip_address("10.101.0.1"),)}
+    desk.policy.reaching |= {address}
+    session = desk.session(address, worker=worker)
+    session.addresses = (ip_address(address),)
+    return session
+
+
+def reach(desk: Desk, session: SessionRecord, service: str = "pacs") -> tuple[str, ...]:
+    found = desk.desk.reach(session.worker, session.session_id, service)
+    return tuple(map(str, found))
+
+
+async def test_a_connector_knows_who_registered_last(desk: Desk) -> None:
+    """On another worker than it; and who registered before, when that one has gone."""
+    first, last = reaching(desk, "10.100.0.7"), reaching(desk, "10.100.0.8")
+    connector, told = desk.session(worker=1), desk.world.workers[1].agents
+    key = connector.session_id
+    assert reach(desk, first) == ("10.101.0.1",)
+    offered(desk, connector, "pacs")
+    assert told == [(key, "pacs", ("10.100.0.7",))]
+    reach(desk, last)
+    reach(desk, last)
+    assert told[1:] == [(key, "pacs", ("10.100.0.8",))]
+    reach(desk, first)
+    reach(desk, last)
+    desk.registry.close(first, "kicked")
+    assert told[2:] == [(key, "pacs", ("10.100.0.7",)), (key, "pacs", ("10.100.0.8",))]
+    reach(desk, (again := reaching(desk, "10.100.0.7")))
+    desk.registry.close(again, "kicked")
+    desk.registry.close(last, "kicked")
+    assert told[4:] == [
+        (key, "pacs", ("10.100.0.7",)), (key, "pacs", ("10.100.0.8",)), (key, "pacs", ()),
+    ]  # fmt: skip
+    assert desk.world.workers[0].agents == []
+    assert desk.desk.agents._sessions == desk.desk.agents._services == {}
+
+
+async def test_what_is_offered_anew_is_told_anew(desk: Desk) -> None:
+    reach(desk, reaching(desk, "10.100.0.7"))
+    connector, told = desk.session(worker=1), desk.world.workers[1].agents
+    for revision, names in enumerate([("pacs",), ("web",), ("pacs", "web")], 1):
+        offered(desk, connector, *names, revision=revision)
+    assert told == [(connector.session_id, "pacs", ("10.100.0.7",))] * 2
+
+
+async def test_who_may_not_reach_a_service_has_not_registered(desk: Desk) -> None:
+    agent = reaching(desk, "10.100.0.7")
+    desk.policy.reaching.clear()
+    assert reach(desk, agent) == ()
+    assert desk.desk.agents.addresses_of("pacs") == ()
+    desk.policy.reaching.add("10.100.0.7")
+    assert desk.desk.reach(desk.world.workers[1], agent.session_id, "pacs") == ()
+    assert desk.desk.agents.addresses_of("pacs") == ()
 
 
 async def test_agents_are_told_of_services_and_of_the_gateway(desk: Desk) -> None:

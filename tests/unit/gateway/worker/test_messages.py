@@ -89,6 +89,7 @@ ALL: list[Any] = [
         True,
     ),
     messages.Grant("s1", (V4, V6), ("10.20.0.0/16",)),
+    messages.ServiceAgent("s1", "räume", (V4, V6)),
     messages.DrainSession("s1", 30_000),
     messages.Routes(("10.20.0.0/16",)),
     messages.OfferServices("s1", 7, (OfferedService("pacs", (ServicePorts(6, 104, 106),)),), False),
