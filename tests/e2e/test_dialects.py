@@ -2,7 +2,7 @@
 
 device1    stan    a stream client: ordinary addresses and routes
 device2    zoe     a ztna-v1 agent, which calls itself 10.77.0.2 and the service 10.99.0.1
-           alice   an agent of ours
+           alice   an agent of ours; in one test of the dialect, on device1
 site 1     zack    a ztna-v1 connector behind a NAT: its own kernel is the backend
 """
 
@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
@@ -45,6 +45,8 @@ CLIENT_POOLS = ("10.100.0.0/16", "fd7a:7a67:6174:65::/64")
 # What the ztna-v1 agent uses, and nobody else knows.
 AGENT, VIRTUAL_IP = "10.77.0.2", "10.99.0.1"
 AGENT_V6, VIRTUAL_IP_V6 = "fd77::2", "fd99::1"
+# Where a connector sends to that knows no client's address.
+NOBODY, NOBODY_V6 = "192.168.77.7", "fd77:7::7"
 AS_AGENT = ("--address", f"{AGENT}/32", "--address", f"{AGENT_V6}/128")
 AS_AGENT += ("--route", f"{VIRTUAL_IP}/32", "--route", f"{VIRTUAL_IP_V6}/128")
 ECHO_PORT, STREAM_PORT, CLOSED_TO_CLIENTS = 5001, 8080, 5002
@@ -143,8 +145,8 @@ class Dialects:
     def zoe(self, *more: str) -> Any:
         return self.running("zoe", "ztna-v1", self.device2, "--service", "pacs", *AS_AGENT, *more)
 
-    def zack(self) -> Any:
-        pools = [word for pool in CLIENT_POOLS for word in ("--route", pool)]
+    def zack(self, *routes: str) -> Any:
+        pools = [word for route in (*CLIENT_POOLS, *routes) for word in ("--route", route)]
         own = [word for v in (4, 6) for word in ("--address", str(self.vip(v)))]
         more = ("--connector", "--service", "pacs", *own, *pools)
         return self.running("zack", "ztna-v1", self.site.connector.namespace, *more)
@@ -297,6 +299,70 @@ def test_an_agent_of_ours_reaches_a_connector_of_the_dialect(world: Dialects) ->
                 exchange(world.device2, world.vip(version), world.site.connector, MEGABYTE)
         finally:
             world.zgate.agents.pop("alice").stop()
+
+
+@pytest.mark.parametrize(
+    ("service", "nobody"), [(VIRTUAL_IP, NOBODY), (VIRTUAL_IP_V6, NOBODY_V6)], ids=["IPv4", "IPv6"]
+)
+def test_an_answer_to_nobody_goes_to_who_registered_last(
+    world: Dialects, service: str, nobody: str
+) -> None:
+    """If it is one of that agent's flows; and when the agent has gone, to the one before it."""
+    also = ("--service", "pacs", *AS_AGENT)
+    address = ip_address(service)
+    with (
+        world.zack(f"{NOBODY}/32", f"{NOBODY_V6}/128"),
+        world.zoe(),
+        backend(world.site.connector, address.version) as server,
+        UdpClient(world.device2.name, address, ECHO_PORT) as zoe,
+    ):
+        zoes = (nobody, port_of(zoe, server))
+        arrives(server, zoes, zoe, b"for the only agent")
+        with (
+            world.running("alice", "ztna-v1", world.device1, *also),
+            UdpClient(world.device1.name, address, ECHO_PORT) as alice,
+        ):
+            alices = (nobody, port_of(alice, server))
+            arrives(server, alices, alice, b"for the last one")
+            before = unsolicited(world)
+            server.sendto(b"in no flow of hers", zoes)
+            wait_until(lambda: unsolicited(world) > before, 5.0, "the packet to be dropped")
+        arrives(server, zoes, zoe, b"for who is left")
+
+
+@contextmanager
+def backend(host: Host, version: int) -> Iterator[socket.socket]:
+    with host.namespace.entered():
+        sock = socket.socket(socket.AF_INET if version == 4 else socket.AF_INET6, socket.SOCK_DGRAM)
+    with sock:
+        sock.bind(("", ECHO_PORT))
+        sock.settimeout(5.0)
+        yield sock
+
+
+def port_of(client: UdpClient, server: socket.socket) -> int:
+    """The port that the client asks from."""
+    client.socket.send(b"question")
+    return int(server.recvfrom(100)[1][1])
+
+
+def arrives(
+    server: socket.socket, destination: tuple[str, int], client: UdpClient, data: bytes
+) -> None:
+    """What the server sends there comes to the client, soon if not at once."""
+
+    def came() -> bool:
+        server.sendto(data, destination)
+        with suppress(TimeoutError):
+            return client.socket.recv(100) == data
+        return False
+
+    client.socket.settimeout(0.5)
+    wait_until(came, 5.0, f"{data!r} to arrive")
+
+
+def unsolicited(world: Dialects) -> int:
+    return int(world.zgate.gateway_status()["drops"].get("UNSOLICITED", 0))
 
 
 def test_the_session_ends_with_its_connector(world: Dialects) -> None:
