@@ -21,7 +21,8 @@ OWN_MAPS = [
     "masks",
 ]
 GENERATION_MAPS = ["assignments", "policies", "destinations", "lists", "intervals", "rules"]
-MAPS = [*OWN_MAPS, *GENERATION_MAPS, "statistics"]
+SERVICE_MAPS = ["endpoints", "services", "offers", "networks", "scratch"]
+MAPS = [*OWN_MAPS, *GENERATION_MAPS, *SERVICE_MAPS, "statistics"]
 DEFINES = {
     **{f"ZG_MAP_{name}": 3 for name in MAPS},
     "ZG_MAX_CLIENTS": 16,

@@ -26,7 +26,7 @@ def kernel(monkeypatch):
                 raise self.error
             answer = bytearray(context)
             struct.pack_into("=4I", answer, 48, *self.words)
-            return TestRun(self.result, bytes(answer), 123)
+            return TestRun(self.result, data, bytes(answer), 123)
 
     made = Kernel()
     monkeypatch.setattr(verdict.syscalls, "program_test_run", made.run)
