@@ -302,7 +302,9 @@ class GatewaySession:
         )
         self._address, self._tunnel = address, tunnel
         try:
-            live.take_state(await tunnel.connect(self._config.connect_timeout_s))
+            first = await tunnel.connect(self._config.connect_timeout_s)
+            if live.tunnel is None:  # else a newer one has overtaken us
+                live.take_state(first)
             self._source = self._find_source()
             return await self._serve(tunnel, live)
         except TunnelError as error:

@@ -61,6 +61,7 @@ def running(
             lambda address=address: ping(world.alice, address, count=1, timeout_s=0.3).received,  # type: ignore[misc]
             5.0,
             f"{address} to answer",
+            interval_s=0.3,  # who pings while nobody leads there is told at once, and asks again
         )
     try:
         yield
