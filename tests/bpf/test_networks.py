@@ -182,12 +182,6 @@ def test_asking_about_a_network(sites, family):
     assert sites.world.up(question).passed
     assert sites.kernel.evaluate(question, Direction.DOWN).client_index == LEFT
     assert sites.kernel.counters(LEFT).down_packets == 0
-    sites.put(WIDE[family], None)
-    asked = sites.kernel.evaluate(question, Direction.UP)
-    assert (asked.passed, asked.no_offer) == (True, True)
-    sites.world.policy(deny("0.0.0.0/0", "::/0"))
-    asked = sites.kernel.evaluate(question, Direction.UP)
-    assert (asked.reason, asked.no_offer) == (Reason.POLICY_RULE, False)
 
 
 # Networks whose connectors have all gone.

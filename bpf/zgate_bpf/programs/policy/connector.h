@@ -196,20 +196,14 @@ static __always_inline int zg_decide_answer(struct __sk_buff *skb, struct zg_pac
 	return ZG_DROP_NONE;
 }
 
-/* A dry run asks what will become of a packet: does anybody offer the service, or lead to the
- * network? */
+/* A dry run asks what will become of a packet: does anybody offer the service? */
 static __always_inline bool zg_has_offer(const struct zg_subject *subject)
 {
 	const struct zg_endpoint *endpoint =
 		zg_find_endpoint(subject->key.family, &subject->key.remote);
-	const struct zg_network *network;
 	const struct zg_service *service;
 
-	if (!endpoint) {
-		network = zg_find_network(subject->key.family, &subject->key.remote);
-		return !network || network->client_index != ZG_NO_CLIENT;
-	}
-	if (endpoint->kind != ZG_ENDPOINT_SERVICE)
+	if (!endpoint || endpoint->kind != ZG_ENDPOINT_SERVICE)
 		return true;
 	if (subject->flow &&
 	    zg_is_usable(zg_find_offer(subject->flow->backend - 1), endpoint->number))

@@ -287,7 +287,7 @@ enum zg_verdict_flag {
 	ZG_VERDICT_NEW_FLOW = 4,
 	ZG_VERDICT_JUDGED = 8,           /* the policy was asked */
 	ZG_VERDICT_CHOSEN = 16,          /* its flow was given to an offer now */
-	ZG_VERDICT_NO_OFFER = 32,        /* a dry run: it passes, and no connector takes it */
+	ZG_VERDICT_NO_OFFER = 32,        /* a dry run: it passes, to a service that nobody offers */
 };
 
 #endif
