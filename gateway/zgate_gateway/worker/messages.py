@@ -74,7 +74,6 @@ class Configure:
         engine: native or python; the native one reads and writes vnet headers.
         secret: of the connection IDs; retry_key: of Retry tokens.
         routes: what agents are told to send here.
-        networks: what lies behind connectors.
         pools: the clients' virtual IPs, which connectors are told to send here.
         service_pools: the services' virtual IPs and the offers' addresses.
         dns_domain: services have names under it, answered at the gateway's addresses.
@@ -102,7 +101,6 @@ class Configure:
     service_pools: tuple[str, ...]
     dns_domain: str
     dialects: tuple[str, ...] = ()
-    networks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,11 +197,9 @@ class DrainSession:
 
 @dataclass(frozen=True, slots=True)
 class Routes:
-    """What agents are told to send here from now on; and which networks lie behind connectors,
-    whether one is there now or not."""
+    """What agents are told to send here, from now on."""
 
     routes: tuple[str, ...]
-    networks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
