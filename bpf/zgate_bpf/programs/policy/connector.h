@@ -111,8 +111,6 @@ static __always_inline int zg_decide_onward(struct __sk_buff *skb, struct zg_pac
 		network = zg_find_network(p->family, &p->destination);
 		if (!network)
 			return ZG_DROP_NO_CLIENT;
-		if (!reason && network->client_index == ZG_NO_CLIENT)
-			return ZG_DROP_NO_BACKEND;
 		if (!reason) {
 			v->client_index = network->client_index;
 			v->direction = ZG_DOWN;
@@ -137,7 +135,7 @@ static __always_inline bool zg_find_origin(struct zg_packet *p, struct zg_verdic
 		network = zg_find_network(p->family, &p->source);
 		if (network)
 			v->client_index = network->client_index;
-		return network && v->client_index != ZG_NO_CLIENT;
+		return network != NULL;
 	}
 	offer = endpoint->kind == ZG_ENDPOINT_OFFER ? zg_find_offer(endpoint->number) : NULL;
 	service = offer ? zg_find_service(offer->service_plus_1 - 1) : NULL;

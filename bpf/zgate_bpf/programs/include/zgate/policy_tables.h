@@ -212,7 +212,7 @@ struct zg_network_key {
 };
 
 struct zg_network {
-	__u32 client_index;              /* the connector; ZG_NO_CLIENT: none now */
+	__u32 client_index;              /* the connector */
 };
 
 /* zg_counters (per CPU), by client index. */
