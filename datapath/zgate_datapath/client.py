@@ -162,6 +162,7 @@ class TunnelClient:
         self._routes: tuple[IpRange, ...] | None = None
         self._handshake_done = False
         self._tun_paused = True
+        self._newest: TunnelState | None = None
         self._told: TunnelState | None = None
         self._keepalive: asyncio.TimerHandle | None = None
         self._received_at = 0.0
@@ -180,14 +181,16 @@ class TunnelClient:
         try:
             async with asyncio.timeout(timeout_s):
                 await self._dial()
-                state = await asyncio.shield(self._ready)
+                await asyncio.shield(self._ready)
         except TimeoutError:
             await self.close("timeout")
             raise ConnectTimeout(self._timeout_text(timeout_s)) from None
         except BaseException:
             await self.close("connect failed")
             raise
-        self._told = state
+        # Not what the future holds: the gateway may have said more before we had our turn.
+        assert self._newest is not None
+        self._told = state = self._newest
         self._received_at = self._loop.time()
         self._arm_keepalive()
         self._resume_tun()
@@ -524,6 +527,7 @@ class TunnelClient:
             local_address=self._endpoint.udp.local_address,
             mtu_bytes=min(self._config.mtu_bytes, tunnel.mtu_bytes),
         )
+        self._newest = state
         if not self._ready.done():
             self._ready.set_result(state)
         elif self._told is not None and state != self._told:

@@ -14,6 +14,7 @@ from zgate_datapath.client import (
     ConnectTimeout,
     PathTooSmall,
     SessionRefused,
+    TunnelClient,
     TunnelError,
 )
 from zgate_datapath.h3 import DatagramH3Connection, Setting
@@ -210,6 +211,24 @@ async def test_new_addresses_and_routes_are_told(lab: Lab) -> None:
     tell(gateway, routes.encode())
     await eventually(lambda: len(client.changes) == 2)
     assert client.changes[-1].routes == routes.ranges
+
+
+async def test_what_comes_before_the_dialler_has_its_turn_is_not_lost(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    newer = (IpRange.of(ip_network("10.20.0.0/16")),)
+    settle = TunnelClient._settle
+
+    def settle_twice(client: TunnelClient) -> None:
+        settle(client)
+        if client._ready.done() and client._routes != newer:
+            client._routes = newer
+            settle(client)
+
+    monkeypatch.setattr(TunnelClient, "_settle", settle_twice)
+    client, state = await lab.connect(lab.gateway())
+    assert state.routes == newer
+    assert client.changes == []
 
 
 async def test_what_changes_nothing_is_not_told(lab: Lab) -> None:
