@@ -49,9 +49,10 @@ class GatewayClient:
         """The gateway at a glance."""
         return self._ask(schemas.Status, "GET", "/v1/status")
 
-    def sessions(self) -> schemas.SessionList:
-        """The sessions that are up."""
-        return self._ask(schemas.SessionList, "GET", "/v1/sessions")
+    def sessions(self, query: schemas.SessionQuery | None = None) -> schemas.SessionList:
+        """The sessions that are up, or those of them that are asked for."""
+        params = (query or schemas.SessionQuery()).model_dump(mode="json", exclude_defaults=True)
+        return self._ask(schemas.SessionList, "GET", "/v1/sessions", params=params)
 
     def clients(self) -> schemas.ClientList:
         """Every client that the gateway knows."""
@@ -118,6 +119,10 @@ class GatewayClient:
         """Close a client's sessions."""
         path = f"/v1/sessions/{_segment(client)}/kick"
         return self._ask(schemas.Kick, "POST", path, json=request.model_dump())
+
+    def ping(self, client: str) -> schemas.Ping:
+        """Measure the round trip to a client once."""
+        return self._ask(schemas.Ping, "POST", f"/v1/sessions/{_segment(client)}/ping")
 
     def why(self, query: schemas.WhyQuery) -> schemas.Why:
         """Ask for the verdict on one packet."""

@@ -45,6 +45,8 @@ _TLS_ALERT_MAX = 0xFF
 # What a peer can make us hold: HTTP/3 events before its SETTINGS, and stream bytes behind a gap.
 _MAX_HELD_EVENTS = 64
 _MAX_BACKLOG_BYTES = 1 << 18
+# Round trips that are measured at once.
+_MAX_PINGS = 64
 # How often a native engine without room is asked again.
 _LOOK_AGAIN_S = 0.005
 # Tracebacks about peers, of the whole process: who can provoke one can provoke thousands.
@@ -160,6 +162,9 @@ class Connection:
         # Told what address the peer sees us at, where it speaks QUIC address discovery.
         self.on_observed: Callable[[ObservedAddress], None] = lambda _: None
         self._observed: ObservedAddress | None = None
+        # By number: when it was sent, and who waits. Number 0 is nobody's.
+        self._pings: dict[int, tuple[float, Callable[[float], None]]] = {}
+        self._last_ping = 0
 
     def set_handler(self, handler: ConnectionHandler) -> None:
         """Whom to tell; once, before the first packet."""
@@ -257,6 +262,8 @@ class Connection:
                 self.issued_ids.append(event.connection_id)
             elif isinstance(event, quic_events.ConnectionIdRetired):
                 self.retired_ids.append(event.connection_id)
+            elif isinstance(event, quic_events.PingAcknowledged):
+                self._ping_answered(event.uid, now)
             elif isinstance(event, quic_events.HandshakeCompleted):
                 self.application_protocol = event.alpn_protocol or HTTP3
                 if self.application_protocol == HTTP3:
@@ -588,6 +595,25 @@ class Connection:
         """Ask for a sign of life, sent by the next flush."""
         self._control_due = True
         self.quic.send_ping(0)
+
+    def measure_round_trip(self, on_answer: Callable[[float], None], now: float) -> None:
+        """Ask for a sign of life, sent by the next flush; `on_answer` gets how long it took, in s.
+
+        It is never called if the peer does not answer. The time is with what the peer waits with
+        its acknowledgement (RFC 9000 section 13.2.1), and with sending again what was lost.
+        """
+        if len(self._pings) >= _MAX_PINGS:
+            self._pings.pop(next(iter(self._pings)))
+        self._last_ping += 1
+        self._pings[self._last_ping] = now, on_answer
+        self._control_due = True
+        self.quic.send_ping(self._last_ping)
+
+    def _ping_answered(self, uid: int, now: float) -> None:
+        asked = self._pings.pop(uid, None)
+        if asked is not None:
+            asked_at, on_answer = asked
+            on_answer(max(0.0, now - asked_at))
 
     def local_address_changed(self, now: float) -> None:
         """Our address has changed: use a fresh connection ID, and let the peer see us there.

@@ -13,7 +13,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from zgate_bpf.kernel_policy import ClientCounters
 from zgate_config import ConfigError
 from zgate_control.store import StoreError
 from zgate_datapath.tunnel import add_drops
@@ -47,7 +46,6 @@ from zgate_gateway.metrics import (
 from zgate_gateway.policy.rules import Rule
 from zgate_gateway.policy_file import PolicyFileError
 from zgate_gateway.policy_keeper import PolicyMoved, PolicyNotWritten, UnknownRevision
-from zgate_gateway.registry import SessionRecord
 from zgate_gateway.services.report import (
     connectors_in,
     drain_in,
@@ -55,6 +53,7 @@ from zgate_gateway.services.report import (
     services_in,
     services_up,
 )
+from zgate_gateway.session_list import SessionLists, counters_in
 from zgate_gateway.why import why
 
 if TYPE_CHECKING:
@@ -68,12 +67,13 @@ class Administration:
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
+        self._sessions = SessionLists(gateway)
 
     # Reading.
 
     async def refresh(self) -> None:
         """See `GatewayFacade.refresh`."""
-        await self._gateway.crew.refresh()
+        await self._gateway.crew.refresh({})
 
     def status(self) -> schemas.Status:
         """See `GatewayFacade.status`."""
@@ -196,34 +196,13 @@ class Administration:
             not_in_force_because=gateway.policy.error,
         )
 
-    def sessions(self) -> list[schemas.Session]:
+    async def sessions(self, query: schemas.SessionQuery) -> schemas.SessionList:
         """See `GatewayFacade.sessions`."""
-        return [self._session(s) for s in self._gateway.sessions.by_client.values()]
+        return await self._sessions.list(query)
 
-    def _session(self, session: SessionRecord) -> schemas.Session:
-        gateway = self._gateway
-        now_s = gateway.sessions.loop.time()
-        identity = session.identity
-        report = gateway.crew.session(session.session_id, session.worker.index)
-        return schemas.Session(
-            client=session.client,
-            groups=list(identity.groups),
-            session_id=session.session_id,
-            peer=session.peer,
-            worker=session.worker.index,
-            addresses=[f"{a}/{a.max_prefixlen}" for a in session.addresses],
-            established_at=session.established_at,
-            age_s=now_s - session.established_s,
-            idle_s=max(0.0, now_s - report.last_packet_s) if report else None,
-            rtt_ms=(report.rtt_s * 1000 or None) if report else None,
-            mtu_bytes=report.mtu_bytes if report else 0,
-            scope_target=session.target,
-            scope_protocol=session.ip_protocol,
-            certificate_serial=f"{identity.serial:040x}",
-            certificate_not_after=identity.not_after,
-            counters=_counters(gateway.kernel.counters(session.client)) or schemas.Counters(),
-            drops=report.drops if report else {},
-        )
+    async def ping(self, client: str) -> schemas.Ping:
+        """See `GatewayFacade.ping`."""
+        return await self._sessions.ping(client)
 
     def clients(self) -> list[schemas.Client]:
         """See `GatewayFacade.clients`."""
@@ -251,7 +230,7 @@ class Administration:
                     limits=limits_in(policy_set.limits_for(name, groups)),
                     created_at=record.created_at if record else None,
                     last_seen_at=record.last_seen_at if record else None,
-                    counters=_counters(gateway.kernel.counters(name)),
+                    counters=counters_in(gateway.kernel.counters(name)),
                 )
             )
         return answer
@@ -504,18 +483,6 @@ class Administration:
         return schemas.Kick(
             client=client, sessions_closed=1, addresses=[str(a) for a in session.addresses]
         )
-
-
-def _counters(counted: ClientCounters | None) -> schemas.Counters | None:
-    if counted is None:
-        return None
-    return schemas.Counters(
-        up_packets=counted.up_packets,
-        up_bytes=counted.up_bytes,
-        down_packets=counted.down_packets,
-        down_bytes=counted.down_bytes,
-        dropped_packets=counted.dropped_packets,
-    )
 
 
 def _rules(rules: tuple[Rule, ...], now: datetime) -> list[schemas.RuleView]:

@@ -111,6 +111,8 @@ class FakeGateway:
             ],
         )
 
+        self.up = [self._session(name) for name in ("client-1", "client-2")]
+        self.rtts_ms: list[float | None] = []
         self.offering = [_connector("site-a"), _connector("site-b", is_up=False)]
 
     def _called(self, *call: Any) -> None:
@@ -160,9 +162,24 @@ class FakeGateway:
             edge=self.edge,
         )
 
-    def sessions(self) -> list[schemas.Session]:
-        self._called("sessions")
-        return [self._session(name) for name in ("client-2", "client-1")]
+    async def sessions(self, query: schemas.SessionQuery) -> schemas.SessionList:
+        self._called("sessions", query)
+        return schemas.SessionList(sessions=self.up, total=len(self.up), matched=len(self.up))
+
+    async def ping(self, client: str) -> schemas.Ping:
+        self._called("ping", client)
+        if client == "nobody":
+            raise UnknownClient(
+                "nobody has no session", "zgatectl sessions lists those that are up"
+            )
+        return schemas.Ping(
+            client=client,
+            session_id=f"id-of-{client}",
+            peer="198.51.100.7:40000",
+            addresses=["10.100.0.2"],
+            rtt_ms=self.rtts_ms.pop(0) if self.rtts_ms else 12.5,
+            timeout_s=3.0,
+        )
 
     def _session(self, name: str) -> schemas.Session:
         return schemas.Session(

@@ -107,11 +107,9 @@ def _read_routes(facade: GatewayFacade) -> APIRouter:
         return facade.status()
 
     @router.get("/sessions")
-    async def sessions() -> schemas.SessionList:
-        """The sessions that are up, by client and age."""
-        await facade.refresh()
-        found = sorted(facade.sessions(), key=lambda one: (one.client, one.established_at))
-        return schemas.SessionList(sessions=found)
+    async def sessions(query: Annotated[schemas.SessionQuery, Query()]) -> schemas.SessionList:
+        """The sessions that are up: all, by client, unless the question says which."""
+        return await facade.sessions(query)
 
     @router.get("/clients")
     async def clients() -> schemas.ClientList:
@@ -215,6 +213,11 @@ def _change_routes(facade: GatewayFacade) -> APIRouter:
     ) -> schemas.Kick:
         """Close a client's sessions. Its lease stays, and it may connect again."""
         return await facade.kick(client, request.reason)
+
+    @router.post("/sessions/{client:path}/ping")
+    async def ping(client: Annotated[schemas.ClientName, Path()]) -> schemas.Ping:
+        """Measure the round trip to a client: a QUIC PING on its session's connection."""
+        return await facade.ping(client)
 
     return router
 

@@ -94,13 +94,19 @@ class GatewayFacade(Protocol):
     """The gateway as its administrators see it."""
 
     async def refresh(self) -> None:
-        """Bring up to date what worker processes count: before status, sessions and metrics."""
+        """Bring up to date what worker processes count: before status and metrics."""
 
     def status(self) -> schemas.Status:
         """Return the gateway at a glance."""
 
-    def sessions(self) -> list[schemas.Session]:
-        """Return the sessions that are up, in any order."""
+    async def sessions(self, query: schemas.SessionQuery) -> schemas.SessionList:
+        """Return the sessions that are asked for, in that order.
+
+        A coroutine, though it changes nothing: workers are asked, and there may be thousands.
+        """
+
+    async def ping(self, client: str) -> schemas.Ping:
+        """Ask a client's connection for a sign of life. Raises :class:`UnknownClient`."""
 
     def clients(self) -> list[schemas.Client]:
         """Return every client with a lease, a session or an entry in the policy."""

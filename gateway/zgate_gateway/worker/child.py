@@ -267,8 +267,10 @@ class Worker:
                 self._table.set_routes(_ranges(routes))
             case messages.ServiceAgent(session_id, service, addresses):
                 self._table.agent_changed(session_id, service, addresses)
-            case messages.AskReport(request_id, with_sessions):
-                self._report(request_id, with_sessions=with_sessions)
+            case messages.AskReport():
+                self._report(message)
+            case messages.PingSession(request_id, session_id):
+                self._ping(request_id, session_id)
             case messages.ReloadTrust():
                 self._reload_trust()
             case messages.ReloadCertificate():
@@ -342,9 +344,28 @@ class Worker:
         self._remote.send(messages.CertificateRefused(peer, reason, text, self._refusals_left_out))
         self._refusals_left_out = 0
 
-    def _report(self, request_id: int, *, with_sessions: bool) -> None:
+    def _ping(self, request_id: int, session_id: str) -> None:
+        session = self._table.by_id.get(session_id)
+        if session is None:
+            self._remote.send(messages.SessionPinged(request_id, None))
+            return
+        connection = session.owner.connection
+        connection.measure_round_trip(
+            lambda rtt_s: self._remote.send(messages.SessionPinged(request_id, rtt_s)),
+            self._loop.time(),
+        )
+        self._endpoint.flush(connection)
+
+    def _report(self, asked: messages.AskReport) -> None:
         self._tell_moved()
-        entries = [self._report_on(one) for one in self._table.by_id.values() if with_sessions]
+        request_id, by_id = asked.request_id, self._table.by_id
+        if not asked.with_sessions:
+            found: list[Session] = []
+        elif asked.only:
+            found = [by_id[one] for one in asked.only if one in by_id]
+        else:
+            found = list(by_id.values())
+        entries = [self._report_on(one) for one in found]
         starts = range(0, max(1, len(entries)), BATCH_ENTRIES)
         for start in starts:
             self._remote.send(

@@ -15,7 +15,7 @@ import asyncio
 import itertools
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -150,15 +150,33 @@ class Crew:
                 elif process.ready.done():
                     process.ping(next(self._requests))
 
-    async def refresh(self) -> None:
-        """Ask all for their counters and sessions; who does not answer soon is left out."""
+    async def refresh(self, only: Mapping[int, Sequence[str]] | None = None) -> None:
+        """Ask all for their counters and sessions; who does not answer soon is left out.
+
+        :param only: by worker, of which sessions; a worker that is not named is asked for its
+            counters alone. None: of all sessions, and a worker may have thousands.
+        """
         answers = [
-            process.ask(next(self._requests)) for process in self.processes if process.ready.done()
+            process.ask(next(self._requests), None if only is None else only.get(process.index, ()))
+            for process in self.processes
+            if process.ready.done()
         ]
         if answers:
             _, late = await asyncio.wait(answers, timeout=_REPORT_TIMEOUT_S)
             for answer in late:
                 answer.cancel()
+
+    async def ping(self, session_id: str, index: int, timeout_s: float) -> float | None:
+        """The round trip to a session's peer, in seconds; None: it did not answer in time."""
+        process = self._slots[index].process
+        if process is None:
+            return None
+        answer = process.ping_session(next(self._requests), session_id)
+        done, _ = await asyncio.wait([answer], timeout=timeout_s)
+        if not done:
+            answer.cancel()
+            return None
+        return None if answer.cancelled() else answer.result()
 
     def exited(self, process: WorkerProcess, status: int) -> None:
         """See `ProcessOwner.exited`."""

@@ -214,10 +214,24 @@ class ReloadCertificate:
 
 @dataclass(frozen=True, slots=True)
 class AskReport:
-    """Say what you have counted. Asked each second too, to see that the worker is alive."""
+    """Say what you have counted. Asked each second too, to see that the worker is alive.
+
+    Attributes:
+        with_sessions: of each session, too.
+        only: if there are any, of these sessions alone: a worker may have thousands.
+    """
 
     request_id: int
     with_sessions: bool
+    only: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PingSession:
+    """Ask a session's peer for a sign of life; `SessionPinged` is the answer."""
+
+    request_id: int
+    session_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -341,6 +355,14 @@ class CertificateRefused:
 
 
 @dataclass(frozen=True, slots=True)
+class SessionPinged:
+    """The answer to `PingSession`, once the peer has answered; None: there is no such session."""
+
+    request_id: int
+    rtt_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class SessionReport:
     """One session's numbers; times in seconds."""
 
@@ -382,6 +404,7 @@ Message = (
     | ReloadTrust
     | ReloadCertificate
     | AskReport
+    | PingSession
     | StopAccepting
     | Stop
     | Ready
@@ -397,6 +420,7 @@ Message = (
     | ConnectorSilent
     | RequestRefused
     | CertificateRefused
+    | SessionPinged
     | Report
 )
 

@@ -53,6 +53,7 @@ class WorkerProcess:
         self._owner = owner
         self._loop = loop
         self._answers: dict[int, asyncio.Future[None]] = {}
+        self._pings: dict[int, asyncio.Future[float | None]] = {}
         self._gathered: dict[int, dict[str, SessionReport]] = {}
         ours, theirs = socket_pair()
         try:
@@ -88,6 +89,7 @@ class WorkerProcess:
 
     def close_session(self, session_id: str, cause: str) -> None:
         """See `WorkerLink.close_session`."""
+        self.sessions.pop(session_id, None)
         self.send(messages.CloseSession(session_id, cause))
 
     def answer_offers(
@@ -121,15 +123,29 @@ class WorkerProcess:
         self.unanswered += 1
         self.send(messages.AskReport(request_id, with_sessions=False))
 
-    def ask(self, request_id: int) -> asyncio.Future[None]:
-        """Ask for its counters and sessions; done when they are there.
+    def ask(self, request_id: int, only: Sequence[str] | None = None) -> asyncio.Future[None]:
+        """Ask for its counters and those of sessions, all or some; done when they are there.
 
         Never if it does not answer: whoever waits no longer cancels, and the answer is forgotten.
         """
         answer = self._loop.create_future()
-        self._answers[request_id], self._gathered[request_id] = answer, {}
+        self._answers[request_id] = answer
+        if only is None:
+            self._gathered[request_id] = {}
         answer.add_done_callback(lambda _: self._forget(request_id))
-        self.send(messages.AskReport(request_id, with_sessions=True))
+        with_sessions = only is None or len(only) > 0
+        self.send(messages.AskReport(request_id, with_sessions, tuple(only or ())))
+        return answer
+
+    def ping_session(self, request_id: int, session_id: str) -> asyncio.Future[float | None]:
+        """Ask a session's peer for a sign of life; done with the round trip, in seconds.
+
+        With None if there is no such session; never if the peer does not answer (see `ask`).
+        """
+        answer = self._loop.create_future()
+        self._pings[request_id] = answer
+        answer.add_done_callback(lambda _: self._pings.pop(request_id, None))
+        self.send(messages.PingSession(request_id, session_id))
         return answer
 
     def _forget(self, request_id: int) -> None:
@@ -150,22 +166,28 @@ class WorkerProcess:
                 self.failure = text
             case messages.Report():
                 self._on_report(message)
+            case messages.SessionPinged(request_id, rtt_s):
+                pinged = self._pings.get(request_id)
+                if pinged is not None and not pinged.done():
+                    pinged.set_result(rtt_s)
             case _:
+                if isinstance(message, messages.SessionEnded):
+                    self.sessions.pop(message.session_id, None)
                 self._owner.message(self, message)
 
     def _on_report(self, report: Report) -> None:
         gathered = self._gathered.get(report.request_id)
-        if gathered is not None:
-            gathered.update((one.session_id, one) for one in report.sessions)
+        held = self.sessions if gathered is None else gathered
+        held.update((one.session_id, one) for one in report.sessions)
         if not report.is_last:
             return
         self.latest = report
         self.unanswered = 0
         if gathered is not None:
             self.sessions = gathered
-            answer = self._answers[report.request_id]
-            if not answer.done():
-                answer.set_result(None)
+        answer = self._answers.get(report.request_id)
+        if answer is not None and not answer.done():
+            answer.set_result(None)
 
     def _on_lost(self, reason: str) -> None:
         if self._popen.poll() is None:
@@ -181,4 +203,6 @@ class WorkerProcess:
         self.ready.cancel()
         for answer in list(self._answers.values()):
             answer.cancel()
+        for pinged in list(self._pings.values()):
+            pinged.cancel()
         self._owner.exited(self, status)

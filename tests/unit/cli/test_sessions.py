@@ -22,7 +22,7 @@ def test_sessions_as_json(zgatectl_json: Any) -> None:
 
 
 def test_no_session(zgatectl: Any, fake_gateway: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fake_gateway, "sessions", list)
+    monkeypatch.setattr(fake_gateway, "up", [])
     assert zgatectl("sessions").stdout == "No session is up.\n"
 
 
@@ -30,7 +30,7 @@ def test_a_hostile_name_cannot_steer_the_terminal(
     zgatectl: Any, fake_gateway: Any, fits: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     evil = fake_gateway._session("a\x1b[2J\u202eb\u009b[red]x[/red]")
-    monkeypatch.setattr(fake_gateway, "sessions", lambda: [evil])
+    monkeypatch.setattr(fake_gateway, "up", [evil])
     text = fits(zgatectl("sessions"))
     assert not {"\x1b", "\u202e", "\u009b"} & set(text)
     assert "red" in text  # markup is text

@@ -71,8 +71,11 @@ from zgate_gateway.api.schemas.sessions import (
     ClientList,
     Kick,
     KickRequest,
+    Ping,
     Session,
     SessionList,
+    SessionQuery,
+    SessionSort,
 )
 from zgate_gateway.api.schemas.status import (
     Alert,
@@ -124,6 +127,7 @@ __all__ = [
     "NextChange",
     "OfferHealth",
     "OfferState",
+    "Ping",
     "PolicyApplyRequest",
     "PolicyChange",
     "PolicyCheck",
@@ -155,6 +159,8 @@ __all__ = [
     "ServiceOffer",
     "Session",
     "SessionList",
+    "SessionQuery",
+    "SessionSort",
     "Severity",
     "Status",
     "SubjectChange",

@@ -2,9 +2,38 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
+
 from pydantic import AwareDatetime, Field
 
 from zgate_gateway.api.schemas.base import Answer, Counters, Limits, Request
+
+
+class SessionSort(StrEnum):
+    """What sessions are sorted by: names from A to Z, numbers from the largest down."""
+
+    CLIENT = "client"
+    PEER = "peer"
+    AGE = "age"
+    IDLE = "idle"
+    RTT = "rtt"
+    RATE = "rate"
+    BYTES = "bytes"
+    DROPS = "drops"
+
+
+class SessionQuery(Request):
+    """The question of ``GET /v1/sessions``: all of them, unless it says which."""
+
+    sort: SessionSort = SessionSort.CLIENT
+    reverse: bool = Field(False, description="names from Z to A, numbers from the smallest up")
+    filter: str = Field(
+        "",
+        max_length=200,
+        description="part of a name, group, virtual IP or outer address; case is no matter",
+    )
+    limit: int | None = Field(None, ge=1, le=100_000, description="null: all")
+    offset: int = Field(0, ge=0, description="so many are left out at the beginning")
 
 
 class Session(Answer):
@@ -27,12 +56,31 @@ class Session(Answer):
     certificate_not_after: AwareDatetime
     counters: Counters = Field(default_factory=Counters)
     drops: dict[str, int] = Field(default_factory=dict, description="in userspace, by drop reason")
+    up_bit_per_s: float | None = Field(
+        None, ge=0, description="from the client, lately; null: only measured with sort=rate"
+    )
+    down_bit_per_s: float | None = Field(None, ge=0, description="to the client, as up_bit_per_s")
 
 
 class SessionList(Answer):
     """``GET /v1/sessions``."""
 
     sessions: list[Session]
+    total: int = Field(0, ge=0, description="sessions that are up")
+    matched: int = Field(0, ge=0, description="those of them that the filter lets through")
+
+
+class Ping(Answer):
+    """``POST /v1/sessions/{client}/ping``: one QUIC PING, and its acknowledgement."""
+
+    client: str
+    session_id: str
+    peer: str
+    addresses: list[str] = Field(default_factory=list, description="virtual IPs")
+    rtt_ms: float | None = Field(
+        None, ge=0, description="null: no answer in time; with what the client waits with its ACK"
+    )
+    timeout_s: float = Field(gt=0, description="how long an answer was waited for")
 
 
 class Client(Answer):

@@ -27,6 +27,8 @@ from zgate_gateway.api.facade import (
 ROUTES = [
     ("GET", "/v1/status", None),
     ("GET", "/v1/sessions", None),
+    ("GET", "/v1/sessions?sort=rate&reverse=true&filter=x&limit=5&offset=5", None),
+    ("POST", "/v1/sessions/client-1/ping", None),
     ("GET", "/v1/clients", None),
     ("GET", "/v1/services", None),
     ("GET", "/v1/connectors", None),
@@ -346,7 +348,7 @@ async def test_the_schema_is_complete(api: httpx.AsyncClient) -> None:
                 kind = "x-ndjson" if path == "/v1/flows/events" else "json"
                 assert list(content) == [f"application/{kind}"], path
                 assert "$ref" in content[f"application/{kind}"]["schema"], path
-    assert len(paths) == 20
+    assert len(paths) == 21
 
 
 # --- any input ------------------------------------------------------------------------------------

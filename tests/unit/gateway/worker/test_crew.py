@@ -161,6 +161,15 @@ async def test_a_client_is_served_by_a_worker(supervisor: Supervisor) -> None:
     assert report.mtu_bytes >= 1280
     assert supervisor.crew.session("s1", 0) is None
     assert [one.restarts for one in supervisor.crew.states()] == [0, 0]
+    process.sessions.clear()
+    await supervisor.crew.refresh({1: ["s1", "unknown"]})
+    assert supervisor.crew.session("s1", 1) is not None
+    assert supervisor.crew.session("unknown", 1) is None
+
+    round_trip_s = await supervisor.crew.ping("s1", 1, WAIT_S)
+    assert round_trip_s is not None
+    assert 0 < round_trip_s < WAIT_S
+    assert await supervisor.crew.ping("unknown", 1, WAIT_S) is None
 
     process.close_session("s1", "kicked: for a reason")
     assert await asyncio.wait_for(client.wait_closed(), WAIT_S) == "kicked: for a reason"
