@@ -32,7 +32,8 @@ from zgate_config.dialling import (
     Settings,
     load_with_flags,
 )
-from zgate_config.types import Host, InterfaceName, IpAddress, IpNetwork, Text
+from zgate_config.types import CredentialPath, Host, InterfaceName, IpAddress, IpNetwork, Text
+from zgate_host.runtime_dir import service_runtime_dir
 
 DEFAULT_RUNTIME_DIR = Path("/run/zgate-agent")
 DEFAULT_RESOLV_CONF = Path("/etc/resolv.conf")
@@ -93,9 +94,9 @@ class AgentConfig(StrictModel):
     """The same as `gateway`."""
     services: tuple[KnownService, ...] = Field(default=(), max_length=1024)
     """Compared with what the gateway says, and no more."""
-    ca: Path
-    certificate: Path
-    key: Path
+    ca: CredentialPath
+    certificate: CredentialPath
+    key: CredentialPath
     server_name: Host | None = None
     """The name that the gateway's certificate must carry; None: the gateway's host."""
     mode: Mode = Mode.SPLIT
@@ -106,7 +107,7 @@ class AgentConfig(StrictModel):
     resolv_conf: Path | None = None
     """None: /etc/resolv.conf."""
     tun: TunSettings = TunSettings()
-    runtime_dir: Path = DEFAULT_RUNTIME_DIR
+    runtime_dir: Path = Field(default_factory=lambda: service_runtime_dir() or DEFAULT_RUNTIME_DIR)
     connect_timeout_s: float = Field(default=10.0, gt=0, le=120)
     """For each of the gateway's addresses."""
     idle_timeout_s: float = Field(default=30.0, ge=5, le=600)

@@ -14,8 +14,16 @@ from ipaddress import (
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, Field, PlainSerializer, PlainValidator, ValidationInfo
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    ValidationInfo,
+)
 
+from zgate_config.credentials import CredentialError, resolve_credential
 from zgate_config.errors import quote
 from zgate_config.model import expected
 
@@ -110,6 +118,13 @@ def _check_readable(path: Path) -> Path:
         raise expected(f"a readable file ({error.strerror}: {shown})") from None
 
 
+def _resolve_credential(value: object) -> object:
+    try:
+        return resolve_credential(value)
+    except CredentialError as error:
+        raise expected(str(error)) from None
+
+
 _as_text = PlainSerializer(str, return_type=str)
 
 IpNetwork = Annotated[IPv4Network | IPv6Network, PlainValidator(parse_network), _as_text]
@@ -121,6 +136,9 @@ InterfaceName = Annotated[str, AfterValidator(check_interface_name)]
 Port = Annotated[int, PlainValidator(_check_port)]
 LocalPath = Annotated[Path, PlainValidator(_local_path), _as_text]
 """A path; a relative one is relative to the folder of the file that holds it."""
-ReadableFile = Annotated[LocalPath, AfterValidator(_check_readable)]
-"""A file that is there and can be read now."""
+_may_be_credential = BeforeValidator(_resolve_credential)
+ReadableFile = Annotated[LocalPath, AfterValidator(_check_readable), _may_be_credential]
+"""A file that is there and can be read now; ``credential:NAME`` is one, too."""
+CredentialPath = Annotated[Path, _may_be_credential]
+"""A path, relative to where the process runs, or ``credential:NAME``."""
 Text = Annotated[str, Field(min_length=1)]

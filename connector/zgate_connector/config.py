@@ -50,7 +50,8 @@ from zgate_config.dialling import (
     load_with_flags,
     split_port,
 )
-from zgate_config.types import Host, IpNetwork, Port
+from zgate_config.types import CredentialPath, Host, IpNetwork, Port
+from zgate_host.runtime_dir import service_runtime_dir
 
 MIN_MTU_BYTES = 1280
 MAX_SERVICES = 256
@@ -64,6 +65,9 @@ _PORTS = re.compile(r"([1-9][0-9]{0,4})(?:-([1-9][0-9]{0,4}))?\Z")
 
 def default_runtime_dir() -> Path:
     """Where this user's connector has its status socket, unless it is told otherwise."""
+    given = service_runtime_dir()
+    if given is not None:
+        return given
     if os.geteuid() == 0:
         return Path("/run/zgate-connector")
     own = os.environ.get("XDG_RUNTIME_DIR")
@@ -294,9 +298,9 @@ class ConnectorConfig(StrictModel):
     """The same as `gateways` with one."""
     intermediate_server: IntermediateServer | None = None
     """The same as `gateway`."""
-    ca: Path = Path("/etc/zgate/ca.crt")
-    certificate: Path = Path("/etc/zgate/connector.crt")
-    key: Path = Path("/etc/zgate/connector.key")
+    ca: CredentialPath = Path("/etc/zgate/ca.crt")
+    certificate: CredentialPath = Path("/etc/zgate/connector.crt")
+    key: CredentialPath = Path("/etc/zgate/connector.key")
     server_name: Host | None = None
     """The name that a gateway's certificate must carry; None: the gateway's host."""
     services: tuple[ServiceSettings, ...] = Field(default=(), max_length=MAX_SERVICES)

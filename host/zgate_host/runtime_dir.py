@@ -13,6 +13,12 @@ from pathlib import Path
 LEFTOVERS_FILE = "network.json"
 
 
+def service_runtime_dir() -> Path | None:
+    """Return the folder that a service manager has made for this process (RuntimeDirectory=)."""
+    given = os.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
+    return Path(given) if given else None
+
+
 class AlreadyRunning(Exception):
     """Another one uses the folder."""
 

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from zgate_host.runtime_dir import AlreadyRunning, RuntimeDir
+from zgate_host.runtime_dir import AlreadyRunning, RuntimeDir, service_runtime_dir
 
 
 def test_the_folder_is_made_and_owned_by_one(tmp_path: Path) -> None:
@@ -41,3 +41,10 @@ def test_a_killed_owner_owns_nothing(tmp_path: Path) -> None:
     os.waitpid(pid, 0)
     with directory.locked():
         assert (tmp_path / "agent.lock").read_text() == f"{os.getpid()}\n"
+
+
+def test_the_folder_that_a_service_manager_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RUNTIME_DIRECTORY", raising=False)
+    assert service_runtime_dir() is None
+    monkeypatch.setenv("RUNTIME_DIRECTORY", "/run/one:/run/two")
+    assert service_runtime_dir() == Path("/run/one")
