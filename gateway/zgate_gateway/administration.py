@@ -83,7 +83,7 @@ class Administration:
         return schemas.Status(
             version=gateway.version,
             state=schemas.GatewayState(gateway.state),
-            not_ready_because=self._problems(),
+            not_ready_because=self._not_ready(),
             started_at=gateway.started_at,
             uptime_s=max(0.0, (datetime.now(UTC) - gateway.started_at).total_seconds()),
             pid=os.getpid(),
@@ -122,8 +122,8 @@ class Administration:
             ],
             policy=self._policy_summary(),
             alerts=[
-                schemas.Alert(name=alert.name, text=alert.text, since=alert.since)
-                for _, alert in sorted(gateway.alerts.active.items())
+                schemas.Alert(name=problem.name, text=problem.text, since=problem.since)
+                for problem in gateway.problems.active()
             ],
             kernel_maps={
                 name: schemas.MapUse(used=use.used, size=use.capacity)
@@ -163,9 +163,10 @@ class Administration:
             retry_active=gateway.crew.retry_active,
         )
 
-    def _problems(self) -> list[str]:
+    def _not_ready(self) -> list[str]:
         state = self._gateway.state
-        return [] if state == "ready" else [f"the gateway is {state}"]
+        first = [] if state == "ready" else [f"the gateway is {state}"]
+        return first + self._gateway.problems.blocking()
 
     def _refused(self) -> dict[str, int]:
         gateway = self._gateway
@@ -323,7 +324,7 @@ class Administration:
                 name: (use.used, use.capacity)
                 for name, use in (gateway.alerts.usage or programs.map_usage()).items()
             },
-            alerts=sorted(gateway.alerts.active),
+            alerts=[problem.name for problem in gateway.problems.active()],
             events_lost=programs.lost_events(),
             events_suppressed=programs.suppressed_events(),
             audit_written=gateway.audit.written,

@@ -1,8 +1,7 @@
-"""Alerts: kernel tables that are full, or nearly so. What somebody has to look at, while it lasts.
+"""Kernel tables that are full, or nearly so, as problems (`zgate_gateway.problems`).
 
 A full table opens nothing: the kernel drops, and counts why. But somebody is refused, so it is
-never silently ignored: one line in the log when a table fills up and one when it is relieved,
-``zgatectl status``, and the metric ``zgate_alert``.
+never silently ignored.
 """
 
 from __future__ import annotations
@@ -10,10 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime
 
 from zgate_bpf.kernel_policy import MapUsage
+
+from zgate_gateway.problems import MAP_PREFIX, Problems
 
 logger = logging.getLogger(__name__)
 
@@ -42,30 +41,16 @@ _CURES = {
 _POLICY_CURE = "the policy takes nearly all the room that there is: use fewer rules or networks"
 
 
-@dataclass(frozen=True, slots=True)
-class Alert:
-    """One thing to look at.
-
-    :ivar name: ``map_flows``, ...: fixed, for programs.
-    :ivar text: for people: what it is, and what helps.
-    """
-
-    name: str
-    text: str
-    since: datetime
-
-
 class MapAlerts:
     """Watches how full the kernel's tables are.
 
-    :ivar active: the alerts that last, by name.
     :ivar usage: what the last look found; empty before the first.
     """
 
-    def __init__(self, usage: Callable[[], Mapping[str, MapUsage]]) -> None:
+    def __init__(self, usage: Callable[[], Mapping[str, MapUsage]], problems: Problems) -> None:
         self._look = usage
+        self._problems = problems
         self.usage: Mapping[str, MapUsage] = {}
-        self.active: dict[str, Alert] = {}
 
     async def watch(self, interval_s: float = INTERVAL_S) -> None:
         """Look now and then; forever."""
@@ -80,18 +65,13 @@ class MapAlerts:
         """Begin and end alerts by what is in use now; each beginning and end is logged once."""
         self.usage = usage
         for table, use in usage.items():
-            self._update(f"map_{table}", table, use)
+            self._update(table, use)
 
-    def _update(self, name: str, table: str, use: MapUsage) -> None:
-        known = self.active.get(name)
+    def _update(self, table: str, use: MapUsage) -> None:
+        name = MAP_PREFIX + table
         share = use.used / use.capacity if use.capacity else 1.0
         filled = f"kernel table {table}: {use.used} of {use.capacity} entries in use"
-        if share >= BEGINS_AT or (known is not None and share >= ENDS_BELOW):
-            text = f"{filled}; {_CURES.get(table, _POLICY_CURE)}"
-            since = datetime.now(UTC) if known is None else known.since
-            self.active[name] = Alert(name, text, since)
-            if known is None:
-                logger.warning("alert %s begins: %s", name, text)
-        elif known is not None:
-            del self.active[name]
-            logger.warning("alert %s ends: %s", name, filled)
+        if share >= BEGINS_AT or (name in self._problems and share >= ENDS_BELOW):
+            self._problems.begin(name, f"{filled}; {_CURES.get(table, _POLICY_CURE)}")
+        else:
+            self._problems.end(name, filled)

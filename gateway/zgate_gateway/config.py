@@ -86,6 +86,16 @@ class PkiConfig(StrictModel):
     crl: ReadableFile | None = None
 
 
+class CertificatesConfig(StrictModel):
+    """What to say of certificates.
+
+    :ivar warn_before_days: how long before the end of the gateway's certificate, an authority or a
+        revocation list an alert begins; never earlier than in the last quarter of its lifetime.
+    """
+
+    warn_before_days: Annotated[float, Field(gt=0, le=365)] = 30.0
+
+
 class PoolConfig(StrictModel):
     """Where virtual IPs come from. The first host address is the gateway's own."""
 
@@ -235,6 +245,7 @@ class GatewayConfig(StrictModel):
     socket_group: Text = "zgate"
     policy_file: ReadableFile | None = None
     pki: PkiConfig | None = None
+    certificates: CertificatesConfig = CertificatesConfig()
     server_names: tuple[Host, ...] = ()
     pool: PoolConfig = PoolConfig()
     services: ServicesConfig = ServicesConfig()

@@ -26,7 +26,6 @@ import signal
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
-from pathlib import Path
 
 from zgate_bpf.edge import Owners
 from zgate_bpf.kernel_policy import BpfLoadError, KernelPolicy
@@ -40,10 +39,6 @@ from zgate_datapath.engine import engine_name
 from zgate_datapath.tun import Tun
 from zgate_datapath.udp import UdpSocket, format_address
 from zgate_identity.files import PRIVATE_MODE, IdentityError, read_file, write_file
-from zgate_identity.gateway_identity import ensure_gateway_identity
-from zgate_identity.refusal import CertificateRefused
-from zgate_identity.reload import ReloadingClientVerifier
-from zgate_identity.tls_files import check_server_files
 from zgate_protocol.structured_field import ProxyError
 
 from zgate_gateway.admission import PeerPath, Refusal
@@ -51,6 +46,7 @@ from zgate_gateway.alerts import MapAlerts
 from zgate_gateway.api.server import ApiServer, ApiSocketError
 from zgate_gateway.audit import AuditError, AuditLog
 from zgate_gateway.audit_head import HeadKeeper
+from zgate_gateway.certificates import CertificateKeeper
 from zgate_gateway.config import GatewayConfig
 from zgate_gateway.dns.access import Access
 from zgate_gateway.dns.responder import DnsResponder
@@ -63,8 +59,10 @@ from zgate_gateway.net.netstate import GatewayNetwork, NetworkSettings
 from zgate_gateway.policy.service_names import ServicePools
 from zgate_gateway.policy_keeper import PolicyKeeper
 from zgate_gateway.pool import AddressPool
+from zgate_gateway.problems import Problems
 from zgate_gateway.registry import Registry, RegistrySettings
 from zgate_gateway.services.desk import ServiceDesk
+from zgate_gateway.steady_clock import SteadyClock
 from zgate_gateway.worker import messages
 from zgate_gateway.worker.crew import Crew, WorkerError
 from zgate_gateway.worker.process import WorkerProcess
@@ -73,7 +71,6 @@ logger = logging.getLogger(__name__)
 
 _UPKEEP_INTERVAL_S = 0.25
 _LEASE_INTERVAL_S = 60.0
-_RENEW_INTERVAL_S = 3600.0
 #: How long the workers of a killed predecessor may take to die.
 _PREDECESSOR_S = 2.0
 _RETRY_KEY_BYTES = 16
@@ -95,6 +92,8 @@ class Gateway:
         self.version = version("zgate")
         self.started_at = datetime.now(UTC)
         self.state = "starting"
+        self.problems = Problems()
+        self.clock = SteadyClock()
         self.local_address = "-"
         self._undo = contextlib.ExitStack()
         self._stop_requested = asyncio.Event()
@@ -194,8 +193,8 @@ class Gateway:
             pools=ServicePools(config.services.ipv4, config.services.ipv6),
         )
         self.store = self._undo.enter_context(Store(config.state_dir / "zgate.db"))
-        self._find_certificates(now)
-        self.verifier = ReloadingClientVerifier(self.ca_file, self.crl_file, now)
+        self.certificates = CertificateKeeper(config, self.problems, now)
+        self._undo.callback(self.certificates.close)
         self.audit = AuditLog(
             config.audit.path or config.state_dir / "audit.jsonl",
             keeper=HeadKeeper(config.state_dir),
@@ -224,24 +223,12 @@ class Gateway:
         write_file(file, secret, PRIVATE_MODE)
         return secret
 
-    def _find_certificates(self, now: datetime) -> None:
-        pki = self.config.pki
-        self.crl_file: Path | None
-        if pki is None:
-            own = ensure_gateway_identity(self.config.state_dir, self.config.server_names, now)
-            self.ca_file, self.crl_file = own.ca_file, own.crl_file
-            self.certificate_file, self.key_file = own.certificate_file, own.key_file
-        else:
-            self.ca_file, self.crl_file = pki.ca, pki.crl
-            self.certificate_file, self.key_file = pki.certificate, pki.key
-        check_server_files(self.certificate_file, self.key_file, now)
-
     def _open_kernel(self, loop: asyncio.AbstractEventLoop) -> None:
         limits = self.config.limits
         programs = KernelPolicy(max_clients=limits.max_clients, max_flows=limits.max_flows)
         self._undo.callback(programs.close)
         self.kernel = Kernel(programs, max_clients=limits.max_clients)
-        self.alerts = MapAlerts(programs.map_usage)
+        self.alerts = MapAlerts(programs.map_usage, self.problems)
         self.journal = Journal(self.audit, self.store, self.kernel, loop)
         pool = self.config.pool
         programs.services.set_own_addresses([pool.ipv4[1], pool.ipv6[1]])
@@ -313,8 +300,11 @@ class Gateway:
             kernel=self.kernel,
             steering=self.steering.owners,
             listener=self.journal,
-            recheck=self.verifier.recheck,
+            recheck=self.certificates.verifier.recheck,
             loop=loop,
+        )
+        self.certificates.open(
+            sessions=self.sessions, tell_workers=self.crew.tell, clock=self.clock
         )
         self.services.open(
             kernel=self.kernel,
@@ -380,17 +370,17 @@ class Gateway:
 
     def configuration(self, index: int) -> tuple[messages.Configure, Sequence[int]]:
         """See `CrewOwner.configuration`."""
-        config = self.config
+        config, files = self.config, self.certificates.files
         configure = messages.Configure(
             worker=index,
             workers=config.worker_count,
             log_level=config.log.level,
             secret=self._secret,
             retry_key=self._retry_key,
-            certificate_file=self.certificate_file,
-            key_file=self.key_file,
-            ca_file=self.ca_file,
-            crl_file=self.crl_file,
+            certificate_file=files.certificate,
+            key_file=files.key,
+            ca_file=files.ca,
+            crl_file=files.crl,
             engine=self.engine_name,
             congestion=config.quic.congestion,
             idle_timeout_s=config.sessions.idle_timeout_s,
@@ -406,7 +396,8 @@ class Gateway:
         )
         sock, queue = self._sockets[index], self._queues[index]
         owners = self.steering.owners
-        return configure, (sock.fileno(), queue.fd, owners.fd, owners.networks_fd)
+        own = (sock.fileno(), queue.fd, owners.fd, owners.networks_fd)
+        return configure, (*own, *self.certificates.descriptors)
 
     def message(self, process: WorkerProcess, message: messages.Message) -> None:
         """See `CrewOwner.message`."""
@@ -465,7 +456,7 @@ class Gateway:
     async def _serve(self) -> None:
         tasks = [
             asyncio.create_task(self._keep_events()),
-            asyncio.create_task(self._keep_certificates()),
+            asyncio.create_task(self.certificates.keep()),
             asyncio.create_task(self._keep_leases()),
             asyncio.create_task(self.audit.run()),
             asyncio.create_task(self.policy.watch()),
@@ -503,38 +494,6 @@ class Gateway:
             self.audit.events_lost(count=lost - self._events_lost_told)
             self._events_lost_told = lost
 
-    async def _keep_certificates(self) -> None:
-        """Revocation acts at once: the files are looked at four times a second."""
-        renew_at = self.sessions.loop.time() + _RENEW_INTERVAL_S
-        while True:
-            await asyncio.sleep(_UPKEEP_INTERVAL_S)
-            self.check_certificates()
-            if self.config.pki is None and self.sessions.loop.time() >= renew_at:
-                renew_at += _RENEW_INTERVAL_S
-                self._renew_own_identity()
-
-    def _renew_own_identity(self) -> None:
-        """The embedded CA: sign the revocation list anew, and our certificate, in time."""
-        try:
-            self._find_certificates(datetime.now(UTC))
-            self.crew.tell(messages.ReloadCertificate())
-        except (IdentityError, OSError, ValueError) as error:
-            logger.error("own certificates not renewed: %s", error)
-
-    def check_certificates(self) -> None:
-        """Read changed CA and CRL files; close the sessions of the revoked and the expired."""
-        now = datetime.now(UTC)
-        try:
-            if self.verifier.reload_if_changed(now):
-                self.crew.tell(messages.ReloadTrust())
-        except IdentityError as error:
-            logger.error("certificates not reloaded, the old ones stay: %s", error)
-        for session in list(self.sessions.by_client.values()):
-            try:
-                self.verifier.recheck(session.identity, now)
-            except CertificateRefused as refused:
-                self.sessions.close(session, f"certificate {refused.reason}")
-
     async def _keep_leases(self) -> None:
         while True:
             await asyncio.sleep(_LEASE_INTERVAL_S)
@@ -543,7 +502,7 @@ class Gateway:
     def _reload_soon(self) -> None:
         """SIGHUP: policy, certificates, audit file, the edge's blocklist."""
         self.audit.reopen()
-        self.check_certificates()
+        self.certificates.reload()
         self.edge.reload()
         task = asyncio.get_running_loop().create_task(self.policy.reload_and_log())
         self._reloads.add(task)

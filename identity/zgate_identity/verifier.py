@@ -83,6 +83,10 @@ class ClientVerifier:
             a certificate whose issuer has none is refused.
         max_intermediates: authorities allowed between a client and one of ours.
 
+    Attributes:
+        authorities: those that are trusted and not revoked.
+        revocation: the revocation lists.
+
     Raises:
         ValueError: no authority, or a certificate that is none, or one with a weak key; and
             `CrlError`, its subclass, for a list that cannot be used.
@@ -97,13 +101,13 @@ class ClientVerifier:
     ) -> None:
         check_authorities(ca_certs)
         self.revocation = Revocation.load(crls, ca_certs)
-        self._authorities = self.revocation.not_revoked(ca_certs)
-        if not self._authorities:
+        self.authorities = self.revocation.not_revoked(ca_certs)
+        if not self.authorities:
             raise CrlError("every authority is revoked")
-        self._authority_keys = frozenset(authority_key(ca) for ca in self._authorities)
+        self._authority_keys = frozenset(authority_key(ca) for ca in self.authorities)
         self._policy = (
             PolicyBuilder()
-            .store(Store(list(self._authorities)))
+            .store(Store(list(self.authorities)))
             .max_chain_depth(max_intermediates)
             .extension_policies(ca_policy=authority_policy(), ee_policy=CLIENT.leaf_policy())
         )
@@ -134,7 +138,7 @@ class ClientVerifier:
             raise diagnose(
                 leaf,
                 others,
-                self._authorities,
+                self.authorities,
                 expectation=CLIENT,
                 now=now,
                 library_text=str(error),

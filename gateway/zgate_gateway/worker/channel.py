@@ -24,7 +24,7 @@ from zgate_gateway.worker.messages import (
 
 _BUFFER_BYTES = 4 << 20
 _MAX_WAITING = 20_000
-_MAX_DESCRIPTORS = 8
+_MAX_DESCRIPTORS = 16
 _MESSAGES_PER_TURN = 64
 
 

@@ -12,6 +12,7 @@ import itertools
 import logging
 import socket
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from ipaddress import ip_network
 
@@ -33,6 +34,7 @@ from zgate_protocol.uri_template import default_template
 
 from zgate_gateway.admission import Admission, Answer, Applicant, PeerPath, Reached, Refusal
 from zgate_gateway.client_connection import ClientConnection
+from zgate_gateway.copies import path_of
 from zgate_gateway.dialects.connection import ZTNA_V1, DialectConnection
 from zgate_gateway.forwarder import Forwarder
 from zgate_gateway.listener import Listener, ListenerSettings
@@ -132,8 +134,8 @@ class Worker:
         descriptors: Sequence[int],
         loop: asyncio.AbstractEventLoop,
     ) -> None:
-        udp_fd, tun_fd, owners_fd, networks_fd = descriptors
-        self._configure = configure
+        udp_fd, tun_fd, owners_fd, networks_fd, *copies = descriptors
+        self._configure = configure = _with_copies(configure, copies)
         self._loop = loop
         self._ended = asyncio.Event()
         self._status = 0
@@ -402,6 +404,19 @@ class Worker:
             "lost_reports": carried.get("lost_reports", 0),
             "misdirected_packets": endpoint.misdirected_packets + self._table.misdirected_packets,
         }
+
+
+def _with_copies(configure: Configure, descriptors: Sequence[int]) -> Configure:
+    if not descriptors:
+        return configure
+    certificate, key, ca, *crl = map(path_of, descriptors)
+    return replace(
+        configure,
+        certificate_file=certificate,
+        key_file=key,
+        ca_file=ca,
+        crl_file=crl[0] if crl else None,
+    )
 
 
 def _ranges(networks: Sequence[str]) -> tuple[IpRange, ...]:

@@ -69,6 +69,9 @@ class Parts(Generic[Entry]):
 class Configure:
     """The first message, with descriptors: UDP socket, TUN queue, owners of addresses and networks.
 
+    After them, copies of the files (`zgate_gateway.copies`): certificate, key, authorities, and
+    revocation lists if there are any. Without them the files themselves are read.
+
     Attributes:
         worker, workers: which one of how many.
         engine: native or python; the native one reads and writes vnet headers.

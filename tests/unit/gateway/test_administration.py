@@ -35,6 +35,7 @@ from zgate_gateway.kernel import Kernel
 from zgate_gateway.policy.lookup import Tables
 from zgate_gateway.policy_keeper import PolicyKeeper
 from zgate_gateway.pool import AddressPool
+from zgate_gateway.problems import Problems
 from zgate_gateway.worker.crew import WorkerState
 from zgate_gateway.worker.messages import SessionReport
 from zgate_protocol.drop_reason import DropReason
@@ -205,7 +206,8 @@ class World:
         self.policy = PolicyKeeper(policy_file=self.file, state_dir=folder)
         self.policy.start(store=self.store, kernel=self.kernel, audit=self.audit)
         self.closed: list[tuple[str, str]] = []
-        self.alerts = MapAlerts(self.programs.map_usage)
+        self.problems = Problems()
+        self.alerts = MapAlerts(self.programs.map_usage, self.problems)
         self.pool = AddressPool(IPv4Network("10.100.0.0/16"), self.store)
         gateway: Any = SimpleNamespace(
             version="1.2.3",
@@ -222,6 +224,7 @@ class World:
             policy=self.policy,
             pools=[self.pool],
             alerts=self.alerts,
+            problems=self.problems,
             journal=SimpleNamespace(feed=FlowFeed(), events_received=3),
             local_address="[::]:443",
             crew=FakeCrew(),

@@ -9,6 +9,7 @@ from itertools import chain, repeat
 import pytest
 from zgate_bpf.kernel_policy import MapUsage
 from zgate_gateway.alerts import MapAlerts
+from zgate_gateway.problems import Problem, Problems
 
 
 def use(share: int, *, table: str = "flows") -> dict[str, MapUsage]:
@@ -16,15 +17,25 @@ def use(share: int, *, table: str = "flows") -> dict[str, MapUsage]:
 
 
 @pytest.fixture
-def alerts() -> MapAlerts:
-    return MapAlerts(dict)
+def problems() -> Problems:
+    return Problems()
+
+
+@pytest.fixture
+def alerts(problems: Problems) -> MapAlerts:
+    return MapAlerts(dict, problems)
+
+
+def only(problems: Problems) -> Problem:
+    (one,) = problems.active()
+    return one
 
 
 def test_nothing_is_said_of_tables_with_room(
-    alerts: MapAlerts, caplog: pytest.LogCaptureFixture
+    alerts: MapAlerts, problems: Problems, caplog: pytest.LogCaptureFixture
 ) -> None:
     alerts.update(use(89))
-    assert alerts.active == {} and caplog.text == ""
+    assert problems.active() == [] and caplog.text == ""
 
 
 def test_crossing_and_relief_are_one_line_each(
@@ -37,24 +48,29 @@ def test_crossing_and_relief_are_one_line_each(
     assert {record.levelno for record in caplog.records} == {logging.WARNING}
 
 
-def test_an_alert_says_since_when_how_full_and_what_helps(alerts: MapAlerts) -> None:
+def test_an_alert_says_since_when_how_full_and_what_helps(
+    alerts: MapAlerts, problems: Problems
+) -> None:
     alerts.update(use(90))
-    begun = alerts.active["map_flows"]
+    begun = only(problems)
     alerts.update(use(97))
-    (alert,) = alerts.active.values()
+    alert = only(problems)
+    assert alert.name == "map_flows" and not alert.is_blocking
     assert alert.since == begun.since
     assert "flows: 97 of 100 entries" in alert.text and "limits.max_flows" in alert.text
 
 
-def test_tables_of_the_policy_have_their_own_cure(alerts: MapAlerts) -> None:
+def test_tables_of_the_policy_have_their_own_cure(alerts: MapAlerts, problems: Problems) -> None:
     alerts.update(use(100, table="intervals"))
-    assert "fewer rules" in alerts.active["map_intervals"].text
+    assert "fewer rules" in only(problems).text
 
 
 @pytest.mark.parametrize("table", ["services", "offers", "endpoints", "networks"])
-def test_tables_of_services_have_their_own_cure(alerts: MapAlerts, table: str) -> None:
+def test_tables_of_services_have_their_own_cure(
+    alerts: MapAlerts, problems: Problems, table: str
+) -> None:
     alerts.update(use(95, table=table))
-    assert "zgatectl connectors" in alerts.active[f"map_{table}"].text
+    assert "zgatectl connectors" in only(problems).text
 
 
 async def test_a_table_that_cannot_be_read_does_not_end_the_watch(
@@ -71,12 +87,13 @@ async def test_a_table_that_cannot_be_read_does_not_end_the_watch(
         return answer
 
     loop = asyncio.get_running_loop()
-    alerts = MapAlerts(usage)
+    problems = Problems()
+    alerts = MapAlerts(usage, problems)
     watching = asyncio.create_task(alerts.watch(interval_s=0.01))
     try:
         async with asyncio.timeout(10):
             await looked.wait()
-            while not alerts.active:
+            while not problems.active():
                 await asyncio.sleep(0.01)
     finally:
         watching.cancel()

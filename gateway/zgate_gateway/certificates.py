@@ -1,0 +1,285 @@
+"""The gateway's certificates while it runs: its own, the authorities', the revocation lists.
+
+All of them are files, and each may change at any time: another certificate, another authority, a
+new list. They are looked at four times a second, and at SIGHUP. New connections get what is new;
+those that are up keep their certificate, and end if they are revoked, or expired by the
+`SteadyClock`. What cannot be used (half written, a key of another certificate, gone) changes
+nothing: the old one stays in use, a problem says so, and it is tried again until it is right.
+
+A gateway without ``pki`` has an authority of its own, and renews what is about to run out. It does
+that with the authority that it began with: one that is lost is not made anew while sessions live.
+
+Workers get copies (`zgate_gateway.copies`), so that one that is started anew serves with what was
+found to be good.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from zgate_identity.files import IdentityError, IdentityFileError, read_file
+from zgate_identity.gateway_identity import ensure_gateway_identity
+from zgate_identity.refusal import CertificateRefused
+from zgate_identity.reload import ReloadingClientVerifier
+from zgate_identity.tls_files import TlsFiles, check_server_files
+
+from zgate_gateway.config import GatewayConfig
+from zgate_gateway.copies import MemoryFile
+from zgate_gateway.expiry import Validity, tell, validities
+from zgate_gateway.file_watch import signature_of
+from zgate_gateway.problems import Problems
+from zgate_gateway.registry import Registry
+from zgate_gateway.steady_clock import SteadyClock
+from zgate_gateway.worker import messages
+
+logger = logging.getLogger(__name__)
+
+_LOOK_INTERVAL_S = 0.25
+_RENEW_INTERVAL_S = 3600.0
+_DATES_INTERVAL_S = 5.0
+#: Two files do not change as one: so long they may not fit before anybody is told.
+_PATIENCE_S = 2.0
+_RETRY_INTERVAL_S = 5.0
+
+_FAILURES = (IdentityError, OSError, ValueError)
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateFiles:
+    """Where they are."""
+
+    certificate: Path
+    key: Path
+    ca: Path
+    crl: Path | None
+
+
+class CertificateKeeper:
+    """See the module's text.
+
+    :ivar files: where they are.
+    :ivar verifier: what clients' certificates are checked against.
+    """
+
+    def __init__(self, config: GatewayConfig, problems: Problems, now: datetime) -> None:
+        """Read all of them, and make what a gateway without ``pki`` lacks.
+
+        Raises:
+            IdentityError: a file cannot be used.
+            ValueError: a server name is none.
+            OSError: no memory for the copies.
+        """
+        self._config = config
+        self._problems = problems
+        self.files = self._find(now)
+        self.verifier = ReloadingClientVerifier(self.files.ca, self.files.crl, now)
+        self._copies = {name: MemoryFile(name) for name in ("certificate", "key", "ca", "crl")}
+        self._own = self._read_own(now)
+        self._copy_trust()
+        self._tell_workers: Callable[[messages.Message], None] | None = None
+        self._own_followed = _Followed(
+            problems,
+            "certificate_not_loaded",
+            self._reload_own,
+            (self.files.certificate, self.files.key),
+        )
+        trust = (self.files.ca, *([self.files.crl] if self.files.crl else []))
+        self._trust_followed = _Followed(problems, "trust_not_loaded", self._reload_trust, trust)
+        self._dates_due_s = self._renew_due_s = 0.0
+
+    def close(self) -> None:
+        """Give the copies back."""
+        for copy in self._copies.values():
+            copy.close()
+
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        """The copies, for a worker: certificate, key, authorities, and revocation lists if any."""
+        names = (
+            ("certificate", "key", "ca", "crl") if self.files.crl else ("certificate", "key", "ca")
+        )
+        return tuple(self._copies[name].fd for name in names)
+
+    def open(
+        self,
+        *,
+        sessions: Registry,
+        tell_workers: Callable[[messages.Message], None],
+        clock: SteadyClock,
+    ) -> None:
+        """Workers and sessions are there: they follow from now on."""
+        self._sessions, self._tell_workers, self._clock = sessions, tell_workers, clock
+
+    # Meanwhile.
+
+    async def keep(self) -> None:
+        """Follow the files and the time; for ever."""
+        loop = asyncio.get_running_loop()
+        self._renew_due_s = loop.time() + _RENEW_INTERVAL_S
+        while True:
+            self.check(loop.time())
+            await asyncio.sleep(_LOOK_INTERVAL_S)
+
+    def check(self, time_s: float) -> None:
+        """One look. Revocation acts at once."""
+        if self._config.pki is None and time_s >= self._renew_due_s:
+            self._renew_due_s = time_s + _RENEW_INTERVAL_S
+            self._renew()
+        now = datetime.now(UTC)
+        self._trust_followed.look(now, time_s)
+        self._own_followed.look(now, time_s)
+        self._recheck_sessions()
+        if time_s >= self._dates_due_s:
+            self._dates_due_s = time_s + _DATES_INTERVAL_S
+            self._tell_dates(now)
+
+    def reload(self) -> None:
+        """SIGHUP, or a clock that was set: read everything again, and renew what has to be."""
+        if self._config.pki is None:
+            self._renew()
+        now = datetime.now(UTC)
+        time_s = asyncio.get_running_loop().time()
+        self._trust_followed.look(now, time_s, at_once=True)
+        self._own_followed.look(now, time_s, at_once=True)
+        self._recheck_sessions()
+        self._tell_dates(now)
+
+    def expiries(self) -> Mapping[str, datetime]:
+        """When what is in use runs out: ``gateway``, ``ca:SUBJECT``, ``crl``."""
+        return {one.key: one.ends for one in self._validities()}
+
+    def _validities(self) -> list[Validity]:
+        current = self.verifier.current
+        return validities(self._own.leaf, current.authorities, current.revocation.lists.values())
+
+    def _tell_dates(self, now: datetime) -> None:
+        warn_before = timedelta(days=self._config.certificates.warn_before_days)
+        tell(self._problems, self._validities(), now, warn_before)
+
+    def _recheck_sessions(self) -> None:
+        now = self._clock.now()
+        for session in list(self._sessions.by_client.values()):
+            try:
+                self.verifier.recheck(session.identity, now)
+            except CertificateRefused as refused:
+                self._sessions.close(session, f"certificate {refused.reason}")
+
+    # The gateway's own authority.
+
+    def _find(self, now: datetime) -> CertificateFiles:
+        pki = self._config.pki
+        if pki is not None:
+            return CertificateFiles(pki.certificate, pki.key, pki.ca, pki.crl)
+        own = ensure_gateway_identity(self._config.state_dir, self._config.server_names, now)
+        return CertificateFiles(own.certificate_file, own.key_file, own.ca_file, own.crl_file)
+
+    def _renew(self) -> None:
+        """Sign the revocation list anew, and our certificate, in time."""
+        try:
+            if not self.files.ca.exists():
+                raise IdentityFileError(
+                    self.files.ca,
+                    "the gateway's own authority is gone",
+                    "put the backup of its directory back; what runs goes on meanwhile",
+                )
+            self._find(datetime.now(UTC))
+        except _FAILURES as error:
+            text = getattr(error, "strerror", None) or str(error)
+            self._problems.begin("identity_not_renewed", text)
+            self._renew_due_s = min(self._renew_due_s, _in(_RETRY_INTERVAL_S))
+        else:
+            self._problems.end("identity_not_renewed")
+
+    # The files.
+
+    def _read_own(self, now: datetime) -> TlsFiles:
+        """Check the pair, and copy what was checked."""
+        files = self.files
+        before = signature_of(files.certificate), signature_of(files.key)
+        own = check_server_files(files.certificate, files.key, now)
+        certificate, key = read_file(files.certificate), read_file(files.key)
+        if before != (signature_of(files.certificate), signature_of(files.key)):
+            raise IdentityFileError(files.certificate, "is being replaced right now")
+        self._copies["certificate"].write(certificate)
+        self._copies["key"].write(key)
+        return own
+
+    def _reload_own(self, now: datetime) -> None:
+        before = self._own.leaf
+        self._own = self._read_own(now)
+        if self._tell_workers is not None:
+            self._tell_workers(messages.ReloadCertificate())
+        if self._own.leaf != before:
+            logger.info(
+                "the gateway's certificate is another one, valid until %s UTC",
+                f"{self._own.leaf.not_valid_after_utc:%F %T}",
+            )
+
+    def _copy_trust(self) -> None:
+        self._copies["ca"].write(read_file(self.files.ca))
+        if self.files.crl is not None:
+            self._copies["crl"].write(read_file(self.files.crl))
+
+    def _reload_trust(self, now: datetime) -> None:
+        self.verifier.reload(now)
+        self._copy_trust()
+        if self._tell_workers is not None:
+            self._tell_workers(messages.ReloadTrust())
+
+
+class _Followed:
+    """Some files that are loaded together, whenever one of them changes."""
+
+    def __init__(
+        self,
+        problems: Problems,
+        problem: str,
+        load: Callable[[datetime], None],
+        files: tuple[Path, ...],
+    ) -> None:
+        self._problems = problems
+        self._problem = problem
+        self._load = load
+        self._files = files
+        self._seen = self._versions()
+        self._failing_since_s: float | None = None
+        self._retry_s = 0.0
+
+    def _versions(self) -> tuple[object, ...]:
+        return tuple(signature_of(file) for file in self._files)
+
+    def look(self, now: datetime, time_s: float, *, at_once: bool = False) -> None:
+        """Load them if they are others than before, or did not do the last time.
+
+        With ``at_once`` in any case, and a failure is told without patience.
+        """
+        versions = self._versions()
+        is_retry = self._failing_since_s is not None and time_s >= self._retry_s
+        if versions == self._seen and not is_retry and not at_once:
+            return
+        self._seen = versions  # before reading: what changes meanwhile shows next time
+        try:
+            self._load(now)
+        except _FAILURES as error:
+            self._failed(error, time_s, at_once=at_once)
+        else:
+            self._failing_since_s = None
+            self._problems.end(self._problem)
+
+    def _failed(self, error: Exception, time_s: float, *, at_once: bool) -> None:
+        if self._failing_since_s is None:
+            self._failing_since_s = time_s
+        self._retry_s = time_s + _LOOK_INTERVAL_S
+        if at_once or time_s - self._failing_since_s >= _PATIENCE_S:
+            self._retry_s = time_s + _RETRY_INTERVAL_S
+            cause = getattr(error, "strerror", None) or str(error)
+            self._problems.begin(self._problem, f"what was read before stays in use: {cause}")
+
+
+def _in(seconds: float) -> float:
+    return asyncio.get_running_loop().time() + seconds
