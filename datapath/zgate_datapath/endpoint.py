@@ -145,10 +145,11 @@ class Endpoint:
 
     def flush_touched(self) -> None:
         """Flush each touched connection once, follow its IDs, re-arm its timer."""
-        now = self.loop.time()
         while self._touched:
             connection = self._touched.pop()
-            connection.flush(now)
+            # Asked each time: flushing the carrier may bring in packets, and an acknowledgement
+            # cannot be sent before what it acknowledges was received.
+            connection.flush(self.loop.time())
             self._follow(connection)
             if self.carrier is not None and not self._touched:
                 self.carrier.flush()

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import os
 import socket
+from collections.abc import Callable
 
 import pytest
 from aioquic.buffer import Buffer  # type: ignore[attr-defined]
@@ -392,6 +393,34 @@ async def test_many_forged_errors_look_at_each_connection_once(lab: Lab) -> None
 
 
 # The endpoint itself.
+
+
+async def test_what_comes_in_during_a_flush_is_not_flushed_at_an_earlier_time(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The carrier may take packets in while it is flushed: their acknowledgement comes after."""
+    gateway = lab.gateway()
+    await lab.connect(gateway)
+    endpoint = gateway.endpoint
+    (connection,) = endpoint.connections
+    received_s: list[float] = []
+    flushed_s: list[float] = []
+
+    class Carrier:
+        def flush(self) -> None:
+            if not received_s:
+                received_s.append(endpoint.loop.time())
+                endpoint.touch(connection)
+
+        def __getattr__(self, name: str) -> Callable[..., None]:
+            return lambda *_, **__: None
+
+    monkeypatch.setattr(endpoint, "carrier", Carrier())
+    monkeypatch.setattr(connection, "flush", flushed_s.append)
+    endpoint.flush(connection)
+    before, after = flushed_s
+    assert before < received_s[0] <= after
+    monkeypatch.undo()
 
 
 async def test_wait_empty_returns_when_the_last_has_gone(lab: Lab) -> None:
