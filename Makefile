@@ -4,11 +4,13 @@
 PYTHON ?= /usr/bin/python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Ansible's requirements are not ours.
+ANSIBLE := build/appliance-venv
 PACKAGES := protocol bpf datapath identity config gateway host agent connector control cli lab bench
 # The demo and the bench make network namespaces. Root's bytecode would be in the way of `git clean`.
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo env PYTHONDONTWRITEBYTECODE=1)
 
-.PHONY: help demo test check lint types bench bench-policy fuzz-policy fuzz-datapath soak test-vm root venv packages-test packages-bench packages-vm clean
+.PHONY: help demo test check lint types bench bench-policy fuzz-policy fuzz-datapath soak test-vm test-appliance deb root venv packages-appliance packages-test packages-bench packages-vm clean
 
 help:
 	@echo "make demo    see a gateway and two agents work, in namespaces of this machine"
@@ -19,6 +21,8 @@ help:
 	@echo "make fuzz-policy SECONDS=60  the kernel's verdicts against a reference evaluator's"
 	@echo "make fuzz-datapath SECONDS=60  the native engine's parsers, with sanitizers"
 	@echo "make soak SECONDS=300  bulk both ways over a bad path, new keys, new addresses"
+	@echo "make deb     a Debian package, in build/deb"
+	@echo "make test-appliance  packages, units and playbooks, on machines with systemd"
 	@echo "make test-vm  the kernel's part on Debian 12's own kernel, in a virtual machine"
 
 demo: root venv
@@ -62,6 +66,21 @@ soak: root venv packages-test
 test-vm: root venv packages-vm
 	$(AS_ROOT) env PYTHONDONTWRITEBYTECODE=1 $(BIN)/python tests/vm/run.py
 
+# Machines of systemd, in the lab's namespaces; their file system is made once.
+test-appliance: root venv packages-appliance $(ANSIBLE)/.installed
+	$(AS_ROOT) env PYTHONDONTWRITEBYTECODE=1 $(BIN)/pytest tests/appliance
+
+$(ANSIBLE)/.installed: tools/requirements-appliance.txt
+	$(PYTHON) -m venv $(ANSIBLE)
+	$(ANSIBLE)/bin/pip install --quiet --disable-pip-version-check -r $<
+	touch $@
+
+deb: venv packages-appliance
+	tools/build-deb.sh
+
+packages-appliance:
+	@tools/install-packages.sh packages-appliance.txt
+
 packages-test:
 	@tools/install-packages.sh packages-test.txt
 
@@ -73,7 +92,7 @@ packages-bench:
 
 venv: $(VENV)/.built
 
-$(VENV)/.installed: requirements.txt tools/packages-run.txt
+$(VENV)/.installed: requirements.txt requirements-run.txt tools/packages-run.txt
 	@tools/install-packages.sh packages-run.txt
 	$(PYTHON) -m venv --system-site-packages $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt

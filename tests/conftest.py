@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from zgate_lab.waiting import SLOWNESS
 
-PRIVILEGED_FOLDERS = {"bpf", "netns", "e2e", "soak"}
+PRIVILEGED_FOLDERS = {"appliance", "bpf", "netns", "e2e", "soak"}
 HERE = Path(__file__).parent
 
 
