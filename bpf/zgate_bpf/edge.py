@@ -143,17 +143,16 @@ class EdgeProgram:
 
     def _load(self, name: str) -> int:
         maps = {
-            "settings": self._settings,
-            "addresses": self._addresses,
-            "sources": self._sources,
-            "totals": self._totals,
-            "counters": self._counters,
-            "block4": self._blocklists[4],
-            "block6": self._blocklists[6],
+            "settings": self._settings.fd,
+            "addresses": self._addresses.fd,
+            "sources": self._sources.fd,
+            "totals": self._totals.fd,
+            "counters": self._counters.fd,
+            "block4": self._blocklists[4].fd,
+            "block6": self._blocklists[6].fd,
         }
-        defines = {f"ZG_MAP_{key}": made.fd for key, made in maps.items()}
         compiled = loader.compile_program(
-            "edge", ("zg_edge",), defines, assertions=layouts.assertions()
+            "edge", ("zg_edge",), {}, maps=maps, assertions=layouts.assertions()
         )
         fd = loader.load_program(
             compiled["zg_edge"], name=name, kind=ProgramType.XDP, flags=_XDP_HAS_FRAGS

@@ -5,15 +5,32 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from zgate_protocol.drop_reason import DropReason
 
-from zgate_bpf.errors import BpfError
+from zgate_bpf.errors import BpfLoadError
 from zgate_bpf.layouts import EVENT, Direction, EventKind, IpAddress, unpack_address
 
 LIMIT_REASONS = frozenset((DropReason.RATE_LIMITED, DropReason.NEW_FLOW_LIMITED))
 """Drops by a client's limits: at most one event per client and second."""
+
+#: ``ring_buffer_sample_fn``: context, sample, its size.
+_SAMPLE = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
+
+
+def _libbpf() -> ctypes.CDLL:
+    try:
+        library = ctypes.CDLL("libbpf.so.1")
+    except OSError as error:
+        raise BpfLoadError(
+            f"libbpf is not installed ({error}): install Debian's libbpf1"
+        ) from error
+    library.ring_buffer__new.argtypes = (ctypes.c_int, _SAMPLE, ctypes.c_void_p, ctypes.c_void_p)
+    library.ring_buffer__new.restype = ctypes.c_void_p
+    library.ring_buffer__consume.argtypes = (ctypes.c_void_p,)
+    library.ring_buffer__free.argtypes = (ctypes.c_void_p,)
+    library.ring_buffer__free.restype = None
+    return library
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,24 +67,26 @@ class KernelEvent:
 class EventReader:
     """Takes events out of the ring buffer.
 
-    The memory protocol of the buffer is libbpf's business; bcc's library brings it along.
+    The memory protocol of the buffer is libbpf's business. Not through bcc, which wraps it too:
+    with bcc comes the whole compiler, some 90 MB of it.
+
+    Raises:
+        BpfLoadError: libbpf is missing, or the buffer cannot be mapped.
     """
 
     def __init__(self, ring_fd: int) -> None:
-        from bcc.libbcc import _RINGBUF_CB_TYPE, lib
-
-        self._library: Any = lib
+        self._library = _libbpf()
         self._waiting: list[bytes] = []
         # Kept: the library calls it for as long as the buffer is open.
-        self._callback = _RINGBUF_CB_TYPE(self._take)
-        self._ring = lib.bpf_new_ringbuf(ring_fd, self._callback, None)
+        self._callback = _SAMPLE(self._take)
+        self._ring = self._library.ring_buffer__new(ring_fd, self._callback, None, None)
         if not self._ring:
-            raise BpfError("the event ring buffer cannot be mapped: not enough locked memory?")
+            raise BpfLoadError("the event ring buffer cannot be mapped: not enough locked memory?")
         self._suppressed: dict[tuple[int, bool], int] = {}
 
     def poll(self, handle: Callable[[KernelEvent], None]) -> int:
         """Hand out every event that waits, without waiting; gives their number."""
-        self._library.bpf_consume_ringbuf(self._ring)
+        self._library.ring_buffer__consume(self._ring)
         waiting, self._waiting = self._waiting, []
         for data in waiting:
             handle(self._decode(data))
@@ -81,7 +100,7 @@ class EventReader:
     def close(self) -> None:
         """Unmap the buffer."""
         if self._ring:
-            self._library.bpf_free_ringbuf(self._ring)
+            self._library.ring_buffer__free(self._ring)
             self._ring = None
 
     def _take(self, _context: int | None, data: int, size: int) -> int:

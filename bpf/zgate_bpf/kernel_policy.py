@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from ipaddress import IPv6Network
@@ -33,6 +33,7 @@ from zgate_bpf.layouts import (
     unpack_address,
 )
 from zgate_bpf.limits import UNLIMITED, ClientLimits
+from zgate_bpf.many_counters import sum_many
 from zgate_bpf.maps import Map, PerCpuArray, RingBuffer, index_key
 from zgate_bpf.services import ServiceTables
 from zgate_bpf.syscalls import NO_PREALLOC, MapType
@@ -165,7 +166,7 @@ class KernelPolicy:
             except OSError as error:
                 raise BpfLoadError(loader.explain_os_error("BPF maps", error)) from error
             self._program_defines = self._defines(allowed_events_per_s, denied_events_per_s)
-            self.ingress_fd, self.egress_fd = self._load(self._program_defines)
+            self.ingress_fd, self.egress_fd = self._load()
             self._events = EventReader(self._ring.fd)
             undo.callback(self._events.close)
             self._undo = undo.pop_all()
@@ -251,12 +252,15 @@ class KernelPolicy:
             "ZG_MAX_CLIENTS": self.capacity.max_clients,
             "ZG_ALLOWED_EVENTS_PER_S": allowed_events_per_s,
             "ZG_DENIED_EVENTS_PER_S": denied_events_per_s,
-            **{f"ZG_MAP_{name}": table.fd for name, table in self._maps()},
         }
 
-    def _load(self, defines: dict[str, int]) -> tuple[int, int]:
+    def _compile(self, program: str, functions: tuple[str, ...]) -> dict[str, bytes]:
+        maps = {name: table.fd for name, table in self._maps()}
+        return loader.compile_program(program, functions, self._program_defines, maps=maps)
+
+    def _load(self) -> tuple[int, int]:
         names = ("zg_ingress", "zg_egress")
-        compiled = loader.compile_program("policy", names, defines)
+        compiled = self._compile("policy", names)
         fds = []
         for name in names:
             fd = loader.load_program(compiled[name], name=name)
@@ -269,7 +273,7 @@ class KernelPolicy:
 
         Gives their descriptors, which are the caller's to close.
         """
-        compiled = loader.compile_program(name, functions, self._program_defines)
+        compiled = self._compile(name, functions)
         return {
             function: loader.load_program(compiled[function], name=function)
             for function in functions
@@ -347,6 +351,13 @@ class KernelPolicy:
         """What was counted for a client since the last reset."""
         per_cpu = map(layouts.COUNTERS.unpack, self._counters.per_cpu(client_index))
         return ClientCounters(*(sum(values) for values in zip(*per_cpu, strict=True)))
+
+    def counters_of(self, client_indices: Sequence[int]) -> dict[int, tuple[int, ...]]:
+        """The same of many clients at once, as plain fields of `ClientCounters`.
+
+        May run in a thread.
+        """
+        return sum_many(self._counters, client_indices)
 
     def reset_counters(self, client_index: int) -> None:
         """Count from zero again: before an index is given to another client."""

@@ -1,29 +1,29 @@
 """From the C text of a program to a descriptor of it in the kernel.
 
-bcc compiles; the kernel is asked directly to take the result, because its answer then says
-what the verifier objected to. No kernel headers are needed: see ``programs/kernel_stub``.
+The instructions come from the cache, or else from the compiler. The kernel is asked directly to
+take them, because its answer then says what the verifier objected to.
 """
 
 from __future__ import annotations
 
 import errno
-import os
 import platform
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Mapping
 
 from zgate_bpf import layouts, syscalls
+from zgate_bpf.compiler import PROGRAMS, Source, compile_source
 from zgate_bpf.errors import BpfLoadError
+from zgate_bpf.linking import link, stand_ins
+from zgate_bpf.program_cache import cache_directory, open_cache
+from zgate_bpf.program_key import program_key
 from zgate_bpf.syscalls import ProgramRefused, ProgramType
 
-PROGRAMS = Path(__file__).parent / "programs"
-"""The C sources, as they are installed."""
+__all__ = ["PROGRAMS", "compile_program", "explain_os_error", "load_program"]
 
 _LICENSE = "Apache-2.0"
 _LOG_BYTES = 1 << 20
 _LOG_LINES_SHOWN = 12
+_NO_CONSTANTS: Mapping[str, int] = {}
 
 
 def compile_program(
@@ -31,35 +31,41 @@ def compile_program(
     functions: tuple[str, ...],
     defines: Mapping[str, int],
     *,
+    maps: Mapping[str, int],
+    constants: Mapping[str, int] = _NO_CONSTANTS,
     extra_text: str = "",
     assertions: str | None = None,
 ) -> dict[str, bytes]:
-    """Compile ``programs/NAME/NAME.c``; gives the instructions of each function.
+    """The instructions of each function of ``programs/NAME/NAME.c``, ready for the kernel.
 
-    ``assertions`` are those of the structs that the program shares with Python; absent: those of
-    the policy program.
+    ``maps`` are the descriptors of those that the program names; ``constants`` are numbers of 64
+    bits that are not kept on the disk. ``assertions`` are those of the structs that the program
+    shares with Python; absent: those of the policy program.
 
     Raises:
         BpfLoadError: bcc is missing, or the text does not compile.
     """
-    try:
-        from bcc import BPF
-    except ImportError as error:
-        raise BpfLoadError(
-            "bcc is not installed: install Debian's python3-bpfcc, and make the virtual "
-            "environment with --system-site-packages (PyPI's 'bcc' is something else)"
-        ) from error
     shared = layouts.assertions() if assertions is None else assertions
-    text = (PROGRAMS / name / f"{name}.c").read_text() + shared + extra_text
-    with _stub_tree(), _captured_stderr() as said:
-        try:
-            module = BPF(text=text.encode(), cflags=_flags(name, defines))
-            try:
-                return {function: module.dump_func(function.encode()) for function in functions}
-            finally:
-                module.cleanup()  # it would keep its memory and a descriptor until exit
-        except Exception as error:  # bcc raises the class Exception itself
-            raise BpfLoadError(_explain_compile(name, said())) from error
+    general = {**defines, **stand_ins(maps, constants)}
+    source = Source(name, functions, general, shared + extra_text)
+    return {
+        function: link(code, maps, constants) for function, code in _instructions(source).items()
+    }
+
+
+def _instructions(source: Source) -> dict[str, bytes]:
+    with open_cache(cache_directory()) as cache:
+        if cache is None:
+            return compile_source(source)
+        key = program_key(source)
+        found = cache.get(source.name, key, source.functions)
+        if found is not None:
+            return found
+        made = compile_source(source)
+        # An upgrade in these seconds would leave what is new under the name of what was old.
+        if program_key(source) == key:
+            cache.put(source.name, key, made)
+        return made
 
 
 def load_program(
@@ -110,59 +116,3 @@ def explain_os_error(what: str, error: OSError) -> str:
     }
     cure = cures.get(error.errno or 0)
     return f"{what}: {error.strerror}" + (f" ({cure})" if cure else "")
-
-
-def _flags(name: str, defines: Mapping[str, int]) -> list[str]:
-    include = [f"-I{PROGRAMS / 'include'}", f"-I{PROGRAMS / name}"]
-    # Behind bcc's own headers, which must win.
-    host = ["-idirafter", "/usr/include"]
-    multiarch = f"/usr/include/{platform.machine()}-linux-gnu"
-    if Path(multiarch).is_dir():
-        host += ["-idirafter", multiarch]
-    return [*include, *host, *(f"-D{key}={value}" for key, value in defines.items())]
-
-
-@contextmanager
-def _stub_tree() -> Iterator[None]:
-    """Tell bcc, by the way it documents, to use our tree as the kernel's sources."""
-    before = os.environ.get("BCC_KERNEL_SOURCE")
-    os.environ["BCC_KERNEL_SOURCE"] = str(PROGRAMS / "kernel_stub")
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["BCC_KERNEL_SOURCE"]
-        else:
-            os.environ["BCC_KERNEL_SOURCE"] = before
-
-
-@contextmanager
-def _captured_stderr() -> Iterator[_Said]:
-    """The compiler writes to descriptor 2 and nowhere else: catch it, for the error's text."""
-    with tempfile.TemporaryFile() as file:
-        kept = os.dup(2)
-        os.dup2(file.fileno(), 2)
-        try:
-            yield _Said(file.fileno())
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
-
-
-class _Said:
-    """What was written to a descriptor so far."""
-
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-
-    def __call__(self) -> str:
-        return os.pread(self._fd, _LOG_BYTES, 0).decode(errors="replace")
-
-
-def _explain_compile(name: str, said: str) -> str:
-    errors = [line for line in said.splitlines() if "error:" in line] or said.splitlines()[-3:]
-    shown = "\n".join(errors[:_LOG_LINES_SHOWN])
-    cure = ""
-    if "file not found" in said:
-        cure = "\nThe C library's kernel interface headers are needed: install linux-libc-dev"
-    return f"program {name} does not compile:\n{shown}{cure}"

@@ -132,16 +132,20 @@ class Map:
 
 
 class PerCpuArray(Map):
-    """An array in which every CPU counts for itself."""
+    """An array in which every CPU counts for itself.
+
+    :ivar entry_bytes: one entry as the kernel gives it: each CPU's value, padded to 8 bytes.
+    """
 
     def __init__(self, name: str, value_bytes: int, max_entries: int) -> None:
         super().__init__(MapType.PERCPU_ARRAY, name, 4, value_bytes, max_entries)
         self._cpus = possible_cpus()
         self._per_cpu_bytes = (value_bytes + 7) // 8 * 8
+        self.entry_bytes = self._per_cpu_bytes * self._cpus
 
     def per_cpu(self, index: int) -> list[bytes]:
         """The value of each CPU."""
-        data = syscalls.map_lookup(self.fd, index_key(index), self._per_cpu_bytes * self._cpus)
+        data = syscalls.map_lookup(self.fd, index_key(index), self.entry_bytes)
         if data is None:
             raise IndexError(f"{self.name} has no entry {index}")
         step = self._per_cpu_bytes

@@ -6,9 +6,12 @@ TUN queue is the one of that number, and both stay theirs when the process is an
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import socket
 import struct
+import time
 from contextlib import ExitStack
 
 from zgate_bpf import loader, syscalls
@@ -18,7 +21,10 @@ from zgate_bpf.steering_tables import AddressOwners
 from zgate_bpf.syscalls import MapType, ProgramType
 
 _SO_ATTACH_REUSEPORT_EBPF = 52
-_LOW_MASK = 0xFFFFFFFF
+_SO_DETACH_REUSEPORT_BPF = 68
+#: The kernel frees a program's maps after a grace period, in a work queue.
+_ARRAY_GONE_S = 5.0
+_ARRAY_LOOK_S = 0.002
 
 
 class Steering:
@@ -51,18 +57,19 @@ class Steering:
         self._undo.callback(self.owners.close)
         self._sockets = Map(MapType.REUSEPORT_SOCKARRAY, "zg_sockets", 4, 4, workers)
         self._undo.callback(self._sockets.close)
-        defines = {
-            "ZG_WORKERS": workers,
-            "ZG_MASK_FACTOR_HIGH": factor >> 32,
-            "ZG_MASK_FACTOR_LOW": factor & _LOW_MASK,
-            "ZG_MASK_OFFSET_HIGH": offset >> 32,
-            "ZG_MASK_OFFSET_LOW": offset & _LOW_MASK,
-            "ZG_MAP_sockets": self._sockets.fd,
-            "ZG_MAP_owners": self.owners.fd,
-            "ZG_MAP_networks": self.owners.networks_fd,
+        maps = {
+            "sockets": self._sockets.fd,
+            "owners": self.owners.fd,
+            "networks": self.owners.networks_fd,
         }
-        functions = ("zg_steer_udp", "zg_steer_tun")
-        made = loader.compile_program("steering", functions, defines, assertions="")
+        made = loader.compile_program(
+            "steering",
+            ("zg_steer_udp", "zg_steer_tun"),
+            {"ZG_WORKERS": workers},
+            maps=maps,
+            constants={"mask_factor": factor, "mask_offset": offset},
+            assertions="",
+        )
         self._udp_fd = self._load(made["zg_steer_udp"], "zg_steer_udp", ProgramType.SK_REUSEPORT)
         self.tun_fd = self._load(made["zg_steer_tun"], "zg_steer_tun", ProgramType.SOCKET_FILTER)
 
@@ -74,13 +81,32 @@ class Steering:
     def steer_sockets(self, descriptors: list[int]) -> None:
         """Share out what arrives at one port among its sockets, in the order of the workers.
 
+        A port that outlives its processes (a service manager holds it) comes with the program of
+        the last one. A socket can be in one socket array only, so that program goes first, and
+        with it the array, a moment later.
+
         Raises:
             OSError: these are no bound sockets of one port (SO_REUSEPORT).
         """
-        for worker, descriptor in enumerate(descriptors):
-            syscalls.map_update(self._sockets.fd, index_key(worker), struct.pack("=i", descriptor))
         with socket.socket(fileno=os.dup(descriptors[0])) as one:
+            with contextlib.suppress(OSError):  # there is none
+                one.setsockopt(socket.SOL_SOCKET, _SO_DETACH_REUSEPORT_BPF, 0)
+            for worker, descriptor in enumerate(descriptors):
+                self._put_socket(worker, descriptor)
             one.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_REUSEPORT_EBPF, self._udp_fd)
+
+    def _put_socket(self, worker: int, descriptor: int) -> None:
+        deadline = time.monotonic() + _ARRAY_GONE_S
+        value = struct.pack("=i", descriptor)
+        while True:
+            try:
+                syscalls.map_update(self._sockets.fd, index_key(worker), value)
+            except OSError as error:
+                if error.errno != errno.EBUSY or time.monotonic() >= deadline:
+                    raise
+                time.sleep(_ARRAY_LOOK_S)
+            else:
+                return
 
     def close(self) -> None:
         """Give everything back; the kernel keeps what sockets and the TUN still use."""

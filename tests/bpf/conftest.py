@@ -1,4 +1,4 @@
-"""A loaded policy program for the tests, and the tests' own made with little compiling."""
+"""A loaded policy program for the tests. What one run compiles, the next finds in the cache."""
 
 import sys
 from itertools import count
@@ -9,21 +9,10 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 from bpf_support import complexity
-from bpf_support.compiled_once import CompiledOnce
 from bpf_support.world import World
-from zgate_bpf import loader
 from zgate_bpf.kernel_policy import KernelPolicy
 
 _revisions = count(1_000, 1_000)
-_compiled_once = CompiledOnce()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled_once():
-    """What another test has compiled is not compiled again."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loader, "compile_program", _compiled_once)
-        yield
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -14,8 +14,9 @@ MAPS = ("settings", "addresses", "sources", "totals", "counters", "block4", "blo
 
 
 def compiled(assertions):
-    defines = {f"ZG_MAP_{name}": 3 for name in MAPS}
-    return loader.compile_program("edge", ("zg_edge",), defines, assertions=assertions)["zg_edge"]
+    maps = dict.fromkeys(MAPS, 3)
+    compiled = loader.compile_program("edge", ("zg_edge",), {}, maps=maps, assertions=assertions)
+    return compiled["zg_edge"]
 
 
 def test_reasons_are_those_of_c():

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The maps, by the descriptors that the loader made them with and passed as ZG_MAP_<name>.
+/* The maps, by numbers that stand for them (ZG_MAP_<name>): zgate_bpf.linking puts their
+ * descriptors there, so that one compilation serves every start.
  * zgate_bpf makes them, not bcc: tables of one generation are maps inside maps, sized by
  * configuration, and bcc's macros cannot say that. */
 #ifndef ZGATE_POLICY_MAPS_H

@@ -17,40 +17,50 @@
 /* First byte and version lie before the length of a long header's connection ID. */
 #define ZG_LONG_LENGTH_OFFSET 5
 #define ZG_RANDOM_BITS 56
-#define ZG_WORD(name) ((__u64)(__u32)name##_HIGH << 32 | (__u32)name##_LOW)
+#define ZG_NOBODY 0xFFFFFFFFU
 
 #define zg_map(name) ((void *)bpf_pseudo_fd(1, ZG_MAP_##name))
+/* A secret: the loader puts it in the place of a number that stands for it. */
+#define zg_constant(name) ((__u64)bpf_pseudo_fd(0, ZG_CONSTANT_##name))
 
 static __always_inline __u32 zg_owner(__u64 word)
 {
 	const __u64 rest = word & ((1ULL << ZG_RANDOM_BITS) - 1);
-	const __u64 mask = rest * ZG_WORD(ZG_MASK_FACTOR) + ZG_WORD(ZG_MASK_OFFSET);
+	const __u64 mask = rest * zg_constant(mask_factor) + zg_constant(mask_offset);
 
 	return (word >> ZG_RANDOM_BITS) ^ (mask >> ZG_RANDOM_BITS);
 }
 
-int zg_steer_udp(struct sk_reuseport_md *md)
+/* The worker that a packet names; ZG_NOBODY where it names none. */
+static __always_inline __u32 zg_named(struct sk_reuseport_md *md)
 {
 	__u32 offset = ZG_UDP_HEADER_BYTES;
 	__u8 first, length;
 	__u64 word;
-	__u32 owner;
 
 	if (bpf_skb_load_bytes(md, offset, &first, sizeof(first)))
-		return SK_PASS;
+		return ZG_NOBODY;
 	if (first & ZG_LONG_HEADER) {
 		if (bpf_skb_load_bytes(md, offset + ZG_LONG_LENGTH_OFFSET, &length, sizeof(length)))
-			return SK_PASS;
+			return ZG_NOBODY;
 		if (length != ZG_CID_BYTES)
-			return SK_PASS;
+			return ZG_NOBODY;
 		offset += ZG_LONG_LENGTH_OFFSET;
 	}
 	if (bpf_skb_load_bytes(md, offset + 1, &word, sizeof(word)))
-		return SK_PASS;
-	owner = zg_owner(bpf_ntohll(word));
-	/* Where nothing is selected, the kernel's hash decides. */
-	if (owner < ZG_WORKERS)
-		bpf_sk_select_reuseport(md, zg_map(sockets), &owner, 0);
+		return ZG_NOBODY;
+	return zg_owner(bpf_ntohll(word));
+}
+
+int zg_steer_udp(struct sk_reuseport_md *md)
+{
+	__u32 worker = zg_named(md);
+
+	/* Never left to the kernel: it would choose among all sockets of the port, and a service
+	 * manager may hold more of them than there are workers. */
+	if (worker >= ZG_WORKERS)
+		worker = md->hash % ZG_WORKERS;
+	bpf_sk_select_reuseport(md, zg_map(sockets), &worker, 0);
 	return SK_PASS;
 }
 
