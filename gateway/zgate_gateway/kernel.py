@@ -16,7 +16,7 @@ import time
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field, fields
 from functools import partial
 from ipaddress import IPv4Address, IPv6Address
 
@@ -134,7 +134,10 @@ class FlowEvent:
 
 
 class Kernel:
-    """Clients and policies in the loaded programs."""
+    """Clients and policies in the loaded programs.
+
+    :ivar gone: what was counted for clients that are here no more: the fields of `ClientCounters`.
+    """
 
     def __init__(self, programs: KernelPolicy, *, max_clients: int) -> None:
         self.programs = programs
@@ -142,6 +145,7 @@ class Kernel:
         self._names: dict[int, str] = {}
         # Freed numbers go to the end: an event that is still under way finds no other client.
         self._free: deque[int] = deque(range(max_clients))
+        self.gone: tuple[int, ...] = (0,) * len(fields(ClientCounters))
         self._current: _Revision | None = None
         self._previous: _Revision | None = None
         self._generation = 0
@@ -288,8 +292,15 @@ class Kernel:
     def remove_client(self, name: str) -> None:
         """The kernel passes none of the client's packets any more, and forgets its flows."""
         client = self._clients.pop(name, None)
-        if client is not None:
+        if client is None:
+            return
+        try:
             self._forget(client)
+        finally:
+            # By now nothing is added to it, and the next with this number begins at zero.
+            with contextlib.suppress(OSError):
+                counted = astuple(self.programs.counters(client.index))
+                self.gone = tuple(map(sum, zip(self.gone, counted, strict=True)))
 
     def _forget(self, client: _Client) -> None:
         """Every step is tried; KernelError at the end if one failed.
@@ -323,6 +334,10 @@ class Kernel:
         """What was counted for a client since it connected."""
         client = self._clients.get(name)
         return self.programs.counters(client.index) if client is not None else None
+
+    def numbers(self) -> dict[str, int]:
+        """The kernel's numbers of all clients."""
+        return {client.name: client.index for client in self._clients.values()}
 
     def client_bytes(self, name: str) -> tuple[int, int]:
         """Bytes up and down; zeros for an unknown client."""

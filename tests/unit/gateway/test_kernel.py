@@ -203,6 +203,30 @@ def test_a_client_that_goes_is_nobody_first(kernel: Kernel, programs: FakeProgra
     assert kernel.client_bytes("alice") == (0, 0)
 
 
+def test_what_was_counted_for_a_client_outlives_it(kernel: Kernel, programs: FakePrograms) -> None:
+    kernel.add_client("alice", (), [A4])
+    kernel.add_client("bob", (), [A6])
+    assert kernel.numbers() == {"alice": 0, "bob": 1}
+    assert kernel.gone == (0,) * 7
+    kernel.remove_client("alice")
+    assert kernel.gone == (1, 100, 2, 200, 0, 0, 0)
+    kernel.add_client("bob", (), [A6])  # anew: what was counted before is not lost
+    assert kernel.gone == (2, 201, 4, 401, 0, 0, 0)
+    kernel.remove_client("bob")
+    assert kernel.gone == (3, 303, 6, 603, 0, 0, 0)
+    assert kernel.numbers() == {}
+
+
+def test_a_client_that_cannot_be_forgotten_is_counted_all_the_same(
+    kernel: Kernel, programs: FakePrograms
+) -> None:
+    kernel.add_client("alice", (), [A4])
+    programs.fails["remove_client"] = OSError("no")
+    with pytest.raises(KernelError):
+        kernel.remove_client("alice")
+    assert kernel.gone[1] == 100
+
+
 def test_clients_of_the_same_meaning_share_a_policy(kernel: Kernel, programs: FakePrograms) -> None:
     kernel.add_client("alice", [], [A4])
     kernel.add_client("bob", [], [B4])
