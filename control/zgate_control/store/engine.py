@@ -14,7 +14,7 @@ from alembic.config import Config
 from alembic.util import CommandError
 from sqlalchemy import URL, Connection, Engine, create_engine, event, exc, make_url, text
 
-from .errors import StoreError, explain
+from .errors import StoreError, damaged, explain
 
 #: Execution option of a transaction that will write: SQLite then takes its write lock at BEGIN.
 WRITE = "zgate_write"
@@ -159,8 +159,4 @@ def _check_sqlite(engine: Engine, name: str) -> None:
     with engine.connect() as connection:
         found = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar_one()
     if found != "ok":
-        raise StoreError(
-            name,
-            f"the database is damaged ({' '.join(str(found).split())})",
-            "move it away and start again (leases are given anew), or restore a backup",
-        )
+        raise damaged(name, str(found))

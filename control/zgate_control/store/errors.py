@@ -6,18 +6,21 @@ import sqlite3
 
 from sqlalchemy import exc
 
+_DAMAGED_CURE = "move it away and start again (leases are given anew), or restore a backup"
+
 #: How SQLite says it, and what that means to an operator: (words in the message, cause, cure).
 _SQLITE_CAUSES = (
     (
         "file is not a database",
         "the file is no SQLite database, or its header is damaged",
-        "move it away and start again (leases are given anew), or restore a backup",
+        _DAMAGED_CURE,
     ),
     (
         "malformed",
         "the database is damaged",
-        "move it away and start again (leases are given anew), or restore a backup",
+        _DAMAGED_CURE,
     ),
+    ("no such table", "the database is not one of zgate's, or is damaged", _DAMAGED_CURE),
     (
         "database is locked",
         "another process holds the database's write lock",
@@ -44,13 +47,24 @@ _SQLITE_CAUSES = (
 
 
 class StoreError(Exception):
-    """The store cannot do what was asked. ``cause`` is what is wrong, ``cure`` what helps."""
+    """The store cannot do what was asked. ``cause`` is what is wrong, ``cure`` what helps.
+
+    :ivar is_damage: what is stored cannot be read; waiting does not help.
+    """
 
     def __init__(self, target: str, cause: str, cure: str) -> None:
         super().__init__(f"store {target}: {cause}; {cure}")
         self.target = target
         self.cause = cause
         self.cure = cure
+        self.is_damage = cure == _DAMAGED_CURE
+
+
+class StoreLost(StoreError):
+    """The store was found lost before: nothing was tried now."""
+
+    def __init__(self, because: StoreError) -> None:
+        super().__init__(because.target, because.cause, because.cure)
 
 
 class LeaseConflict(Exception):
@@ -59,6 +73,11 @@ class LeaseConflict(Exception):
 
 class ServiceConflict(Exception):
     """The service has an address of such a family already, or another service has this one."""
+
+
+def damaged(target: str, found: str) -> StoreError:
+    """Return the error for what SQLite's own check has found."""
+    return StoreError(target, f"the database is damaged ({' '.join(found.split())})", _DAMAGED_CURE)
 
 
 def explain(error: Exception, target: str) -> StoreError:

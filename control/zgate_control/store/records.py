@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from ipaddress import IPv4Address, IPv6Address
 
@@ -65,3 +66,16 @@ class ServiceAddress:
     def family(self) -> int:
         """4 or 6."""
         return self.address.version
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What a gateway knows of what its store should hold.
+
+    :ivar policies: revisions with their texts, if known, the oldest first.
+    """
+
+    leases: Sequence[Lease] = ()
+    services: Mapping[str, Sequence[IPAddress]] = field(default_factory=dict)
+    clients: Sequence[ClientRecord] = ()
+    policies: Sequence[tuple[PolicyRevision, bytes | None]] = ()

@@ -19,7 +19,8 @@ from sqlalchemy import Connection, Row, delete, exc, insert, select, update
 
 from .engine import WRITE, describe, open_engine, translated
 from .errors import LeaseConflict, ServiceConflict
-from .records import ClientRecord, IPAddress, Lease, PolicyRevision, ServiceAddress
+from .records import ClientRecord, IPAddress, Lease, Memory, PolicyRevision, ServiceAddress
+from .remembering import keep_text, remember
 from .schema import clients, leases, policy_revisions, policy_texts, service_addresses
 
 #: Names per UPDATE: SQLite takes 32766 parameters, PostgreSQL 65535.
@@ -237,7 +238,7 @@ class Store:
         packed = None if text is None else zlib.compress(text)
         with self._write() as connection:
             if packed is not None:
-                _keep_text(connection, sha256, packed)
+                keep_text(connection, sha256, packed)
             newest = _newest_policy(connection)
             if newest is not None and newest.sha256 == sha256:
                 return newest
@@ -285,6 +286,18 @@ class Store:
         with self._read() as connection:
             return _newest_policy(connection)
 
+    def check(self) -> None:
+        """Read something. Raises StoreError where the store is not to be had."""
+        with self._read() as connection:
+            connection.execute(select(leases.c.client).limit(1))
+
+    # --- all at once ------------------------------------------------------------------------------
+
+    def remember(self, memory: Memory, now: datetime) -> None:
+        """Hold what ``memory`` says, and what else is there: in doubt the memory is right."""
+        with self._write() as connection:
+            remember(connection, memory, now)
+
     # --- transactions -----------------------------------------------------------------------------
 
     @contextmanager
@@ -326,12 +339,6 @@ def _newest_policy(connection: Connection) -> PolicyRevision | None:
     query = select(policy_revisions).order_by(policy_revisions.c.revision.desc()).limit(1)
     row = connection.execute(query).one_or_none()
     return None if row is None else PolicyRevision(**row._mapping)
-
-
-def _keep_text(connection: Connection, sha256: str, packed: bytes) -> None:
-    known = select(policy_texts.c.sha256).where(policy_texts.c.sha256 == sha256)
-    if connection.execute(known).one_or_none() is None:
-        connection.execute(insert(policy_texts).values(sha256=sha256, text_zlib=packed))
 
 
 def _forget_old_texts(connection: Connection) -> None:
