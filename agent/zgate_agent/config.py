@@ -12,6 +12,10 @@ gateway says is told in the status:
     services:
       - {id: pacs, virtualIp: 10.101.0.1}
 
+Several gateways, in the order in which they are tried:
+
+    gateways: [gateway1.example.org, gateway2.example.org:8443]
+
 Everything else has a default. There is no setting, and no flag, that accepts a gateway whose
 certificate does not verify.
 """
@@ -22,8 +26,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
-from zgate_config import StrictModel, misfit
+from pydantic import Field, field_validator, model_validator
+from zgate_config import StrictModel, expected, misfit
 from zgate_config.dialling import (
     Gateway,
     GatewayAddress,
@@ -89,7 +93,10 @@ class TunSettings(StrictModel):
 class AgentConfig(StrictModel):
     """All settings of one agent."""
 
+    given_gateways: tuple[Gateway, ...] = Field(default=(), alias="gateways", max_length=16)
+    """The first one that gives a session has it; the others stand by."""
     given_gateway: Gateway | None = Field(default=None, alias="gateway")
+    """The same as `gateways` with one."""
     intermediate_server: IntermediateServer | None = None
     """The same as `gateway`."""
     services: tuple[KnownService, ...] = Field(default=(), max_length=1024)
@@ -98,7 +105,7 @@ class AgentConfig(StrictModel):
     certificate: CredentialPath
     key: CredentialPath
     server_name: Host | None = None
-    """The name that the gateway's certificate must carry; None: the gateway's host."""
+    """The name that a gateway's certificate must carry; None: the gateway's host."""
     mode: Mode = Mode.SPLIT
     routes: tuple[IpNetwork, ...] | None = None
     """Split tunnel only: of what the gateway advertises, no more than this. None: all of it."""
@@ -117,23 +124,40 @@ class AgentConfig(StrictModel):
     log: LogSettings = LogSettings()
 
     @property
+    def all_gateways(self) -> tuple[GatewayAddress, ...]:
+        """The gateways in their order, in whichever way they are written."""
+        if self.intermediate_server is not None:
+            return (self.intermediate_server.address,)
+        return self.given_gateways if self.given_gateway is None else (self.given_gateway,)
+
+    @property
     def gateway(self) -> GatewayAddress:
-        """Where the gateway is."""
-        address = self.intermediate_server.address if self.intermediate_server else None
-        address = self.given_gateway or address
-        assert address is not None, "one of them is given"
-        return address
+        """The first gateway."""
+        return self.all_gateways[0]
 
     @property
     def expected_name(self) -> str:
-        """The name that the gateway's certificate must carry."""
-        return self.server_name or self.gateway.host
+        """The name that the first gateway's certificate must carry."""
+        return self.expected_name_of(self.gateway)
+
+    def expected_name_of(self, gateway: GatewayAddress) -> str:
+        """The name that a gateway's certificate must carry."""
+        return self.server_name or gateway.host
+
+    @field_validator("given_gateways")
+    @classmethod
+    def _each_gateway_once(cls, value: tuple[GatewayAddress, ...]) -> tuple[GatewayAddress, ...]:
+        if len(set(value)) != len(value):
+            raise expected("each gateway once")
+        return value
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        if (self.given_gateway is None) == (self.intermediate_server is None):
-            got = "neither" if self.given_gateway is None else "both"
-            raise misfit("gateway", "one of gateway and intermediate_server", got)
+        given = [self.given_gateways or None, self.given_gateway, self.intermediate_server]
+        how_many = sum(one is not None for one in given)
+        if how_many != 1:
+            what = "one of gateways, gateway and intermediate_server"
+            raise misfit("gateway", what, "none" if how_many == 0 else "several")
         if self.mode is Mode.FULL and self.routes is not None:
             raise misfit("routes", "no routes with mode: full, which takes everything", "a list")
         if self.keepalive_s >= self.idle_timeout_s:

@@ -1,15 +1,17 @@
 """The running agent: carries out what the state machine decides, and tells it what happens.
 
 One task takes events from a queue, one after the other. A second one, for each attempt, dials the
-gateway and then waits for the session's end. Changes to the host's network are made in one thread
+gateways and then waits for the session's end. Changes to the host's network are made in one thread
 of their own, in the order in which they were asked for, so that what an abandoned attempt began
 never comes after what takes it back.
+
+A session is renewed by a second attempt beside it. The new session stands by until it takes the TUN
+over; the one before writes what still comes from the gateway, and is closed a moment later.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import time
@@ -20,28 +22,20 @@ from ipaddress import ip_network
 from typing import Protocol, TypeVar
 
 from zgate_config.dialling import GatewayAddress
-from zgate_datapath.client import (
-    ClientCertificateRefused,
-    ClientConfig,
-    GatewayCertificateRefused,
-    TunnelError,
-    TunnelState,
-)
+from zgate_datapath.client import TunnelState
 from zgate_datapath.engine import engine_name
-from zgate_datapath.offers import Notices
 from zgate_host.backoff import Backoff
-from zgate_host.resolve import ResolveError
-from zgate_host.status_socket import FailedAddress
 from zgate_protocol.dns_capsule import DnsAssign
 from zgate_protocol.drop_reason import DropReason
-from zgate_protocol.service_capsule import ObservedAddress
 
 from zgate_agent.config import AgentConfig, DnsMode
+from zgate_agent.dialler import DialFailed, Dialler, Line, MakeTunnel, Resolve
 from zgate_agent.machine import (
     Command,
     Connect,
     ConnectFailed,
     Disconnect,
+    Drop,
     Event,
     Machine,
     PathChanged,
@@ -50,9 +44,11 @@ from zgate_agent.machine import (
     Quit,
     Rebind,
     ReconnectAsked,
+    Renew,
     Started,
     State,
     StopAsked,
+    Switch,
     TunnelChanged,
     TunnelClosed,
     TunnelUp,
@@ -72,28 +68,8 @@ Result = TypeVar("Result")
 
 EXIT_FAILED = 1
 CLOSE_TIMEOUT_S = 2.0
-
-
-class TunnelLike(Protocol):
-    """What the agent needs of a `zgate_datapath.client.TunnelClient`."""
-
-    async def connect(self, timeout_s: float) -> TunnelState:
-        """Dial; raises TunnelError."""
-
-    async def wait_closed(self) -> str:
-        """Wait for the end; returns why."""
-
-    async def close(self, reason: str = "") -> None:
-        """End it; safe to call twice."""
-
-    def rebind(self) -> None:
-        """Go on from a new socket."""
-
-    def statistics(self) -> dict[str, float]:
-        """Counters."""
-
-    def drops(self) -> dict[DropReason, int]:
-        """Packets dropped, by reason."""
+#: How long a session that was replaced may send what it has read, and receive what is under way.
+LINGER_S = 0.3
 
 
 class HostNetwork(Protocol):
@@ -131,10 +107,8 @@ class HostNames(Protocol):
         """Put everything back."""
 
 
-MakeTunnel = Callable[[ClientConfig, Callable[[TunnelState], None], Notices], TunnelLike]
 CompareServices = Callable[[DnsAssign], Awaitable[Sequence[str]]]
 """What the configuration says of services and the gateway does not, in one line each."""
-Resolve = Callable[[str], Awaitable[Sequence[IpAddress]]]
 
 
 class _Look:
@@ -166,25 +140,21 @@ class Agent:
         self._network = network
         self._names = names
         self._compare_services = compare_services
-        self._make_tunnel = make_tunnel
-        self._resolve = resolve
         self._loop = asyncio.get_running_loop()
         self._machine = Machine(backoff, config.on_disconnect, self._loop.time())
         self._queue: asyncio.Queue[_Item] = asyncio.Queue()
         self._network_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="network")
+        self._dialler = Dialler(
+            config, self, make_tunnel=make_tunnel, resolve=resolve, now=self._loop.time
+        )
         self._exit_code: int | None = None
-        self._attempt_task: asyncio.Task[None] | None = None
-        self._tunnel: TunnelLike | None = None
-        self._tunnel_state: TunnelState | None = None
-        self._gateway: IpAddress | None = None
-        self._path: PhysicalPath | None = None
-        self._known: tuple[IpAddress, ...] = ()
-        self._failed: list[FailedAddress] = []
-        self._notes: tuple[str, ...] = ()
-        self._dns: DnsAssign | None = None
-        self._observed: ObservedAddress | None = None
+        self._attempts: dict[int, asyncio.Task[None]] = {}
+        self._retiring: set[asyncio.Task[None]] = set()
+        self._line: Line | None = None
+        self._beside: Line | None = None
         self._comparing: asyncio.Task[None] | None = None
         self._service_notes: tuple[str, ...] = ()
+        self._identity_problem = ""
         self._rebinds = 0
 
     # What others call.
@@ -197,6 +167,9 @@ class Agent:
                 await self._take_in(await self._next_event())
         finally:
             await self._disconnect("the agent ends")
+            for task in list(self._retiring):
+                task.cancel()
+            await asyncio.gather(*self._retiring, return_exceptions=True)
             await self._forget_names()
             await self._in_network_thread(self._network.withdraw)
             self._network_thread.shutdown()
@@ -210,9 +183,18 @@ class Agent:
         """End as soon as possible, from whatever is going on."""
         self.post(StopAsked(reason))
 
-    def reconnect(self) -> None:
-        """Drop the session, or the wait for it, and dial now."""
-        self.post(ReconnectAsked())
+    def reconnect(self, reason: str = "reconnecting on request") -> None:
+        """Dial now: beside the session if there is one, which is closed when another is up."""
+        self.post(ReconnectAsked(reason))
+
+    def identity_changed(self, problem: str) -> None:
+        """Certificate, key or CA are others; a problem: they cannot be used, and why."""
+        self._identity_problem = problem
+        if problem:
+            logger.error("the session is not renewed: %s", problem)
+        else:
+            logger.info("certificate, key or CA have changed: the session is renewed")
+            self.reconnect("another certificate")
 
     def network_changed(self) -> None:
         """The host's network may have changed: look."""
@@ -220,20 +202,22 @@ class Agent:
 
     def status(self) -> AgentStatus:
         """What is true now."""
-        machine, plan, tunnel = self._machine, self._network.plan, self._tunnel_state
+        machine, plan, line = self._machine, self._network.plan, self._line
         now = self._loop.time()
         waits = None if machine.wake_at is None else max(0.0, machine.wake_at - now)
-        gateway, seen, names = self._gateway, self._observed, self._names.state
-        port = self._config.gateway.port
+        names, config = self._names.state, self._config
+        gateway = line.gateway if line is not None else config.gateway
+        path = line.path if line is not None else None
         return AgentStatus(
             state=machine.state,
             reason=machine.reason,
             since=datetime.fromtimestamp(time.time() - (now - machine.since), UTC),
-            gateway=str(self._config.gateway),
-            server_name=self._config.expected_name,
-            gateway_address=None if gateway is None else _place(gateway, port),
-            local_address=str(self._path.source) if self._path and self._path.source else None,
-            observed_address=_place(seen.address, seen.port) if seen else None,
+            gateway=str(gateway),
+            gateways=[str(one) for one in config.all_gateways],
+            server_name=config.expected_name_of(gateway),
+            gateway_address=None if line is None else _place(line.address, gateway.port),
+            local_address=str(path.source) if path and path.source else None,
+            observed_address=_seen_at(line),
             dns=DnsStatus(
                 method=names.method,
                 servers=[str(one) for one in names.servers],
@@ -242,22 +226,25 @@ class Agent:
             addresses=[str(one) for one in plan.addresses],
             routes=[str(one) for one in plan.routes],
             pinned=[str(one) for one in plan.pins],
-            mode=self._config.mode,
-            tun=self._config.tun.name,
-            engine=engine_name(self._config.engine),
+            mode=config.mode,
+            tun=config.tun.name,
+            engine=engine_name(config.engine),
             mtu_bytes=plan.mtu_bytes or None,
             reconnects=machine.reconnects,
             rebinds=self._rebinds,
             next_attempt_s=waits,
-            failed_addresses=self._failed,
+            is_renewing=machine.renewal is not None,
+            renewal_problem=machine.renewal_problem or self._identity_problem,
+            is_draining=line is not None and line.is_draining,
+            failed_addresses=self._dialler.failed,
             notes=[
-                *self._notes,
-                *_session_notes(tunnel, plan),
+                *self._dialler.notes,
+                *_session_notes(line, plan),
                 *names.notes,
                 *self._service_notes,
             ],
-            counters=self._tunnel.statistics() if self._tunnel is not None else {},
-            drops=_named(self._tunnel.drops()) if self._tunnel is not None else {},
+            counters=line.tunnel.statistics() if line is not None else {},
+            drops=_named(line.tunnel.drops()) if line is not None else {},
             pid=os.getpid(),
         )
 
@@ -273,8 +260,9 @@ class Agent:
     async def _take_in(self, item: _Item) -> None:
         if isinstance(item, _NamesChanged):
             # The way to the name servers comes first.
-            if self._machine.state is State.CONNECTED and self._tunnel_state is not None:
-                await self._program(self._machine.attempt, self._tunnel_state)
+            line = self._line
+            if self._machine.state is State.CONNECTED and line is not None and line.state:
+                await self._program(line, line.state)
             return
         event = await self._look() if isinstance(item, _Look) else item
         if event is None:
@@ -291,18 +279,27 @@ class Agent:
     async def _carry_out(self, command: Command) -> None:
         match command:
             case Connect(attempt):
-                self._attempt_task = asyncio.create_task(self._attempt(attempt))
+                self._begin(attempt, stands_by=False)
+            case Renew(attempt):
+                logger.info("dialling beside the session")
+                self._begin(attempt, stands_by=True)
+            case Switch(attempt):
+                self._switch(attempt)
+            case Drop(reason):
+                await self._drop(reason)
             case Disconnect(reason):
                 await self._disconnect(reason)
-            case Program(attempt, tunnel):
-                await self._program(attempt, tunnel)
+            case Program(_, tunnel):
+                if self._line is not None:
+                    self._line.tunnel.take_over()  # the only one, if it was not so before
+                    await self._program(self._line, tunnel)
             case Withdraw():
                 await self._in_network_thread(self._network.withdraw)
             case Rebind():
                 self._rebinds += 1
                 logger.info("the path has changed: the session moves to it")
-                if self._tunnel is not None:
-                    self._tunnel.rebind()
+                if self._line is not None:
+                    self._line.tunnel.rebind()
             case Quit(exit_code):
                 self._exit_code = exit_code
 
@@ -310,9 +307,10 @@ class Agent:
         machine = self._machine
         match machine.state:
             case State.CONNECTING:
-                logger.info("connecting to %s", self._config.gateway)
+                names = ", ".join(str(one) for one in self._config.all_gateways)
+                logger.info("connecting to %s", names)
             case State.CONNECTED:
-                logger.info("session up with %s", self._gateway)
+                logger.info("session up with %s", self._line.address if self._line else "-")
             case State.BACKOFF:
                 delay_s = (machine.wake_at or machine.since) - machine.since
                 logger.warning("not connected: %s; next attempt in %.1f s", machine.reason, delay_s)
@@ -321,123 +319,129 @@ class Agent:
 
     # One attempt, and the session it gives.
 
-    async def _attempt(self, attempt: int) -> None:
+    def _begin(self, attempt: int, *, stands_by: bool) -> None:
+        task = asyncio.create_task(self._attempt(attempt, stands_by=stands_by))
+        self._attempts[attempt] = task
+        task.add_done_callback(lambda _: self._attempts.pop(attempt, None))
+
+    async def _attempt(self, attempt: int, *, stands_by: bool) -> None:
         try:
-            tunnel = await self._first_that_answers(attempt)
-            if tunnel is None:
-                self.post(ConnectFailed(attempt, self._why_none()))
-                return
-            self.post(TunnelClosed(attempt, await tunnel.wait_closed()))
-        except (ResolveError, RoutingError) as error:
+            line = await self._dialler.dial(attempt, stands_by=stands_by)
+            assert line.state is not None
+            self.post(TunnelUp(attempt, line.state))
+            self.post(TunnelClosed(attempt, await line.tunnel.wait_closed()))
+        except (DialFailed, RoutingError) as error:
+            if stands_by:
+                logger.warning("the session is not renewed, and stays: %s", error)
             self.post(ConnectFailed(attempt, str(error)))
         except Exception as error:
             # A bug, here or below: this attempt is lost, not the agent.
             logger.exception("attempt %d failed", attempt)
             self.post(ConnectFailed(attempt, f"internal error: {error!r}"))
 
-    async def _first_that_answers(self, attempt: int) -> TunnelLike | None:
-        self._failed = []
-        candidates = await self._candidates()
-        await self._pin(candidates)
-        for address in candidates:
-            self._gateway = address
-            self._path = await self._in_network_thread(lambda: self._network.path_to(address))  # noqa: B023
-            self._observed = self._dns = None
-            tunnel = self._make_tunnel(
-                self._client_config(address),
-                lambda state: self.post(TunnelChanged(attempt, state)),
-                Notices(on_observed=self._take_observed, on_dns=self._take_dns),
-            )
-            self._tunnel = tunnel
-            try:
-                state = await tunnel.connect(self._config.connect_timeout_s)
-            except TunnelError as error:
-                failed = FailedAddress(address=str(address), error=_describe(error))
-                self._failed.append(failed)
-                logger.info("no session with %s: %s", address, failed.error)
-                continue
-            self.post(TunnelUp(attempt, state))
-            return tunnel
-        return None
+    # What the dialler says and wants (`LineOwner`).
 
-    async def _candidates(self) -> tuple[IpAddress, ...]:
-        """The gateway's addresses now, that of the last session first.
-
-        While the tunnel's routes are in force the name may be unresolvable, because the name
-        server is behind the tunnel; then the addresses known from before are tried.
-        """
-        host = self._config.gateway.host
-        self._notes = ()
-        try:
-            async with asyncio.timeout(self._config.connect_timeout_s):
-                found = tuple(await self._resolve(host))
-        except (ResolveError, TimeoutError) as error:
-            text = str(error) or f"cannot resolve {host}: no answer from the name server in time"
-            if not self._known:
-                raise ResolveError(text) from error
-            self._notes = (f"{text}; trying the addresses known from before",)
-            found = self._known
-        self._known = found
-        last = self._gateway
-        return tuple(sorted(found, key=lambda one: one != last))
-
-    async def _pin(self, candidates: Sequence[IpAddress]) -> None:
-        """Keep the addresses out of the tunnel, of which routes may still be in force."""
+    async def pin(self, addresses: Sequence[IpAddress]) -> None:
+        """See `LineOwner`: those of the session that there is stay pinned."""
+        kept = [self._line.address] if self._line is not None and self._has_session() else []
+        wanted_pins = dict.fromkeys([*addresses, *kept])
 
         def pin() -> None:
             wanted = self._network.wanted
             if wanted.routes:
-                self._network.apply(wanted.with_pins(candidates))
+                self._network.apply(wanted.with_pins(wanted_pins))
 
         await self._in_network_thread(pin)
 
-    def _client_config(self, address: IpAddress) -> ClientConfig:
-        config = self._config
-        return ClientConfig(
-            host=str(address),
-            port=config.gateway.port,
-            server_name=config.expected_name,
-            ca_file=str(config.ca),
-            certificate_file=str(config.certificate),
-            key_file=str(config.key),
-            mtu_bytes=config.tun.mtu_bytes,
-            idle_timeout_s=config.idle_timeout_s,
-            keepalive_s=config.keepalive_s,
-            engine=config.engine,
-            congestion=config.congestion,
-        )
+    def _has_session(self) -> bool:
+        return self._machine.state is State.CONNECTED
 
-    def _why_none(self) -> str:
-        return "; ".join(f"{one.address}: {one.error}" for one in self._failed)
+    async def path_to(self, address: IpAddress) -> PhysicalPath | None:
+        """See `LineOwner`."""
+        return await self._in_network_thread(lambda: self._network.path_to(address))
+
+    def line_begun(self, line: Line) -> None:
+        """See `LineOwner`."""
+        if line.attempt == self._machine.renewal:
+            self._beside = line
+        else:
+            self._line = line
+
+    def line_changed(self, line: Line, state: TunnelState) -> None:
+        """See `LineOwner`."""
+        line.state = state
+        self.post(TunnelChanged(line.attempt, state))
+
+    def names_changed(self, line: Line) -> None:
+        """See `LineOwner`; of a session that stands by they are asked for when it takes over."""
+        if line is not self._beside:
+            self._queue.put_nowait(_NamesChanged())
+
+    def gateway_drains(self, line: Line) -> None:
+        """See `LineOwner`: with another gateway we go there; else we stay as long as we may."""
+        if line is not self._line or len(self._config.all_gateways) == 1:
+            logger.warning("%s is to stop soon", line.gateway)
+            return
+        logger.info("%s is to stop soon: going to another gateway", line.gateway)
+        self.reconnect(f"{line.gateway} drains")
+
+    # One session in the place of another, and their ends.
+
+    def _switch(self, attempt: int) -> None:
+        """Without a pause: no packet is read between."""
+        new, self._beside = self._beside, None
+        assert new is not None
+        assert new.attempt == attempt
+        old, self._line = self._line, new
+        if old is not None:
+            old.tunnel.let_go()
+        new.tunnel.take_over()
+        logger.info("session renewed with %s", new.address)
+        if old is not None:
+            task = asyncio.create_task(self._retire(old))
+            self._retiring.add(task)
+            task.add_done_callback(self._retiring.discard)
+
+    async def _retire(self, line: Line) -> None:
+        try:
+            await asyncio.sleep(LINGER_S)
+        finally:
+            await self._close(line, "renewed")
+
+    async def _drop(self, reason: str) -> None:
+        """The session is over, and the attempt beside it goes on in its place."""
+        old, self._line = self._line, self._beside
+        self._beside = None
+        if old is not None:
+            # Nobody else may read the TUN once the attempt gives a session.
+            old.tunnel.let_go()
+            await self._close(old, reason)
 
     async def _disconnect(self, reason: str) -> None:
-        task, self._attempt_task = self._attempt_task, None
-        if task is not None:
+        tasks = list(self._attempts.values())
+        for task in tasks:
             task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
-        if self._tunnel is not None:
-            try:
-                async with asyncio.timeout(CLOSE_TIMEOUT_S):
-                    await self._tunnel.close(reason)
-            except TimeoutError:
-                logger.warning("the session did not close in %g s", CLOSE_TIMEOUT_S)
-            except Exception:
-                # A bug below must not keep us from taking the routes back.
-                logger.exception("the session did not close cleanly")
+        await asyncio.gather(*tasks, return_exceptions=True)
+        beside, self._beside = self._beside, None
+        for line in (beside, self._line):
+            if line is not None:
+                await self._close(line, reason)
+
+    async def _close(self, line: Line, reason: str) -> None:
+        try:
+            async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                await line.tunnel.close(reason)
+        except TimeoutError:
+            logger.warning("the session did not close in %g s", CLOSE_TIMEOUT_S)
+        except Exception:
+            # A bug below must not keep us from taking the routes back.
+            logger.exception("the session did not close cleanly")
 
     # What the gateway says beside addresses and routes.
 
-    def _take_observed(self, observed: ObservedAddress) -> None:
-        self._observed = observed
-
-    def _take_dns(self, dns: DnsAssign) -> None:
-        self._dns = dns
-        self._queue.put_nowait(_NamesChanged())
-
     async def _apply_names(self) -> None:
         """Let names of services be asked for, once there is a way to the servers."""
-        dns, plan = self._dns, self._network.plan
+        dns, plan = self._line.dns if self._line is not None else None, self._network.plan
         if dns is None or self._machine.state is not State.CONNECTED:
             return
         versions = sorted({one.version for one in plan.addresses})
@@ -459,20 +463,17 @@ class Agent:
 
     # The host's network.
 
-    async def _program(self, attempt: int, tunnel: TunnelState) -> None:
-        assert self._gateway is not None
-        gateway = self._gateway
+    async def _program(self, line: Line, tunnel: TunnelState) -> None:
         plan = make_plan(
             addresses=tunnel.addresses,
             advertised=tunnel.routes,
             mtu_bytes=tunnel.mtu_bytes,
             mode=self._config.mode,
-            own_routes=self._own_routes(),
-            gateway=gateway,
+            own_routes=self._own_routes(line.dns),
+            gateway=line.address,
         )
-        self._tunnel_state = tunnel
         before = self._network.plan
-        failure = await self._apply(attempt, plan)
+        failure = await self._apply(line.attempt, plan)
         if failure is not None:
             self.post(failure)
             return
@@ -486,12 +487,12 @@ class Agent:
             )
         await self._apply_names()
 
-    def _own_routes(self) -> tuple[IpNetwork, ...] | None:
+    def _own_routes(self, dns: DnsAssign | None) -> tuple[IpNetwork, ...] | None:
         """What the configuration limits the routes to, and the name servers beside it."""
         routes = self._config.routes
-        if routes is None or self._dns is None or self._config.dns is DnsMode.OFF:
+        if routes is None or dns is None or self._config.dns is DnsMode.OFF:
             return routes
-        return (*routes, *(ip_network(one) for one in self._dns.servers))
+        return (*routes, *(ip_network(one) for one in dns.servers))
 
     async def _apply(self, attempt: int, plan: NetworkPlan) -> Event | None:
         """Bring the network to a plan; the event to handle if that fails."""
@@ -512,35 +513,24 @@ class Agent:
                 return failure
             # Whoever configures the host's network may have written its resolv.conf anew.
             await self._apply_names()
-        if self._gateway is None:
+        line = self._line
+        if line is None:
             # No address yet: whatever has come up may bring the name server with it.
             return PathChanged(True) if self._machine.state is State.BACKOFF else None
-        gateway = self._gateway
         try:
-            path = await self._in_network_thread(lambda: self._network.path_to(gateway))
+            path = await self.path_to(line.address)
         except TunGone as error:
             return StopAsked(str(error), EXIT_FAILED)
         except RoutingError as error:
             logger.warning("%s", error)
             return None
-        if path == self._path:
+        if path == line.path:
             return None
-        self._path = path
+        line.path = path
         return PathChanged(path is not None)
 
     async def _in_network_thread(self, function: Callable[[], Result]) -> Result:
         return await self._loop.run_in_executor(self._network_thread, function)
-
-
-def _describe(error: TunnelError) -> str:
-    """What failed, in words that say on which side the cure is."""
-    match error:
-        case GatewayCertificateRefused():
-            return f"the gateway's certificate is refused: {error}"
-        case ClientCertificateRefused():
-            return f"the gateway refuses our certificate: {error}"
-        case _:
-            return str(error)
 
 
 def _place(address: IpAddress, port: int) -> str:
@@ -551,8 +541,14 @@ def _named(drops: dict[DropReason, int]) -> dict[str, int]:
     return {reason.name: count for reason, count in drops.items()}
 
 
-def _session_notes(tunnel: TunnelState | None, plan: NetworkPlan) -> list[str]:
+def _seen_at(line: Line | None) -> str | None:
+    seen = line.observed if line is not None else None
+    return _place(seen.address, seen.port) if seen is not None else None
+
+
+def _session_notes(line: Line | None, plan: NetworkPlan) -> list[str]:
     """What the gateway gave and the host does not take."""
+    tunnel = line.state if line is not None else None
     if tunnel is None or not plan.mtu_bytes:
         return []
     gave_ipv6 = any(one.version == 6 for one in tunnel.addresses)

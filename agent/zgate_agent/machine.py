@@ -8,6 +8,9 @@
       └──────────── WakeUp, PathChanged, ReconnectAsked ───────┘
                           StopAsked, from anywhere: STOPPED
 
+Connected, a session is *renewed* when somebody asks for it: another one is made beside it, and only
+when that is up does it take the first one's place. If that fails the first one stays.
+
 Each attempt has a number, which its events carry: what an abandoned attempt still tells is not
 heard. Times are seconds of one monotonic clock.
 """
@@ -19,6 +22,7 @@ from enum import StrEnum
 
 from zgate_datapath.client import TunnelState
 from zgate_host.backoff import Backoff
+from zgate_protocol import goodbye
 
 from zgate_agent.config import OnDisconnect
 
@@ -97,7 +101,9 @@ class PathChanged:
 
 @dataclass(frozen=True, slots=True)
 class ReconnectAsked:
-    """Somebody wants a new session now (SIGHUP)."""
+    """A new session is wanted now: SIGHUP, another certificate, a gateway that drains."""
+
+    reason: str = "reconnecting on request"
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,8 +139,29 @@ class Connect:
 
 
 @dataclass(frozen=True, slots=True)
+class Renew:
+    """The same beside the session that there is, which goes on."""
+
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Switch:
+    """The renewed session carries the packets from now on; the one before is closed."""
+
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
 class Disconnect:
-    """Abandon the attempt, or close the session, telling the gateway why."""
+    """Abandon all attempts, and close the session, telling the gateway why."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """Close the session only; the attempt beside it goes on."""
 
     reason: str
 
@@ -164,7 +191,7 @@ class Quit:
     exit_code: int
 
 
-Command = Connect | Disconnect | Program | Withdraw | Rebind | Quit
+Command = Connect | Renew | Switch | Disconnect | Drop | Program | Withdraw | Rebind | Quit
 
 
 class Machine:
@@ -174,8 +201,10 @@ class Machine:
         state: where the agent is.
         since: when it got there.
         reason: the last trouble; empty while connected.
-        wake_at: in BACKOFF: when to feed `WakeUp`; else None.
+        wake_at: when to feed `WakeUp`: in BACKOFF, and while a renewal waits; else None.
         attempt: number of the current attempt, or of its session.
+        renewal: number of the attempt beside the session; None: there is none.
+        renewal_problem: why the session could not be renewed; empty once it was.
         reconnects: sessions after the first.
     """
 
@@ -183,11 +212,16 @@ class Machine:
         self._backoff = backoff
         self._on_disconnect = on_disconnect
         self._sessions = 0
+        self._attempts = 0
+        self._renew_again = False
+        self._is_replaced = False
         self.state = State.CONNECTING
         self.since = now
         self.reason = ""
         self.wake_at: float | None = None
         self.attempt = 0
+        self.renewal: int | None = None
+        self.renewal_problem = ""
 
     @property
     def reconnects(self) -> int:
@@ -203,22 +237,22 @@ class Machine:
                 return self._connect(now)
             case WakeUp():
                 is_due = self.wake_at is not None and now >= self.wake_at
-                return self._connect(now) if is_due else []
+                return self._wake(now) if is_due else []
             case TunnelUp(attempt, tunnel):
                 return self._connected(attempt, tunnel, now)
             case TunnelChanged(attempt, tunnel):
-                return [Program(attempt, tunnel)] if self.state is State.CONNECTED else []
-            case ConnectFailed(_, reason):
-                return self._back_off(reason, now)
-            case TunnelClosed(_, reason):
-                return [Disconnect(reason), *self._lost(reason, now)]
+                is_there = self.state is State.CONNECTED and attempt == self.attempt
+                return [Program(attempt, tunnel)] if is_there else []
+            case ConnectFailed(attempt, reason):
+                return self._failed(attempt, reason, now)
+            case TunnelClosed(attempt, reason):
+                return self._closed(attempt, reason, now)
             case ProgramFailed(_, reason):
                 return [Disconnect("the host's network failed"), *self._lost(reason, now)]
             case PathChanged(is_available):
                 return self._path_changed(is_available, now)
-            case ReconnectAsked():
-                self._backoff.reset()
-                return [*self._abandon("reconnecting on request"), *self._connect(now)]
+            case ReconnectAsked(reason):
+                return self._reconnect(reason, now)
             case StopAsked(reason, exit_code):
                 self._enter(State.STOPPED, now)
                 self.reason = reason
@@ -227,7 +261,7 @@ class Machine:
     def _is_stale(self, event: Event) -> bool:
         attempt = getattr(event, "attempt", self.attempt)
         # After a failure the attempt is over, whatever else it has to say.
-        return attempt != self.attempt or (
+        return attempt not in (self.attempt, self.renewal) or (
             self.state is State.BACKOFF and hasattr(event, "attempt")
         )
 
@@ -235,30 +269,95 @@ class Machine:
         self.state = state
         self.since = now
         self.wake_at = None
+        self.renewal = None
+        self.renewal_problem = ""
+        self._renew_again = self._is_replaced = False
+
+    def _next_attempt(self) -> int:
+        self._attempts += 1
+        return self._attempts
 
     def _connect(self, now: float) -> list[Command]:
         self._enter(State.CONNECTING, now)
-        self.attempt += 1
+        self.attempt = self._next_attempt()
         return [Connect(self.attempt)]
 
     def _connected(self, attempt: int, tunnel: TunnelState, now: float) -> list[Command]:
+        self._sessions += 1
+        if attempt == self.renewal:
+            return self._renewed(attempt, tunnel)
         self._enter(State.CONNECTED, now)
         self.reason = ""
-        self._sessions += 1
         return [Program(attempt, tunnel)]
+
+    def _wake(self, now: float) -> list[Command]:
+        return self._renew() if self.state is State.CONNECTED else self._connect(now)
+
+    # Renewal: a second session beside the first.
+
+    def _reconnect(self, reason: str, now: float) -> list[Command]:
+        self._backoff.reset()
+        if self.state is not State.CONNECTED:
+            return [*self._abandon(reason), *self._connect(now)]
+        if self.renewal is not None:
+            # What has begun may have read the files of before.
+            self._renew_again = True
+            return []
+        return self._renew()
+
+    def _renew(self) -> list[Command]:
+        self.wake_at = None
+        self._renew_again = False
+        self.renewal = self._next_attempt()
+        return [Renew(self.renewal)]
+
+    def _renewed(self, attempt: int, tunnel: TunnelState) -> list[Command]:
+        self.attempt, self.renewal, self.renewal_problem = attempt, None, ""
+        self._is_replaced = False
+        self._backoff.reset()
+        again = self._renew() if self._renew_again else []
+        return [Switch(attempt), Program(attempt, tunnel), *again]
+
+    def _failed(self, attempt: int, reason: str, now: float) -> list[Command]:
+        if attempt != self.renewal:
+            return self._back_off(reason, now)
+        self.renewal = None
+        if self._is_replaced:
+            return [Disconnect(reason), *self._lost(reason, now)]
+        if self._renew_again:
+            return self._renew()
+        self.renewal_problem = reason
+        self.wake_at = now + self._backoff.next_delay_s(now)
+        return []
+
+    # The end of a session.
+
+    def _closed(self, attempt: int, reason: str, now: float) -> list[Command]:
+        if attempt == self.renewal:
+            return []  # it was not up yet, and `ConnectFailed` says so
+        renewal = self.renewal
+        if renewal is None:
+            return [Disconnect(reason), *self._lost(reason, now)]
+        if reason == goodbye.REPLACED:
+            self._is_replaced = True  # by our own, which will tell of itself
+            return []
+        self._enter(State.CONNECTING, now)
+        self.attempt, self.reason = renewal, reason
+        return [Drop(reason), *self._released()]
 
     def _lost(self, reason: str, now: float) -> list[Command]:
         if now - self.since >= STABLE_AFTER_S:
             self._backoff.reset()
-        commands = self._back_off(reason, now)
-        if self._on_disconnect is OnDisconnect.RELEASE:
-            commands.append(Withdraw())
-        return commands
+        self._backoff.heed(reason, now)
+        return [*self._back_off(reason, now), *self._released()]
+
+    def _released(self) -> list[Command]:
+        return [Withdraw()] if self._on_disconnect is OnDisconnect.RELEASE else []
 
     def _back_off(self, reason: str, now: float) -> list[Command]:
         self._enter(State.BACKOFF, now)
         self.reason = reason
-        self.wake_at = now + self._backoff.next_delay_s()
+        self.wake_at = now + self._backoff.next_delay_s(now)
         return []
 
     def _path_changed(self, is_available: bool, now: float) -> list[Command]:

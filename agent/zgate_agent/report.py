@@ -47,6 +47,12 @@ def status_lines(status: AgentStatus, now: datetime) -> list[tuple[str, str]]:
     if status.next_attempt_s is not None:
         lines.append(("next attempt", f"in {status.next_attempt_s:.0f} s"))
     lines.append(("gateway", _gateway(status)))
+    if len(status.gateways) > 1:
+        lines.append(("gateways", ", ".join(status.gateways)))
+    if status.is_draining:
+        lines.append(("draining", "the gateway is to stop soon"))
+    if status.renewal_problem:
+        lines.append(("not renewed", status.renewal_problem))
     if status.observed_address is not None:
         lines.append(("seen at", status.observed_address))
     several = {

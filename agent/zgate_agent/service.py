@@ -16,6 +16,7 @@ from zgate_datapath.engine import engine_name
 from zgate_datapath.offers import Notices
 from zgate_datapath.tun import Tun
 from zgate_host.backoff import Backoff
+from zgate_host.identity_watch import IdentityFiles, watch_identity
 from zgate_host.netwatch import NetWatch
 from zgate_host.resolve import resolve
 from zgate_host.runtime_dir import RuntimeDir
@@ -50,9 +51,19 @@ async def serve(config: AgentConfig, directory: RuntimeDir) -> int:
             logger.warning("put back the resolv.conf that a killed agent had changed")
 
         def make_tunnel(
-            client: ClientConfig, on_change: Callable[[TunnelState], None], notices: Notices
+            client: ClientConfig,
+            on_change: Callable[[TunnelState], None],
+            notices: Notices,
+            *,
+            stands_by: bool,
         ) -> TunnelClient:
-            return TunnelClient(config=client, tun=tun, on_change=on_change, notices=notices)
+            return TunnelClient(
+                config=client,
+                tun=tun,
+                on_change=on_change,
+                notices=notices,
+                stands_by=stands_by,
+            )
 
         agent = Agent(
             config,
@@ -66,8 +77,13 @@ async def serve(config: AgentConfig, directory: RuntimeDir) -> int:
         tun_index = socket.if_nametoindex(config.tun.name)
         async with _status_server(directory, agent):
             watch = NetWatch(tun_index, agent.network_changed)
-            with _signals(agent), contextlib.closing(watch):
-                return await agent.run()
+            files = IdentityFiles(config.ca, config.certificate, config.key)
+            identity = asyncio.create_task(watch_identity(files, agent.identity_changed))
+            try:
+                with _signals(agent), contextlib.closing(watch):
+                    return await agent.run()
+            finally:
+                identity.cancel()
 
 
 @contextlib.asynccontextmanager
@@ -82,7 +98,7 @@ async def _status_server(directory: RuntimeDir, agent: Agent) -> AsyncIterator[N
 
 @contextlib.contextmanager
 def _signals(agent: Agent) -> Iterator[None]:
-    """SIGTERM and SIGINT end the agent, whatever it is doing; SIGHUP makes it dial again."""
+    """SIGTERM and SIGINT end the agent, whatever it is doing; SIGHUP: another session."""
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, agent.stop, "SIGTERM")
     loop.add_signal_handler(signal.SIGINT, agent.stop, "SIGINT")

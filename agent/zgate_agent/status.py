@@ -36,7 +36,9 @@ class AgentStatus(BaseModel):
     since: datetime
     """When the agent got into this state."""
     gateway: str
-    """As configured."""
+    """As configured: that of the session, or the one tried last."""
+    gateways: list[str] = []
+    """All that are configured, in their order."""
     server_name: str
     gateway_address: str | None
     """Address and port of the session, or of the last one."""
@@ -60,7 +62,13 @@ class AgentStatus(BaseModel):
     rebinds: int
     """Moves of a session to another local address."""
     next_attempt_s: float | None
-    """In backoff: seconds until the next attempt."""
+    """Seconds until the next attempt: in backoff, or of a renewal that failed."""
+    is_renewing: bool = False
+    """Another session is dialled beside the present one."""
+    renewal_problem: str = ""
+    """Why the present session could not be replaced by another; empty: it could."""
+    is_draining: bool = False
+    """The gateway has said that it is to stop."""
     failed_addresses: list[FailedAddress]
     notes: list[str]
     """What is not as configured, and why."""

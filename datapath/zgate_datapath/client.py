@@ -136,6 +136,10 @@ class TunnelClient:
     `on_change` is called with the new state whenever the gateway changes addresses or routes,
     or the path's MTU changes, after `connect` has returned. `offers` are sent as soon as there is
     a session; `notices` are told what the gateway says of them, and of names and addresses.
+
+    One session at a time reads the TUN. With `stands_by` it is not this one until `take_over`: so
+    a new session is made beside an older one, which has let go before. Whoever does not read the
+    TUN goes on writing what comes from the gateway into it.
     """
 
     def __init__(
@@ -146,9 +150,11 @@ class TunnelClient:
         on_change: Callable[[TunnelState], None],
         offers: ClientOffers | None = None,
         notices: Notices = _NO_NOTICES,
+        stands_by: bool = False,
     ) -> None:
         self._config = config
         self._tun = tun
+        self._reads_tun = not stands_by
         self._on_change = on_change
         self._offering = Offering(offers)
         self._notices = notices
@@ -303,6 +309,16 @@ class TunnelClient:
         if not self._ready.done():
             self._ready.set_exception(ConnectionLost(reason))
             self._ready.exception()  # nobody need wait for it
+
+    def let_go(self) -> None:
+        """Read the TUN no more: somebody else takes it over. What was read is still sent."""
+        self._reads_tun = False
+        self._pause_tun()
+
+    def take_over(self) -> None:
+        """Read the TUN from now on; whoever read it has let go."""
+        self._reads_tun = True
+        self._resume_tun()
 
     def rebind(self) -> None:
         """Our own address has changed: go on from a new socket (RFC 9000 section 9)."""
@@ -546,7 +562,7 @@ class TunnelClient:
     # The TUN.
 
     def _resume_tun(self) -> None:
-        if self._closed.done():
+        if self._closed.done() or not self._reads_tun:
             return
         tun, endpoint, tunnel = self._tun, self._endpoint, self._tunnel
         if not self._tun_paused or tun is None or self._told is None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ from aioquic.quic.packet import (
     encode_quic_version_negotiation,
     pull_quic_header,
 )
+from zgate_protocol.goodbye import CONNECTION_LOST
 from zgate_protocol.icmp import TokenBucket
 
 from zgate_datapath import aioquic_private as private
@@ -290,7 +292,7 @@ class Endpoint:
         for connection in list(self.connections):
             token = private.peer_reset_token(connection.quic)
             if any(ends_with_token(packet, token) for packet in run):
-                connection.drop("the peer has lost the connection (stateless reset)")
+                connection.drop(CONNECTION_LOST)
                 self._touched.add(connection)
 
     def _receive_long_header(self, packet: bytes, address: Address, now: float) -> None:
@@ -310,6 +312,11 @@ class ServerEndpoint(Endpoint):
     within `handshake_timeout_s`. Half-open connections are bounded; above half the bound, or
     above `unproved_per_s`, a new client first proves its address with a Retry packet
     (RFC 9000 section 8.1.2), which costs us no memory.
+
+    Attributes:
+        handshakes: what became of them: ``completed``, ``refused`` (the certificate),
+            ``timed_out``, ``failed``.
+        retry_tokens: ``issued``; of those that came back ``accepted``, and ``refused`` ones.
 
     `connection_ids` and `retry_key` (16 bytes) are shared by all processes of one port; each makes
     its own if none is given. A packet of another process is counted and dropped.
@@ -339,11 +346,13 @@ class ServerEndpoint(Endpoint):
         self._max_half_open = max_half_open
         self._max_connections = max_connections
         self._handshake_timeout_s = handshake_timeout_s
+        self._counted: set[Connection] = set()
         self._unproved = TokenBucket(rate_per_s=unproved_per_s, burst=2 * unproved_per_s)
         self._half_open: dict[Connection, asyncio.TimerHandle] = {}
         self._retried_s = -_RETRY_STATE_S
         self.accepting = True
-        self.retries_sent = 0
+        self.handshakes: Counter[str] = Counter()
+        self.retry_tokens: Counter[str] = Counter()
         self.refused_initials = 0
         self.misdirected_packets = 0
 
@@ -359,12 +368,22 @@ class ServerEndpoint(Endpoint):
 
     def forget(self, connection: Connection) -> None:
         """See `Endpoint.forget`."""
+        if connection in self._counted:
+            self._counted.discard(connection)
+        elif connection in self._half_open:
+            self.handshakes["failed"] += 1
         self._end_half_open(connection)
         super().forget(connection)
 
     def handshake_completed(self, connection: Connection) -> None:
         """The connection no longer counts as half open."""
+        self.handshakes["completed"] += 1
         self._end_half_open(connection)
+
+    def handshake_refused(self, connection: Connection) -> None:
+        """The peer's certificate is not one that we take; the connection ends by itself."""
+        self.handshakes["refused"] += 1
+        self._counted.add(connection)
 
     def _end_half_open(self, connection: Connection) -> None:
         deadline = self._half_open.pop(connection, None)
@@ -374,6 +393,7 @@ class ServerEndpoint(Endpoint):
     def _handshake_overdue(self, connection: Connection) -> None:
         """Silently, as an idle connection would end: who stalls does not deserve a packet."""
         self._half_open.pop(connection, None)
+        self.handshakes["timed_out"] += 1
         connection.drop("the handshake took too long")
         self.forget(connection)
 
@@ -453,14 +473,17 @@ class ServerEndpoint(Endpoint):
         if not header.token:
             return None
         try:
-            return self._retry.validate_token(
+            original = self._retry.validate_token(
                 address=address,
                 destination_cid=header.destination_cid,
                 token=header.token,
                 now=now,
             )
         except ValueError:
+            self.retry_tokens["refused"] += 1
             return None
+        self.retry_tokens["accepted"] += 1
+        return original
 
     def _must_prove_address(self, now: float) -> bool:
         return self._is_crowded() or not self._unproved.allow(now)
@@ -496,7 +519,7 @@ class ServerEndpoint(Endpoint):
             retry_source_connection_id=source_cid,
             now=now,
         )
-        self.retries_sent += 1
+        self.retry_tokens["issued"] += 1
         self._retried_s = now
         answer = encode_quic_retry(
             version=header.version or 0,

@@ -31,12 +31,19 @@ class CarryingSelector(selectors.EpollSelector):
 
     def attach(self, carrier: NativeCarrier) -> None:
         """Carry for this one from now on; one at a time, the last one counts."""
-        self._carrier = carrier
+        before, self._carrier = self._carrier, carrier
+        if before is not None and before is not carrier:
+            before.arm()  # from here on it has to look after its deadlines
 
     def detach(self, carrier: NativeCarrier) -> None:
         """Carry for this one no more."""
         if self._carrier is carrier:
             self._carrier = None
+
+    @property
+    def is_carrying(self) -> bool:
+        """Whether there is one whose packets it carries."""
+        return self._carrier is not None
 
     def carries_for(self, carrier: NativeCarrier) -> bool:
         """Whether this is the one whose packets it carries."""

@@ -73,7 +73,7 @@ class NativeCarrier:
         """Begin to receive."""
         self.native.set_udp(self._udp.fileno())
         self._loop.add_reader(self._udp.fileno(), self._on_udp)
-        if self._selector is not None:
+        if self._selector is not None and not self._selector.is_carrying:
             self._selector.attach(self)
 
     def stop(self) -> None:
@@ -103,6 +103,9 @@ class NativeCarrier:
         self._tun, self._on_read, self._on_gone = tun, on_read, on_gone
         self.native.set_tun(tun.fd, tun.takes_tcp, tun.takes_udp)
         self._loop.add_reader(tun.fd, self.run)
+        if self._selector is not None:
+            # Before another one, which has no TUN any more.
+            self._selector.attach(self)
 
     def detach_tun(self) -> None:
         """The TUN is no longer ours to read."""
@@ -153,9 +156,10 @@ class NativeCarrier:
         if reports := self.native.flush():
             self._take(reports)
         if self._selector is None or not self._selector.carries_for(self):
-            self._arm()  # a selector that carries knows the engine's deadlines by itself
+            self.arm()  # a selector that carries knows the engine's deadlines by itself
 
-    def _arm(self) -> None:
+    def arm(self) -> None:
+        """See to it that the engine runs at its next deadline."""
         at = self.native.deadline()
         alarm = self._alarm
         if at == float("inf"):

@@ -51,6 +51,8 @@ class FakeTunnel:
     )
     close_reasons: list[str] = field(default_factory=list)
     rebinds: int = 0
+    stands_by: bool = False
+    reads_tun: bool = False
 
     async def connect(self, timeout_s: float) -> TunnelState:
         if self.answer is None:
@@ -58,7 +60,14 @@ class FakeTunnel:
         if isinstance(self.answer, Exception):
             raise self.answer
         assert self.answer is not None
+        self.reads_tun = not self.stands_by
         return self.answer
+
+    def let_go(self) -> None:
+        self.reads_tun = False
+
+    def take_over(self) -> None:
+        self.reads_tun = True
 
     async def wait_closed(self) -> str:
         return await asyncio.shield(self.closed)
@@ -137,10 +146,15 @@ class Dialler:
         self.tunnels: list[FakeTunnel] = []
 
     def __call__(
-        self, config: ClientConfig, on_change: Callable[[TunnelState], None], notices: Notices
+        self,
+        config: ClientConfig,
+        on_change: Callable[[TunnelState], None],
+        notices: Notices,
+        *,
+        stands_by: bool,
     ) -> FakeTunnel:
         answer = self.answers[min(len(self.tunnels), len(self.answers) - 1)]
-        self.tunnels.append(FakeTunnel(config, on_change, notices, answer))
+        self.tunnels.append(FakeTunnel(config, on_change, notices, answer, stands_by=stands_by))
         return self.tunnels[-1]
 
 

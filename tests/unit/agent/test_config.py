@@ -58,7 +58,7 @@ def test_everything_can_be_set(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ("gatway: x\n", "5: gatway: expected one of gateway,"),
+        ("gatway: x\n", "5: gatway: expected one of gateways, gateway,"),
         ("verify: false\n", "5: verify: expected one of"),
         ("mode: everything\n", "5: mode: expected 'split' or 'full', got \"everything\""),
         ("routes: [10.20.0.1/16]\n", "5: routes[0]: expected a CIDR without host bits"),
@@ -70,7 +70,7 @@ def test_everything_can_be_set(tmp_path: Path) -> None:
         ("log: {level: loud}\n", "5: log.level: expected"),
         ("dns: maybe\n", "5: dns: expected 'auto', 'resolved', 'resolv.conf' or 'off'"),
         ("services: [{id: a, virtualIp: x}]\n", "5: services[0].virtualIp: expected an IP"),
-        ("intermediate_server: {host: gw}\n", "gateway: expected one of gateway and inter"),
+        ("intermediate_server: {host: gw}\n", "gateway: expected one of gateways, gateway"),
     ],
 )
 def test_mistakes_are_one_line(tmp_path: Path, more: str, message: str) -> None:
@@ -83,7 +83,7 @@ def test_mistakes_are_one_line(tmp_path: Path, more: str, message: str) -> None:
 
 
 def test_a_missing_key_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"gateway: expected one of .*, got neither"):
+    with pytest.raises(ConfigError, match=r"gateway: expected one of .*, got none"):
         load_config(write(tmp_path, LEAST.partition("\n")[2]), {})
     with pytest.raises(ConfigError, match="ca: expected a value, got nothing"):
         load_config(write(tmp_path, LEAST.replace("ca: /c\n", "")), {})
@@ -147,3 +147,19 @@ def test_mistakes_in_flags() -> None:
 def test_a_file_that_is_no_mapping(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="expected a mapping"):
         load_config(write(tmp_path, "- a\n"), {"gateway": "gw.example"})
+
+
+SEVERAL = LEAST.replace("gateway: gw.example", "gateways: [gw.example, 'two.example:8443']")
+
+
+def test_several_gateways_in_their_order(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path, SEVERAL), {})
+    first, second = config.all_gateways
+    assert config.gateway == first == GatewayAddress("gw.example", 443)
+    assert second == GatewayAddress("two.example", 8443)
+    assert config.expected_name_of(second) == "two.example"
+
+
+def test_the_same_gateway_twice_is_a_mistake(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="gateways: expected each gateway once"):
+        load_config(write(tmp_path, SEVERAL.replace("two.example:8443", "gw.example:443")), {})

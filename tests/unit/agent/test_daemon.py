@@ -336,13 +336,101 @@ async def test_a_network_that_comes_up_ends_the_wait_for_a_name(config: AgentCon
         await until(agent, connected)
 
 
-async def test_reconnecting_on_request(config: AgentConfig) -> None:
-    dial = Dialler(UP)
+async def test_a_session_is_renewed_beside_the_first(config: AgentConfig) -> None:
+    dial, network = Dialler(UP, None), FakeNetwork()
+    async with running(config, dial, network) as agent:
+        await until(agent, connected)
+        agent.reconnect()
+        status = await until(agent, lambda one: one.is_renewing and len(dial.tunnels) == 2)
+        first, second = dial.tunnels
+        assert connected(status) and status.reconnects == 0
+        assert (first.reads_tun, second.reads_tun, first.close_reasons) == (True, False, [])
+        assert "withdraw" not in network.calls
+
+
+async def test_the_renewed_session_reads_the_tun_and_the_first_is_closed(
+    config: AgentConfig,
+) -> None:
+    dial, network = Dialler(UP), FakeNetwork()
+    async with running(config, dial, network) as agent:
+        await until(agent, connected)
+        dial.tunnels[0].notices.on_dns(NAMES)
+        await until(agent, lambda one: one.dns.domains)
+        agent.identity_changed("")
+        await until(agent, lambda one: connected(one) and one.reconnects == 1)
+        first, second = dial.tunnels
+        assert (first.reads_tun, second.reads_tun) == (False, True)
+        assert agent.status().dns.domains, "names were not forgotten meanwhile"
+        await until(agent, lambda _: first.close_reasons)
+        assert (first.close_reasons, second.close_reasons) == (["renewed"], [])
+        assert agent.status().state is State.CONNECTED
+        assert "withdraw" not in network.calls
+        second.notices.on_dns(NAMES)
+        second.end("idle")
+        await until(agent, lambda one: connected(one) and one.reconnects == 2)
+
+
+async def test_a_renewal_that_fails_leaves_the_session_and_is_told(config: AgentConfig) -> None:
+    refused = SessionRefused(503, "the gateway is draining")
+    dial = Dialler(UP, refused)
     async with running(config, dial, FakeNetwork(), delay_s=LONG_S) as agent:
         await until(agent, connected)
         agent.reconnect()
-        await until(agent, lambda one: connected(one) and one.reconnects == 1)
-        assert dial.tunnels[0].close_reasons == ["reconnecting on request"]
+        status = await until(agent, lambda one: one.renewal_problem)
+        assert connected(status) and "503" in status.renewal_problem
+        assert dial.tunnels[0].reads_tun and not dial.tunnels[0].close_reasons
+        assert status.next_attempt_s is not None
+        agent.identity_changed("certificate and key do not belong together")
+
+
+async def test_a_session_that_ends_while_it_is_renewed(config: AgentConfig) -> None:
+    dial = Dialler(UP, None)
+    async with running(config, dial, FakeNetwork()) as agent:
+        await until(agent, connected)
+        agent.reconnect()
+        await until(agent, lambda _: len(dial.tunnels) == 2)
+        dial.tunnels[0].end("idle timeout")
+        status = await until(agent, lambda one: one.state is State.CONNECTING)
+        assert status.reason == "idle timeout"
+        assert dial.tunnels[0].close_reasons
+
+
+async def test_a_gateway_that_drains_is_left_for_the_next(config: AgentConfig) -> None:
+    first, second = GatewayAddress("one.example"), GatewayAddress("two.example", 8443)
+    both = config.model_copy(
+        update={"given_gateway": None, "given_gateways": (first, second), "server_name": None}
+    )
+    dial = Dialler(UP)
+    async with running(both, dial, FakeNetwork()) as agent:
+        status = await until(agent, connected)
+        assert (status.gateway, status.server_name) == ("one.example:443", "one.example")
+        dial.tunnels[0].notices.on_drain(30_000)
+        status = await until(agent, lambda one: one.gateway == "two.example:8443")
+        assert connected(status) and status.gateways == ["one.example:443", "two.example:8443"]
+        assert dial.tunnels[1].config.server_name == "two.example"
+        # The other one ends: the first is tried last for a while, though it comes first.
+        dial.tunnels[1].end("lost")
+        await until(agent, lambda one: one.reconnects == 2 and connected(one))
+    assert [one.config.port for one in dial.tunnels] == [443, 8443, 8443]
+
+
+async def test_the_only_gateway_drains(config: AgentConfig) -> None:
+    dial = Dialler(UP)
+    async with running(config, dial, FakeNetwork()) as agent:
+        await until(agent, connected)
+        dial.tunnels[0].notices.on_drain(30_000)
+        status = await until(agent, lambda one: one.is_draining)
+        assert connected(status) and len(dial.tunnels) == 1
+
+
+async def test_the_next_gateway_is_tried_when_one_refuses(config: AgentConfig) -> None:
+    gateways = GatewayAddress("one.example"), GatewayAddress("two.example")
+    both = config.model_copy(update={"given_gateway": None, "given_gateways": gateways})
+    dial = Dialler(SessionRefused(503, "the gateway is draining"), UP, ConnectTimeout("gone"))
+    async with running(both, dial, FakeNetwork(), delay_s=LONG_S) as agent:
+        status = await until(agent, connected)
+        assert status.gateway == "two.example:443"
+        assert [one.error for one in status.failed_addresses]
 
 
 @pytest.mark.parametrize("answer", [None, SessionRefused(503, "no address left")])

@@ -12,6 +12,7 @@ from zgate_agent.machine import (
     Connect,
     ConnectFailed,
     Disconnect,
+    Drop,
     Event,
     Machine,
     PathChanged,
@@ -20,9 +21,11 @@ from zgate_agent.machine import (
     Quit,
     Rebind,
     ReconnectAsked,
+    Renew,
     Started,
     State,
     StopAsked,
+    Switch,
     TunnelChanged,
     TunnelClosed,
     TunnelUp,
@@ -30,6 +33,7 @@ from zgate_agent.machine import (
     Withdraw,
 )
 from zgate_host.backoff import Backoff
+from zgate_protocol import goodbye
 
 from .conftest import tunnel_state
 
@@ -150,10 +154,128 @@ def test_a_new_path_makes_a_hanging_attempt_begin_again() -> None:
     play(machine(), START, (3, PathChanged(True), again))
 
 
-@pytest.mark.parametrize("before", [(START,), CONNECTED])
-def test_reconnecting_on_request(before: tuple[Step, ...]) -> None:
+def test_reconnecting_on_request() -> None:
     again: list[Command] = [Disconnect("reconnecting on request"), Connect(2)]
-    play(machine(), *before, (2, ReconnectAsked(), again))
+    play(machine(), START, (2, ReconnectAsked(), again))
+
+
+# Renewal.
+
+RENEWING: tuple[Step, ...] = (*CONNECTED, (10, ReconnectAsked("another certificate"), [Renew(2)]))
+
+
+def test_a_session_is_renewed_beside_the_first() -> None:
+    subject = play(machine(), *RENEWING)
+    assert (subject.state, subject.attempt, subject.renewal) == (State.CONNECTED, 1, 2)
+    play(
+        subject,
+        (10.1, TunnelChanged(1, CHANGED), [Program(1, CHANGED)]),
+        (10.2, TunnelUp(2, UP), [Switch(2), Program(2, UP)]),
+        (10.3, TunnelClosed(1, "renewed"), []),
+        (10.4, TunnelChanged(1, UP), []),
+        (10.5, TunnelChanged(2, CHANGED), [Program(2, CHANGED)]),
+    )
+    assert (subject.state, subject.since, subject.reconnects) == (State.CONNECTED, 1, 1)
+    assert (subject.attempt, subject.renewal, subject.wake_at) == (2, None, None)
+
+
+def test_a_renewal_that_fails_leaves_the_session_and_is_tried_again() -> None:
+    subject = play(machine(), *RENEWING, (11, ConnectFailed(2, "refused"), []))
+    assert (subject.state, subject.reason, subject.attempt) == (State.CONNECTED, "", 1)
+    assert (subject.renewal_problem, subject.wake_at) == ("refused", 13)
+    play(
+        subject,
+        (12.9, WakeUp(), []),
+        (13, WakeUp(), [Renew(3)]),
+        (14, ConnectFailed(3, "refused again"), []),
+    )
+    assert (subject.renewal_problem, subject.wake_at) == ("refused again", 18)
+    play(subject, (18, WakeUp(), [Renew(4)]), (19, TunnelUp(4, UP), [Switch(4), Program(4, UP)]))
+    assert subject.renewal_problem == ""
+
+
+def test_what_changes_during_a_renewal_asks_for_another() -> None:
+    once_more: list[Command] = [Switch(2), Program(2, UP), Renew(3)]
+    play(
+        machine(),
+        *RENEWING,
+        (10.1, ReconnectAsked(), []),
+        (10.2, ReconnectAsked(), []),
+        (10.3, TunnelUp(2, UP), once_more),
+        (10.4, TunnelUp(3, UP), [Switch(3), Program(3, UP)]),
+    )
+    play(
+        machine(),
+        *RENEWING,
+        (10.1, ReconnectAsked(), []),
+        (10.3, ConnectFailed(2, "half a file"), [Renew(3)]),
+    )
+
+
+def test_a_session_that_ends_during_its_renewal() -> None:
+    subject = play(machine(), *RENEWING, (11, TunnelClosed(1, "idle"), [Drop("idle")]))
+    assert (subject.state, subject.attempt, subject.reason) == (State.CONNECTING, 2, "idle")
+    play(subject, (12, TunnelUp(2, UP), [Program(2, UP)]))
+    assert (subject.state, subject.reconnects) == (State.CONNECTED, 1)
+    lost: list[Command] = [Drop("idle"), Withdraw()]
+    released = machine(OnDisconnect.RELEASE)
+    play(released, *RENEWING, (11, TunnelClosed(1, "idle"), lost), (12, ConnectFailed(2, "x"), []))
+    assert released.state is State.BACKOFF
+
+
+def test_a_gateway_that_closes_the_first_when_it_sees_the_second() -> None:
+    subject = play(
+        machine(),
+        *RENEWING,
+        (11, TunnelClosed(1, goodbye.REPLACED), []),
+        (11.1, TunnelUp(2, UP), [Switch(2), Program(2, UP)]),
+    )
+    assert subject.state is State.CONNECTED
+    subject = play(
+        machine(),
+        *RENEWING,
+        (11, TunnelClosed(1, goodbye.REPLACED), []),
+        (11.1, ConnectFailed(2, "no"), [Disconnect("no")]),
+    )
+    assert (subject.state, subject.reason) == (State.BACKOFF, "no")
+
+
+def test_a_renewed_session_that_cannot_be_programmed() -> None:
+    failed: Step = (12, ProgramFailed(2, "no way"), [Disconnect("the host's network failed")])
+    subject = play(machine(), *RENEWING, (11, TunnelUp(2, UP), [Switch(2), Program(2, UP)]), failed)
+    assert subject.state is State.BACKOFF
+
+
+# Goodbyes.
+
+
+@pytest.mark.parametrize("reason", [goodbye.STOPPING, goodbye.CONNECTION_LOST])
+def test_a_gateway_that_is_started_anew_is_dialled_at_once(reason: str) -> None:
+    subject = play(machine(), *CONNECTED, (100, TunnelClosed(1, reason), [Disconnect(reason)]))
+    now, attempt = 100.0, 1
+    while now < 114:
+        assert subject.wake_at is not None
+        assert 0 < subject.wake_at - now < 0.71
+        now, attempt = subject.wake_at, attempt + 1
+        assert subject.handle(WakeUp(), now) == [Connect(attempt)]
+        subject.handle(ConnectFailed(attempt, "nobody listens"), now)
+    play(subject, (200, WakeUp(), [Connect(attempt + 1)]))
+    subject.handle(ConnectFailed(attempt + 1, "nobody listens"), 200)
+    assert subject.wake_at == 202, "from then on as after any fault"
+
+
+def test_who_is_replaced_by_somebody_else_begins_no_fight() -> None:
+    subject, now = machine(), 0.0
+    subject.handle(Started(), now)
+    delays = []
+    for attempt in range(1, 9):
+        subject.handle(TunnelUp(attempt, UP), now)
+        subject.handle(TunnelClosed(attempt, goodbye.REPLACED), now)
+        assert subject.wake_at is not None
+        delays.append(subject.wake_at - now)
+        now = subject.wake_at
+        assert subject.handle(WakeUp(), now) == [Connect(attempt + 1)]
+    assert delays == [75, 150, 300, 600, 1200, 2400, 4500, 4500]
 
 
 def test_reconnecting_on_request_ends_the_wait() -> None:
@@ -226,25 +348,39 @@ def events() -> st.SearchStrategy[Event]:
     )
 
 
-@given(st.lists(st.tuples(events(), st.floats(0, 40)), max_size=40), st.sampled_from(OnDisconnect))
+@given(st.lists(st.tuples(events(), st.floats(0, 40)), max_size=60), st.sampled_from(OnDisconnect))
 def test_whatever_happens(script: list[tuple[Event, float]], on_disconnect: OnDisconnect) -> None:
-    """Never two attempts at once; it waits exactly while it backs off; after the end, silence."""
-    subject, now, dialling = machine(on_disconnect), 0.0, False
+    """One attempt, and one beside a session at most; it waits exactly while it backs off, or to
+    renew; after the end, silence."""
+    subject, now, open_lines = machine(on_disconnect), 0.0, set[int]()
     for event, later in [(Started(), 0.0), *script]:
         now += later
         was_stopped = subject.state is State.STOPPED
+        before = subject.attempt, subject.renewal
         commands = subject.handle(event, now)
         assert not (was_stopped and commands)
-        if isinstance(event, ConnectFailed) and subject.state is State.BACKOFF:
-            dialling = False
+        if isinstance(event, ConnectFailed) and event.attempt in before:
+            open_lines.discard(event.attempt)
         for command in commands:
-            if isinstance(command, Disconnect):
-                dialling = False
-            if isinstance(command, Connect):
-                assert not dialling, "the earlier attempt was not abandoned"
-                assert command.attempt == subject.attempt
-                dialling = True
-        assert (subject.wake_at is not None) == (subject.state is State.BACKOFF)
-        assert dialling == (subject.state in (State.CONNECTING, State.CONNECTED))
-        if subject.wake_at is not None:
+            match command:
+                case Disconnect():
+                    open_lines.clear()
+                case Drop():
+                    open_lines.discard(before[0])
+                case Connect(attempt):
+                    assert not open_lines, "the earlier attempt was not abandoned"
+                    open_lines.add(attempt)
+                case Renew(attempt):
+                    assert open_lines == {subject.attempt}
+                    open_lines.add(attempt)
+                case Switch(attempt):
+                    assert attempt in open_lines
+                    open_lines.discard(before[0])
+        is_there = subject.state in (State.CONNECTING, State.CONNECTED)
+        there = {subject.attempt, subject.renewal} - {None} if is_there else set()
+        assert open_lines == there
+        assert subject.renewal is None or subject.state is State.CONNECTED
+        waits_to_renew = bool(subject.renewal_problem) and subject.renewal is None
+        assert (subject.wake_at is not None) == (subject.state is State.BACKOFF or waits_to_renew)
+        if subject.wake_at is not None and subject.state is State.BACKOFF:
             assert 1 <= subject.wake_at - subject.since <= 30

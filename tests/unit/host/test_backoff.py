@@ -3,6 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 from zgate_host.backoff import MAXIMUM_S, MINIMUM_S, Backoff
+from zgate_protocol import goodbye
 
 
 def test_the_ceiling_doubles_from_two_seconds_to_thirty() -> None:
@@ -34,3 +35,29 @@ def test_every_delay_is_within_the_bounds(numbers: list[float]) -> None:
 def test_agents_that_failed_together_do_not_return_together() -> None:
     delays = {Backoff(lambda n=n: n / 100).next_delay_s() for n in range(100)}  # type: ignore[misc]
     assert len(delays) == 100
+
+
+def test_a_restart_is_waited_for_without_growing_delays() -> None:
+    backoff = Backoff(lambda: 0.5)
+    backoff.heed(goodbye.STOPPING, 100.0)
+    assert {round(backoff.next_delay_s(100.0 + n), 3) for n in range(15)} == {0.4}
+    assert backoff.next_delay_s(115.0) == 1.5, "it takes longer: from now on as after a fault"
+
+
+def test_a_thousand_agents_come_back_within_the_second_but_not_at_once() -> None:
+    delays = []
+    for number in range(1000):
+        backoff = Backoff(lambda number=number: number / 1000)  # type: ignore[misc]
+        backoff.heed(goodbye.CONNECTION_LOST, 0.0)
+        delays.append(backoff.next_delay_s(0.0))
+    assert max(delays) < 0.75
+    busiest = max(sum(at <= one < at + 0.1 for one in delays) for at in (n / 10 for n in range(8)))
+    assert busiest <= 200
+
+
+def test_a_fault_ends_the_spell() -> None:
+    backoff = Backoff(lambda: 1.0)
+    backoff.heed(goodbye.DRAINED, 0.0)
+    assert backoff.next_delay_s(1.0) == 2.5
+    backoff.heed("idle timeout", 2.0)
+    assert backoff.next_delay_s(2.0) == 2
