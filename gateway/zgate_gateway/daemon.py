@@ -37,7 +37,7 @@ from zgate_datapath import aioquic_private
 from zgate_datapath.connection_ids import SECRET_BYTES, OwnerMask
 from zgate_datapath.engine import engine_name
 from zgate_datapath.tun import Tun
-from zgate_datapath.udp import UdpSocket, format_address
+from zgate_datapath.udp import format_address
 from zgate_identity.files import PRIVATE_MODE, IdentityError, read_file, write_file
 from zgate_protocol.structured_field import ProxyError
 
@@ -61,8 +61,10 @@ from zgate_gateway.policy_keeper import PolicyKeeper
 from zgate_gateway.pool import AddressPool
 from zgate_gateway.problems import Problems
 from zgate_gateway.registry import Registry, RegistrySettings
+from zgate_gateway.port import UdpPort
 from zgate_gateway.services.desk import ServiceDesk
 from zgate_gateway.steady_clock import SteadyClock
+from zgate_gateway.service_manager import ServiceManager, describe
 from zgate_gateway.worker import messages
 from zgate_gateway.worker.crew import Crew, WorkerError
 from zgate_gateway.worker.process import WorkerProcess
@@ -99,6 +101,7 @@ class Gateway:
         self._stop_requested = asyncio.Event()
         self._stop_cause = ""
         self._exit_status = 0
+        self.manager = ServiceManager(self._describe)
         self._events_lost_told = 0
         self._reloads: set[asyncio.Task[None]] = set()
 
@@ -158,10 +161,14 @@ class Gateway:
         self._open_state()
         self.crew = Crew(self.config.worker_count, self, loop)
         self.crew.spawn()
+        self._port = UdpPort(self.config.listen, self.config.worker_count)
+        self._undo.callback(self._port.close)
         self._open_kernel(loop)
+        self.manager.opening_state()
         await self._predecessor_gone()
         self._open_network()
         self._open_sessions(loop)
+        self.manager.loading_programs()
         self._open_dns(loop)
         self._bind_port()
         await self._open_api()
@@ -172,6 +179,7 @@ class Gateway:
             version=self.version, pid=os.getpid(), listen=[self.local_address]
         )
         logger.info(
+        self.manager.ready()
             "ready: UDP %s, policy revision %d, engine %s, %d workers",
             self.local_address,
             self.kernel.revision,
@@ -348,9 +356,7 @@ class Gateway:
 
     def _bind_port(self) -> None:
         config = self.config
-        self._sockets = UdpSocket.bind_group(
-            str(config.listen.address), config.listen.port, config.worker_count
-        )
+        self._sockets = self._port.open()
         for sock in self._sockets:
             self._undo.callback(sock.close)
         self.steering.steer_sockets([sock.fileno() for sock in self._sockets])
@@ -358,6 +364,7 @@ class Gateway:
         mask = OwnerMask.derive(self._secret)
         # After the port: it is bound, so no other living gateway has an edge before it.
         self.edge = Edge(
+        self._port.close()
             config.edge,
             listen=config.listen.address,
             port=self._sockets[0].local_address[1],
@@ -455,8 +462,20 @@ class Gateway:
 
     async def _serve(self) -> None:
         tasks = [
+    def worker_answered(self) -> None:
+        """See `CrewOwner.worker_answered`."""
+        self.manager.alive()
+
             asyncio.create_task(self._keep_events()),
             asyncio.create_task(self.certificates.keep()),
+    def _describe(self) -> str:
+        return describe(
+            state=self.state,
+            sessions=len(self.sessions.by_client),
+            revision=self.kernel.revision,
+            problems=[one.name for one in self.problems.active()],
+        )
+
             asyncio.create_task(self._keep_leases()),
             asyncio.create_task(self.audit.run()),
             asyncio.create_task(self.policy.watch()),
@@ -469,6 +488,7 @@ class Gateway:
             await self._stop_requested.wait()
         finally:
             tasks += self._reloads
+            asyncio.create_task(self.manager.keep()),
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -506,7 +526,13 @@ class Gateway:
         self.edge.reload()
         task = asyncio.get_running_loop().create_task(self.policy.reload_and_log())
         self._reloads.add(task)
-        task.add_done_callback(self._reloads.discard)
+        self.manager.reloading()
+        task.add_done_callback(self._reloaded)
+
+    def _reloaded(self, task: asyncio.Task[None]) -> None:
+        self._reloads.discard(task)
+        if not self._reloads:
+            self.manager.ready()
 
     # End.
 
@@ -518,6 +544,7 @@ class Gateway:
             self.crew.tell(messages.StopAccepting())
             for session in list(self.sessions.by_client.values()):
                 self.sessions.close(session, "the gateway is shutting down")
+        self.manager.stopping(self._stop_cause or "error")
         if hasattr(self, "crew"):
             await self.crew.stop()
         if was_ready:

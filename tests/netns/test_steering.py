@@ -134,6 +134,41 @@ def test_one_socket_can_be_steered_too(host: Namespace) -> None:
     steering.close()
 
 
+def test_more_sockets_than_workers_are_left_alone(host: Namespace, steering: Steering) -> None:
+    sockets = UdpSocket.bind_group("127.0.0.1", 0, 4 * WORKERS)
+    steering.steer_sockets([one.fileno() for one in sockets[:WORKERS]])
+    foreign = ConnectionIds(SECRET, 200, 256)
+    for packet in (b"\xc0\0\0\0\1\x08" + foreign.issue() + bytes(40), b"", b"\x40"):
+        for _ in range(PER_WORKER):
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+                sender.sendto(packet, sockets[0].local_address)
+    counts = [sum(len(packets) for packets, _ in one.receive_batch(2000)) for one in sockets]
+    assert sum(counts[:WORKERS]) == 3 * PER_WORKER
+    assert counts[WORKERS:] == [0] * 3 * WORKERS
+    for one in sockets:
+        one.close()
+
+
+def test_a_port_that_outlives_its_steering_is_steered_anew(host: Namespace) -> None:
+    """As at a restart under a service manager, which keeps the sockets."""
+    ids = [ConnectionIds(SECRET, worker, 2) for worker in range(2)]
+    sockets = UdpSocket.bind_group("127.0.0.1", 0, 4)
+    for _ in range(3):
+        mask = ids[0].mask
+        steering = Steering(
+            workers=2, mask_factor=mask.factor, mask_offset=mask.offset, max_addresses=1
+        )
+        steering.steer_sockets([one.fileno() for one in sockets[:2]])
+        steering.close()  # the program stays with the port, and the array with the program
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            for one in ids:
+                sender.sendto(b"\x40" + one.issue() + bytes(20), sockets[0].local_address)
+        counts = [sum(len(packets) for packets, _ in one.receive_batch(10)) for one in sockets]
+        assert counts == [1, 1, 0, 0]
+    for one in sockets:
+        one.close()
+
+
 def test_sockets_of_no_group_are_refused(steering: Steering) -> None:
     with (
         socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as lone,

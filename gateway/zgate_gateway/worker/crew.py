@@ -52,6 +52,9 @@ class CrewOwner(Protocol):
     def worker_lost(self, process: WorkerProcess, cause: str) -> list[PeerPath]:
         """A worker is dead: nothing of its sessions may stay. Where their clients were."""
 
+    def worker_answered(self) -> None:
+        """A worker has answered, from the loop that carries its packets."""
+
 
 @dataclass(slots=True)
 class _Slot:
@@ -220,6 +223,10 @@ class Crew:
         self._owner.message(process, message)
 
     # What they have counted.
+    def answered(self) -> None:
+        """See `ProcessOwner.answered`."""
+        self._owner.worker_answered()
+
 
     def states(self) -> list[WorkerState]:
         """Each worker, with its counters over all its lives."""

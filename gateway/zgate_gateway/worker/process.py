@@ -30,6 +30,9 @@ class ProcessOwner(Protocol):
     def exited(self, process: WorkerProcess, status: int) -> None:
         """A worker's process is gone: nothing runs of it any more."""
 
+    def answered(self) -> None:
+        """A worker has answered: it lives."""
+
 
 class WorkerProcess:
     """See the module's text (`zgate_gateway.admission.WorkerLink`).
@@ -183,6 +186,7 @@ class WorkerProcess:
             return
         self.latest = report
         self.unanswered = 0
+        self._owner.answered()
         if gathered is not None:
             self.sessions = gathered
         answer = self._answers.get(report.request_id)

@@ -56,6 +56,7 @@ class Supervisor:
         self.heard: list[messages.Message] = []
         self.applicants: list[tuple[WorkerProcess, Applicant]] = []
         self.lost: list[int] = []
+        self.answers = 0
         self.refuses = False
         self.key_file = pki.gateway.key
         self.crew = Crew(count, self, asyncio.get_running_loop())
@@ -100,6 +101,9 @@ class Supervisor:
     def worker_lost(self, process: WorkerProcess, cause: str) -> list[PeerPath]:
         self.lost.append(process.index)
         return [one.path for worker, one in self.applicants if worker is process]
+
+    def worker_answered(self) -> None:
+        self.answers += 1
 
     def client(self, name: str, index: int, **more: Any) -> tuple[TunnelClient, FakeTun]:
         identity, tun = self.pki.client(name), FakeTun()
@@ -305,6 +309,28 @@ async def test_a_worker_that_hangs_is_killed_and_replaced(
     await eventually(lambda: supervisor.process(0) not in (None, hanging), LONG_S)
     await eventually(lambda: (one := supervisor.process(0)) and one.ready.done(), LONG_S)
     assert supervisor.crew.states()[0].restarts == 1
+    watch.cancel()
+
+
+async def test_only_workers_that_live_feed_the_watchdog(
+    supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(crew_module, "_PING_INTERVAL_S", 0.05)
+    monkeypatch.setattr(crew_module, "_MAX_UNANSWERED", 1_000_000)
+    await supervisor.work()
+    watch = asyncio.create_task(supervisor.crew.watch())
+    await eventually(lambda: supervisor.answers > 2, LONG_S)
+    processes = supervisor.crew.processes
+    for one in processes:
+        os.kill(one.pid, signal.SIGSTOP)
+    await eventually(lambda: all(one.unanswered > 2 for one in processes), LONG_S)
+    before = supervisor.answers
+    await eventually(lambda: all(one.unanswered > 6 for one in processes), LONG_S)
+    assert supervisor.answers == before
+    os.kill(processes[-1].pid, signal.SIGCONT)
+    await eventually(lambda: supervisor.answers > before, LONG_S)
+    for one in processes:
+        os.kill(one.pid, signal.SIGCONT)
     watch.cancel()
 
 
