@@ -59,12 +59,12 @@ from zgate_gateway.net.netstate import GatewayNetwork, NetworkSettings
 from zgate_gateway.policy.service_names import ServicePools
 from zgate_gateway.policy_keeper import PolicyKeeper
 from zgate_gateway.pool import AddressPool
+from zgate_gateway.port import UdpPort
 from zgate_gateway.problems import Problems
 from zgate_gateway.registry import Registry, RegistrySettings
-from zgate_gateway.port import UdpPort
+from zgate_gateway.service_manager import ServiceManager, describe
 from zgate_gateway.services.desk import ServiceDesk
 from zgate_gateway.steady_clock import SteadyClock
-from zgate_gateway.service_manager import ServiceManager, describe
 from zgate_gateway.worker import messages
 from zgate_gateway.worker.crew import Crew, WorkerError
 from zgate_gateway.worker.process import WorkerProcess
@@ -97,11 +97,11 @@ class Gateway:
         self.problems = Problems()
         self.clock = SteadyClock()
         self.local_address = "-"
+        self.manager = ServiceManager(self._describe)
         self._undo = contextlib.ExitStack()
         self._stop_requested = asyncio.Event()
         self._stop_cause = ""
         self._exit_status = 0
-        self.manager = ServiceManager(self._describe)
         self._events_lost_told = 0
         self._reloads: set[asyncio.Task[None]] = set()
 
@@ -157,29 +157,29 @@ class Gateway:
             engine_name(self.config.engine)
         except ValueError as error:
             raise StartError(str(error), is_bad_input=True) from error
+        self._port = UdpPort(self.config.listen, self.config.worker_count)
+        self._undo.callback(self._port.close)
         self._make_directories()
+        self.manager.opening_state()
         self._open_state()
         self.crew = Crew(self.config.worker_count, self, loop)
         self.crew.spawn()
-        self._port = UdpPort(self.config.listen, self.config.worker_count)
-        self._undo.callback(self._port.close)
+        self.manager.loading_programs()
         self._open_kernel(loop)
-        self.manager.opening_state()
         await self._predecessor_gone()
         self._open_network()
         self._open_sessions(loop)
-        self.manager.loading_programs()
         self._open_dns(loop)
         self._bind_port()
         await self._open_api()
         await self.crew.work()
         self.edge.open()
         self.state = "ready"
+        self.manager.ready()
         self.audit.gateway_started(
             version=self.version, pid=os.getpid(), listen=[self.local_address]
         )
         logger.info(
-        self.manager.ready()
             "ready: UDP %s, policy revision %d, engine %s, %d workers",
             self.local_address,
             self.kernel.revision,
@@ -360,11 +360,11 @@ class Gateway:
         for sock in self._sockets:
             self._undo.callback(sock.close)
         self.steering.steer_sockets([sock.fileno() for sock in self._sockets])
+        self._port.close()
         self.local_address = format_address(self._sockets[0].local_address)
         mask = OwnerMask.derive(self._secret)
         # After the port: it is bound, so no other living gateway has an edge before it.
         self.edge = Edge(
-        self._port.close()
             config.edge,
             listen=config.listen.address,
             port=self._sockets[0].local_address[1],
@@ -458,16 +458,12 @@ class Gateway:
         self._exit_status = 1
         self._request_stop("the TUN device is gone")
 
-    # Meanwhile.
-
-    async def _serve(self) -> None:
-        tasks = [
     def worker_answered(self) -> None:
         """See `CrewOwner.worker_answered`."""
         self.manager.alive()
 
-            asyncio.create_task(self._keep_events()),
-            asyncio.create_task(self.certificates.keep()),
+    # Meanwhile.
+
     def _describe(self) -> str:
         return describe(
             state=self.state,
@@ -476,6 +472,10 @@ class Gateway:
             problems=[one.name for one in self.problems.active()],
         )
 
+    async def _serve(self) -> None:
+        tasks = [
+            asyncio.create_task(self._keep_events()),
+            asyncio.create_task(self.certificates.keep()),
             asyncio.create_task(self._keep_leases()),
             asyncio.create_task(self.audit.run()),
             asyncio.create_task(self.policy.watch()),
@@ -483,12 +483,12 @@ class Gateway:
             asyncio.create_task(self.alerts.watch()),
             asyncio.create_task(self.edge.keep()),
             asyncio.create_task(self.dns.keep()),
+            asyncio.create_task(self.manager.keep()),
         ]
         try:
             await self._stop_requested.wait()
         finally:
             tasks += self._reloads
-            asyncio.create_task(self.manager.keep()),
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -521,12 +521,12 @@ class Gateway:
 
     def _reload_soon(self) -> None:
         """SIGHUP: policy, certificates, audit file, the edge's blocklist."""
+        self.manager.reloading()
         self.audit.reopen()
         self.certificates.reload()
         self.edge.reload()
         task = asyncio.get_running_loop().create_task(self.policy.reload_and_log())
         self._reloads.add(task)
-        self.manager.reloading()
         task.add_done_callback(self._reloaded)
 
     def _reloaded(self, task: asyncio.Task[None]) -> None:
@@ -539,12 +539,12 @@ class Gateway:
     async def _stop(self) -> None:
         was_ready = self.state == "ready"
         self.state = "draining"
+        self.manager.stopping(self._stop_cause or "error")
         if was_ready:
             self.sessions.accepting = False
             self.crew.tell(messages.StopAccepting())
             for session in list(self.sessions.by_client.values()):
                 self.sessions.close(session, "the gateway is shutting down")
-        self.manager.stopping(self._stop_cause or "error")
         if hasattr(self, "crew"):
             await self.crew.stop()
         if was_ready:

@@ -218,15 +218,15 @@ class Crew:
         slot.process.end_lost(slot.lost)
         slot.lost = []
 
+    def answered(self) -> None:
+        """See `ProcessOwner.answered`."""
+        self._owner.worker_answered()
+
     def message(self, process: WorkerProcess, message: Message) -> None:
         """See `ProcessOwner.message`."""
         self._owner.message(process, message)
 
     # What they have counted.
-    def answered(self) -> None:
-        """See `ProcessOwner.answered`."""
-        self._owner.worker_answered()
-
 
     def states(self) -> list[WorkerState]:
         """Each worker, with its counters over all its lives."""
