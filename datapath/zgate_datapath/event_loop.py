@@ -41,9 +41,9 @@ class CarryingSelector(selectors.EpollSelector):
             self._carrier = None
 
     @property
-    def is_carrying(self) -> bool:
-        """Whether there is one whose packets it carries."""
-        return self._carrier is not None
+    def is_busy(self) -> bool:
+        """Whether it carries for one that has a TUN: whoever has none yet does not disturb it."""
+        return self._carrier is not None and self._carrier.has_tun
 
     def carries_for(self, carrier: NativeCarrier) -> bool:
         """Whether this is the one whose packets it carries."""

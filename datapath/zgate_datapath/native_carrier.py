@@ -73,7 +73,7 @@ class NativeCarrier:
         """Begin to receive."""
         self.native.set_udp(self._udp.fileno())
         self._loop.add_reader(self._udp.fileno(), self._on_udp)
-        if self._selector is not None and not self._selector.is_carrying:
+        if self._selector is not None and not self._selector.is_busy:
             self._selector.attach(self)
 
     def stop(self) -> None:

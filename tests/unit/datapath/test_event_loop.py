@@ -23,6 +23,7 @@ from zgate_datapath.connection_ids import CONNECTION_ID_BYTES
 from zgate_datapath.engine import EngineOwner
 from zgate_datapath.event_loop import CarryingSelector, new_event_loop, selector_of
 from zgate_datapath.native_carrier import NativeCarrier
+from zgate_datapath.tun import Tun
 from zgate_datapath.udp import Address, PathError, UdpSocket
 
 CONNECTION_ID = bytes(range(CONNECTION_ID_BYTES))
@@ -489,6 +490,25 @@ def test_the_first_of_two_carriers_may_stop(carried: Carried) -> None:
             assert second.owner.turns == 0
     finally:
         second.stop()
+
+
+def test_who_has_a_tun_is_carried_for_until_another_takes_it_over(carried: Carried) -> None:
+    """As when an agent makes a new session beside the one that it has."""
+    read_end, write_end = os.pipe()
+    with open(read_end, "rb"), open(write_end, "wb"):  # noqa: PTH123 - for their closing only
+        tun = Tun(read_end, "fake0")
+        carried.carrier.attach_tun(tun, on_read=lambda _: None, on_gone=lambda: None)
+        second = Carried.start(carried.loop)
+        selector = carried.selector
+        try:
+            assert selector.carries_for(carried.carrier)
+            carried.carrier.detach_tun()
+            second.carrier.attach_tun(tun, on_read=lambda _: None, on_gone=lambda: None)
+            assert selector.carries_for(second.carrier)
+            with flood(carried) as session:
+                carried.run_until(lambda: session.counters()["forged_packets"] > 100)
+        finally:
+            second.stop()
 
 
 def test_a_loop_of_somebody_elses_has_no_such_selector() -> None:
