@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import os
+import faulthandler
 import sys
+import time
 from pathlib import Path
+from typing import NoReturn
 
 import click
 from zgate_config.logs import configure_logging
+from zgate_host import systemd
+from zgate_host.capability import has_net_admin
 
 from zgate_gateway.config import DEFAULT_PATH, GatewayConfig, load_config
 
+_PAUSE_S = 1.0
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
 
@@ -42,37 +47,36 @@ def main(config_path: Path | None, check: bool) -> None:
         if check and config.edge.blocklist_file is not None:
             read_blocklist(config.edge.blocklist_file)
     except ConfigError as error:
-        _stop(EXIT_BAD_INPUT, str(error))
+        _stop(EXIT_BAD_INPUT, str(error), is_start=not check)
     if check:
         click.echo(f"{config_path or 'built-in defaults'}: ok")
         return
-    if os.geteuid() != 0 and not _has_net_admin():
+    if not has_net_admin():
         _stop(
             EXIT_FAILED,
             "CAP_NET_ADMIN is missing: run as root, or as the zgate-gateway systemd unit does",
         )
+    # The watchdog ends us by SIGABRT: where every thread was goes to standard error first.
+    faulthandler.enable()
     configure_logging(config.log.level)
-    sys.exit(_run(config))
+    _run(config)
 
 
-def _run(config: GatewayConfig) -> int:
+def _run(config: GatewayConfig) -> NoReturn:
     from zgate_gateway.daemon import Gateway, StartError
 
     try:
-        return asyncio.run(Gateway(config).run())
+        status = asyncio.run(Gateway(config).run())
     except StartError as error:
-        click.echo(f"zgate-gateway: {error}", err=True)
-        return EXIT_BAD_INPUT if error.is_bad_input else EXIT_FAILED
+        _stop(EXIT_BAD_INPUT if error.is_bad_input else EXIT_FAILED, str(error))
+    sys.exit(status)
 
 
-def _stop(code: int, text: str) -> None:
+def _stop(code: int, text: str, *, is_start: bool = True) -> NoReturn:
     click.echo(f"zgate-gateway: {text}", err=True)
+    if is_start and systemd.is_watched():
+        # With the port in systemd's hands, the next packet starts us again, whatever the unit says
+        # of restarts: what cannot be helped so soon must not fill the log, or a core.
+        systemd.notify(status=f"did not start: {text}")
+        time.sleep(_PAUSE_S)
     sys.exit(code)
-
-
-def _has_net_admin() -> bool:
-    cap_net_admin = 12
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("CapEff:"):
-            return bool(int(line.split()[1], 16) >> cap_net_admin & 1)
-    return False
