@@ -15,8 +15,6 @@ from typing import TYPE_CHECKING
 
 from zgate_config import ConfigError
 from zgate_control.store import StoreError
-from zgate_datapath.tunnel import add_drops
-from zgate_protocol.drop_reason import DropReason
 
 from zgate_gateway.api import schemas
 from zgate_gateway.api.facade import (
@@ -37,19 +35,15 @@ from zgate_gateway.api.policy_report import (
 )
 from zgate_gateway.flows import open_flows
 from zgate_gateway.kernel import KernelError
-from zgate_gateway.metrics import (
-    ClientTraffic,
-    MetricsSnapshot,
-    PoolLevel,
-    WorkerLoad,
-)
+from zgate_gateway.metrics.snapshot import MetricsSnapshot
+from zgate_gateway.metrics.source import MetricsSource, drops_of, refused_of
 from zgate_gateway.policy.rules import Rule
 from zgate_gateway.policy_file import PolicyFileError
 from zgate_gateway.policy_keeper import PolicyMoved, PolicyNotWritten, UnknownRevision
+from zgate_gateway.readiness import CHECKS, Readiness
 from zgate_gateway.services.report import (
     connectors_in,
     drain_in,
-    levels_of,
     services_in,
     services_up,
 )
@@ -68,8 +62,34 @@ class Administration:
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
         self._sessions = SessionLists(gateway)
+        self._readiness = Readiness(gateway)
+        self._metrics = MetricsSource(gateway, self._readiness)
 
     # Reading.
+
+    @property
+    def state(self) -> schemas.GatewayState:
+        """See `GatewayFacade.state`."""
+        return schemas.GatewayState(self._gateway.state)
+
+    async def readiness(self) -> schemas.Probe:
+        """See `GatewayFacade.readiness`."""
+        objections = await self._readiness.objections()
+        return schemas.Probe(
+            ok=not objections,
+            state=self.state,
+            because=list(objections.values()),
+            checks={name: name not in objections for name in CHECKS},
+        )
+
+    async def metrics(self) -> MetricsSnapshot:
+        """See `GatewayFacade.metrics`."""
+        try:
+            return await self._metrics.take()
+        except OSError as error:
+            raise OperationFailed(
+                f"the kernel's tables: {error.strerror}", "see the gateway's log"
+            ) from error
 
     async def refresh(self) -> None:
         """See `GatewayFacade.refresh`."""
@@ -104,7 +124,7 @@ class Administration:
             sessions=len(gateway.sessions.by_client),
             sessions_max=gateway.config.sessions.max,
             sessions_total=gateway.sessions.established_total,
-            sessions_refused=self._refused(),
+            sessions_refused=refused_of(gateway),
             services=len(gateway.services.directory),
             services_up=services_up(gateway.services.connectors),
             connectors=len(gateway.services.connectors.by_session),
@@ -134,7 +154,7 @@ class Administration:
                 lost=programs.lost_events(),
                 suppressed=programs.suppressed_events(),
             ),
-            drops=self._drops(),
+            drops=drops_of(gateway),
             audit=schemas.AuditState(
                 path=str(gateway.audit.path),
                 written=gateway.audit.written,
@@ -168,18 +188,8 @@ class Administration:
         first = [] if state == "ready" else [f"the gateway is {state}"]
         return first + self._gateway.problems.blocking()
 
-    def _refused(self) -> dict[str, int]:
-        gateway = self._gateway
-        return dict(Counter(gateway.sessions.refused) + gateway.crew.certificates_refused())
-
     def _sessions_by_worker(self) -> Counter[int]:
         return Counter(one.worker.index for one in self._gateway.sessions.by_id.values())
-
-    def _drops(self) -> dict[str, int]:
-        gateway = self._gateway
-        total = {DropReason(reason): n for reason, n in gateway.kernel.programs.drops().items()}
-        add_drops(total, ((DropReason[name], n) for name, n in gateway.crew.drops().items()))
-        return {reason.name: count for reason, count in sorted(total.items()) if count}
 
     def _policy_summary(self) -> schemas.PolicySummary:
         gateway = self._gateway
@@ -283,72 +293,6 @@ class Administration:
     def follow_flows(self, query: schemas.FlowEventQuery) -> AsyncIterator[list[schemas.FlowNews]]:
         """See `GatewayFacade.follow_flows`."""
         return self._gateway.journal.feed.follow(query)
-
-    def metrics(self) -> MetricsSnapshot:
-        """See `GatewayFacade.metrics`."""
-        gateway = self._gateway
-        programs = gateway.kernel.programs
-        clients = {}
-        for name in gateway.sessions.by_client:
-            counted = gateway.kernel.counters(name)
-            if counted is not None:
-                clients[name] = ClientTraffic(
-                    counted.up_packets,
-                    counted.up_bytes,
-                    counted.down_packets,
-                    counted.down_bytes,
-                    counted.dropped_packets,
-                )
-        held = self._sessions_by_worker()
-        edge = gateway.edge.state()
-        return MetricsSnapshot(
-            version=gateway.version,
-            engine_name=gateway.engine_name,
-            ready=gateway.state == "ready",
-            started_at_s=gateway.started_at.timestamp(),
-            sessions=len(gateway.sessions.by_client),
-            sessions_total=gateway.sessions.established_total,
-            sessions_refused=self._refused(),
-            policy_revision=gateway.kernel.revision,
-            policy_rules=gateway.kernel.policy_set.rule_count,
-            policy_loaded_at_s=gateway.policy.loaded_at.timestamp(),
-            policy_reload_failures=gateway.policy.failures,
-            pools={
-                f"ipv{pool.family}": PoolLevel(pool.capacity, pool.leased, pool.connected)
-                for pool in gateway.pools
-            },
-            drops=self._drops(),
-            clients=clients,
-            # What was seen last: a scrape does not read the whole flow table in the loop.
-            kernel_maps={
-                name: (use.used, use.capacity)
-                for name, use in (gateway.alerts.usage or programs.map_usage()).items()
-            },
-            alerts=[problem.name for problem in gateway.problems.active()],
-            events_lost=programs.lost_events(),
-            events_suppressed=programs.suppressed_events(),
-            audit_written=gateway.audit.written,
-            audit_lost=gateway.audit.lost,
-            workers={
-                one.index: WorkerLoad(
-                    is_up=one.pid is not None,
-                    sessions=held[one.index],
-                    restarts=one.restarts,
-                    counters=one.counters,
-                )
-                for one in gateway.crew.states()
-            },
-            dns_up=gateway.dns.problem is None,
-            dns_queries=gateway.dns.counters,
-            edge_mode=edge.mode,
-            edge_interface=edge.interface or "",
-            edge_packets={
-                ("pass" if reason.passed else "drop", reason.name): count
-                for reason, count in edge.packets.items()
-            },
-            retry_active=gateway.crew.retry_active,
-            services=levels_of(gateway.services.connectors),
-        )
 
     def why(self, query: schemas.WhyQuery) -> schemas.Why:
         """See `GatewayFacade.why`."""

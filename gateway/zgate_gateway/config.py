@@ -209,10 +209,18 @@ class LogConfig(StrictModel):
 
 
 class MetricsConfig(StrictModel):
-    """Prometheus metrics and probes over TCP; off without a ``port``. No authentication."""
+    """Prometheus metrics and probes over TCP. No authentication: whoever reaches the port reads.
+
+    :ivar port: null: none of it.
+    :ivar per_client: which clients and connectors get series of their own. ``auto``: up to 1,000
+        all of them; above, the 100 that moved most bytes. ``all``, ``none``, or so many.
+    """
 
     address: IpAddress = IPv4Address("127.0.0.1")
-    port: Port | None = None
+    port: Port | None = 9464
+    per_client: Literal["auto", "all", "none"] | Annotated[int, Field(ge=1, le=_MAX_CLIENTS)] = (
+        "auto"
+    )
 
 
 class LimitsConfig(StrictModel):

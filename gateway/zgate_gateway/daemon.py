@@ -23,6 +23,7 @@ import contextlib
 import logging
 import os
 import signal
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -53,6 +54,7 @@ from zgate_gateway.dns.responder import DnsResponder
 from zgate_gateway.edge import Edge, EdgeError
 from zgate_gateway.journal import Journal
 from zgate_gateway.kernel import Kernel, KernelError
+from zgate_gateway.loop_lag import LoopLag
 from zgate_gateway.net.errors import NetError
 from zgate_gateway.net.links import interface_names
 from zgate_gateway.net.netstate import GatewayNetwork, NetworkSettings
@@ -93,6 +95,8 @@ class Gateway:
         self.config = config
         self.version = version("zgate")
         self.started_at = datetime.now(UTC)
+        self.started_s = time.monotonic()
+        self.loop_lag = LoopLag()
         self.state = "starting"
         self.problems = Problems()
         self.clock = SteadyClock()
@@ -411,6 +415,8 @@ class Gateway:
         match message:
             case messages.Apply():
                 self._admit(process, message)
+            case messages.SessionEstablished(session_id):
+                self.sessions.established(session_id, process)
             case messages.SessionEnded(session_id, cause):
                 self.sessions.ended(session_id, process, cause)
             case messages.ClientMoved(session_id, path):
@@ -481,6 +487,7 @@ class Gateway:
             asyncio.create_task(self.policy.watch()),
             asyncio.create_task(self.crew.watch()),
             asyncio.create_task(self.alerts.watch()),
+            asyncio.create_task(self.loop_lag.watch()),
             asyncio.create_task(self.edge.keep()),
             asyncio.create_task(self.dns.keep()),
             asyncio.create_task(self.manager.keep()),

@@ -163,6 +163,8 @@ class Listener:
         try:
             return self._verifier.verify(leaf_der, chain_der, datetime.now(UTC))
         except CertificateRefused as refused:
+            if self.endpoint is not None:
+                self.endpoint.handshake_refused(connection)
             self._on_refused(connection, str(refused.reason), refused.text)
             # The peer learns the alert, not the text: that is for our log.
             raise PeerRefused(

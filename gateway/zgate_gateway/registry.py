@@ -3,6 +3,13 @@
 In the supervisor. What is decided here holds for the whole gateway: one session for each identity,
 the number of sessions, the addresses. A session's end goes the same way, whoever wants it: the
 kernel forgets the client first, then its worker tells the peer.
+
+A client that comes with a second session, to renew the first, loses no packet by it:
+
+    admitted      the first one has addresses, kernel entry and steering still
+    established   the second one's worker knows it: it has them now. The kernel's entry is the same
+                  if the client's rights are, so flows and counters go on
+    a moment on   the first one, whose packets from the client passed until then, is closed
 """
 
 from __future__ import annotations
@@ -10,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,12 +26,18 @@ from typing import Protocol
 from zgate_control.store import StoreError
 from zgate_identity.refusal import CertificateRefused
 from zgate_identity.verifier import PeerIdentity
+from zgate_protocol import goodbye
 from zgate_protocol.structured_field import ProxyError
 
 from zgate_gateway.admission import Applicant, IpAddress, PeerPath, Refusal, WorkerLink
 from zgate_gateway.pool import AddressPool, PoolExhausted
 
 logger = logging.getLogger(__name__)
+
+#: How long a session that another one has replaced passes what its client still sends by it.
+GRACE_S = 1.0
+#: Who comes again within so long after its session's end has reconnected.
+_LATELY_S = 60.0
 
 
 class KernelClients(Protocol):
@@ -78,7 +92,13 @@ class RegistrySettings:
 
 @dataclass(eq=False, slots=True)
 class SessionRecord:
-    """One established session, as the supervisor knows it; `path` follows the client's."""
+    """One established session, as the supervisor knows it; `path` follows the client's.
+
+    Attributes:
+        is_up: its worker has it; until then an earlier session of the client has its place.
+        bytes_before: what had been counted for the client, up and down, when it came.
+        bytes_until: the same when another session took its place.
+    """
 
     session_id: str
     identity: PeerIdentity
@@ -89,7 +109,11 @@ class SessionRecord:
     ip_protocol: int | None
     established_at: datetime
     established_s: float
+    is_up: bool = True
+    is_leaving: bool = False
     closed: bool = False
+    bytes_before: tuple[int, int] = (0, 0)
+    bytes_until: tuple[int, int] | None = None
 
     @property
     def client(self) -> str:
@@ -126,11 +150,13 @@ class Registry:
     ) -> None:
         self.settings = settings
         self.accepting = True
+        self.refuses_because = "the gateway is shutting down"
         self.by_client: dict[str, SessionRecord] = {}
         self.by_id: dict[str, SessionRecord] = {}
         self.by_address: dict[IpAddress, SessionRecord] = {}
         self.established_total = 0
         self.refused: dict[str, int] = {}
+        self.reconnects: Counter[str] = Counter()
         #: Called with a session and the cause before anything else is done about its end.
         self.on_ending: Callable[[SessionRecord, str], None] = _nothing_offered
         self.loop = loop
@@ -140,6 +166,7 @@ class Registry:
         self._listener = listener
         self._recheck = recheck
         self._ids = itertools.count(1)
+        self._ended_s: dict[str, float] = {}  # the oldest first
 
     def admit(self, applicant: Applicant, worker: WorkerLink) -> SessionRecord:
         """Establish a session.
@@ -159,15 +186,13 @@ class Registry:
         identity, now = applicant.identity, datetime.now(UTC)
         self._check(identity, now)
         previous = self.by_client.get(identity.name)
-        if previous is not None:
-            self.close(previous, "replaced by a newer session of the same client")
+        was_here = "up" if previous is not None else self._ended_lately(identity.name)
         addresses: list[IpAddress] = []
         try:
             for pool in self._pools:
                 addresses.append(pool.acquire(identity.name, now).address)
-            for address in addresses:
-                self._steering.assign(address, worker.index)
-            self._kernel.add_client(identity.name, identity.groups, addresses, identity.reaches)
+            if previous is None:
+                self._install(identity, addresses, worker)
         except PoolExhausted as error:
             self._release(identity.name, addresses, worker, now)
             raise Refusal(
@@ -189,15 +214,77 @@ class Registry:
             ip_protocol=applicant.ip_protocol,
             established_at=now,
             established_s=self.loop.time(),
+            is_up=previous is None,
         )
-        self.by_client[identity.name] = self.by_id[session.session_id] = session
-        self.by_address.update(dict.fromkeys(addresses, session))
+        self.by_id[session.session_id] = session
+        if previous is None:
+            self._give_place(session)
         self.established_total += 1
+        if was_here:
+            self.reconnects[was_here] += 1
         return session
+
+    def _install(
+        self, identity: PeerIdentity, addresses: Sequence[IpAddress], worker: WorkerLink
+    ) -> None:
+        for address in addresses:
+            self._steering.assign(address, worker.index)
+        self._kernel.add_client(identity.name, identity.groups, addresses, identity.reaches)
+
+    def _give_place(self, session: SessionRecord) -> None:
+        self.by_client[session.client] = session
+        self.by_address.update(dict.fromkeys(session.addresses, session))
+
+    def established(self, session_id: str, worker: WorkerLink) -> None:
+        """A worker has a session that it was granted: an earlier one of the client gives way."""
+        session = self.by_id.get(session_id)
+        if session is None or session.worker is not worker or session.is_up:
+            return
+        session.is_up = True
+        previous = self.by_client.get(session.client)
+        try:
+            self._take_place(session, previous)
+        except (OSError, RuntimeError) as error:
+            logger.error("cannot let a newer session of %s in: %s", session.client, error)
+            for one in (session, previous):
+                if one is not None:
+                    self.close(one, "the gateway cannot take clients")
+
+    def _take_place(self, session: SessionRecord, previous: SessionRecord | None) -> None:
+        """Nothing is taken away before what replaces it is there."""
+        if previous is not None:
+            previous.bytes_until = self._kernel.client_bytes(previous.client)
+        if previous is not None and _means_the_same(session, previous):
+            for address in session.addresses:
+                self._steering.assign(address, session.worker.index)
+            session.bytes_before = previous.bytes_until or (0, 0)
+        else:
+            self._install(session.identity, session.addresses, session.worker)
+        self._give_place(session)
+        if previous is None:
+            return
+        for address in set(previous.addresses) - set(session.addresses):
+            if self.by_address.get(address) is previous:
+                del self.by_address[address]
+            self._steering.release(address, previous.worker.index)
+        self._tell_ending(previous, goodbye.REPLACED)
+        self.loop.call_later(GRACE_S, self.close, previous, goodbye.REPLACED)
+
+    def _ended_lately(self, client: str) -> str:
+        """Whether the client had a session until lately: who comes again and again is counted."""
+        ended_s = self._ended_s.get(client, -_LATELY_S)
+        return "ended" if self.loop.time() - ended_s < _LATELY_S else ""
+
+    def _note_end(self, client: str) -> None:
+        now_s = self.loop.time()
+        self._ended_s.pop(client, None)
+        self._ended_s[client] = now_s
+        while now_s - self._ended_s[oldest := next(iter(self._ended_s))] >= _LATELY_S:
+            del self._ended_s[oldest]
 
     def _check(self, identity: PeerIdentity, now: datetime) -> None:
         if not self.accepting:
-            raise Refusal(503, ProxyError.DESTINATION_UNAVAILABLE, "the gateway is shutting down")
+            raise Refusal(503, ProxyError.DESTINATION_UNAVAILABLE, self.refuses_because)
         try:
             self._recheck(identity, now)
         except CertificateRefused as refused:
@@ -220,6 +307,8 @@ class Registry:
             if pool.family in families:
                 pool.release(client, now)
         for address in acquired:
+            if address in self.by_address:
+                continue  # another session of the client has it
             try:
                 self._steering.release(address, worker.index)
             except OSError as error:
@@ -259,11 +348,7 @@ class Registry:
         if session.closed:
             return False
         session.closed = True
-        try:
-            # Nothing may be led to a client that is on its way out.
-            self.on_ending(session, cause)
-        except Exception:
-            logger.exception("what session %s offers did not end in order", session.session_id)
+        self._tell_ending(session, cause)
         try:
             # First, for what the kernel has counted for the client goes with it.
             self._listener.session_down(session, cause)
@@ -274,6 +359,7 @@ class Registry:
         for address in session.addresses:
             if self.by_address.get(address) is session:
                 del self.by_address[address]
+        self._note_end(session.client)
         if self.by_client.get(session.client) is session:
             del self.by_client[session.client]
             try:
@@ -284,8 +370,28 @@ class Registry:
         self._release(session.client, session.addresses, session.worker, datetime.now(UTC))
         return True
 
+    def _tell_ending(self, session: SessionRecord, cause: str) -> None:
+        if session.is_leaving:
+            return
+        session.is_leaving = True
+        try:
+            # Nothing may be led to a client that is on its way out.
+            self.on_ending(session, cause)
+        except Exception:
+            logger.exception("what session %s offers did not end in order", session.session_id)
+
     def touch_leases(self) -> None:
         """Note in the store that the connected clients are there."""
         now = datetime.now(UTC)
         for pool in self._pools:
             pool.touch_connected(now)
+
+
+def _means_the_same(session: SessionRecord, previous: SessionRecord) -> bool:
+    """Whether the kernel's entry of one session is that of another, too."""
+    new, old = session.identity, previous.identity
+    return (new.groups, new.reaches, session.addresses) == (
+        old.groups,
+        old.reaches,
+        previous.addresses,
+    )

@@ -11,7 +11,7 @@ import pytest
 from zgate_gateway.api import schemas
 from zgate_gateway.api.facade import UnknownClient, UnknownConnector
 from zgate_gateway.api.schemas import GatewayState, VerdictAction
-from zgate_gateway.metrics import MetricsSnapshot
+from zgate_gateway.metrics.snapshot import MetricsSnapshot
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -164,7 +164,11 @@ class FakeGateway:
 
     async def sessions(self, query: schemas.SessionQuery) -> schemas.SessionList:
         self._called("sessions", query)
-        return schemas.SessionList(sessions=self.up, total=len(self.up), matched=len(self.up))
+        found = [one for one in self.up if query.filter in one.client]
+        end = None if query.limit is None else query.offset + query.limit
+        return schemas.SessionList(
+            sessions=found[query.offset : end], total=len(self.up), matched=len(found)
+        )
 
     async def ping(self, client: str) -> schemas.Ping:
         self._called("ping", client)
@@ -342,7 +346,14 @@ class FakeGateway:
         for batch in self.news:
             yield batch
 
-    def metrics(self) -> MetricsSnapshot:
+    async def readiness(self) -> schemas.Probe:
+        self._called("readiness")
+        ok = self.state is GatewayState.READY and not self.not_ready_because
+        return schemas.Probe(
+            ok=ok, state=self.state, because=self.not_ready_because, checks={"state": ok}
+        )
+
+    async def metrics(self) -> MetricsSnapshot:
         self._called("metrics")
         return MetricsSnapshot("0.1.0", "python", ready=True, started_at_s=1, sessions=2)
 

@@ -7,6 +7,7 @@ is ``application/problem+json`` (RFC 9457) with a cause and a cure.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator
 from http import HTTPStatus
@@ -15,13 +16,11 @@ from typing import Annotated, Any
 from fastapi import APIRouter, FastAPI, HTTPException, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
-from prometheus_client import CollectorRegistry
-from prometheus_client.exposition import choose_encoder
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from zgate_control.store import StoreError
 
-from zgate_gateway.metrics import make_registry
+from zgate_gateway.metrics.text import render
 
 from . import schemas
 from .facade import FacadeError, GatewayFacade
@@ -40,7 +39,7 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
 def create_app(facade: GatewayFacade) -> FastAPI:
     """Return the administration API. Its schema is at ``/openapi.json``."""
     app = _bare_app("zgate gateway")
-    app.include_router(_probe_routes(facade, make_registry(facade.metrics)))
+    app.include_router(_probe_routes(facade))
     app.include_router(_read_routes(facade))
     app.include_router(_change_routes(facade))
     return app
@@ -49,7 +48,7 @@ def create_app(facade: GatewayFacade) -> FastAPI:
 def create_probe_app(facade: GatewayFacade) -> FastAPI:
     """Return health, readiness and metrics: what may be read by whoever reaches a TCP port."""
     app = _bare_app("zgate gateway probes")
-    app.include_router(_probe_routes(facade, make_registry(facade.metrics)))
+    app.include_router(_probe_routes(facade))
     return app
 
 
@@ -70,29 +69,29 @@ def _bare_app(title: str) -> FastAPI:
 # daemon's state belongs to its event loop.
 
 
-def _probe_routes(facade: GatewayFacade, registry: CollectorRegistry) -> APIRouter:
+def _probe_routes(facade: GatewayFacade) -> APIRouter:
     router = APIRouter(tags=["probes"])
 
     @router.get("/health")
     async def health() -> schemas.Probe:
         """The process answers, whatever its state."""
-        return schemas.Probe(ok=True, state=facade.status().state)
+        return schemas.Probe(ok=True, state=facade.state)
 
     @router.get("/ready", responses={503: {"model": schemas.Probe}})
     async def ready(response: Response) -> schemas.Probe:
         """New sessions are taken; 503 while they are not, with the reasons."""
-        status = facade.status()
-        ok = status.state is schemas.GatewayState.READY and not status.not_ready_because
-        if not ok:
+        probe = await facade.readiness()
+        if not probe.ok:
             response.status_code = HTTPStatus.SERVICE_UNAVAILABLE
-        return schemas.Probe(ok=ok, state=status.state, because=status.not_ready_because)
+        return probe
 
     @router.get("/metrics", response_class=Response)
     async def metrics(request: Request) -> Response:
         """Prometheus text or OpenMetrics, as the scraper accepts."""
-        await facade.refresh()
-        encode, content_type = choose_encoder(request.headers.get("accept", ""))
-        return Response(encode(registry), media_type=content_type)
+        snapshot = await facade.metrics()
+        accept = request.headers.get("accept", "")
+        text, content_type = await asyncio.to_thread(render, snapshot, accept)
+        return Response(text, media_type=content_type)
 
     return router
 

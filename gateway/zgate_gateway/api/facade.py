@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Protocol
 
-from zgate_gateway.metrics import MetricsSnapshot
+from zgate_gateway.metrics.snapshot import MetricsSnapshot
 
 from . import schemas
 
@@ -94,7 +94,7 @@ class GatewayFacade(Protocol):
     """The gateway as its administrators see it."""
 
     async def refresh(self) -> None:
-        """Bring up to date what worker processes count: before status and metrics."""
+        """Bring up to date what worker processes count: before the status."""
 
     def status(self) -> schemas.Status:
         """Return the gateway at a glance."""
@@ -126,8 +126,15 @@ class GatewayFacade(Protocol):
     def why(self, query: schemas.WhyQuery) -> schemas.Why:
         """Ask compiler and kernel about one packet. Raises :class:`UnknownClient`."""
 
-    def metrics(self) -> MetricsSnapshot:
-        """Return the numbers behind ``/metrics``."""
+    @property
+    def state(self) -> schemas.GatewayState:
+        """Return where the daemon is in its life."""
+
+    async def readiness(self) -> schemas.Probe:
+        """Look whether new sessions find what they need; what is missing is named."""
+
+    async def metrics(self) -> MetricsSnapshot:
+        """Return the numbers behind ``/metrics``. Raises :class:`OperationFailed`."""
 
     async def flows(self, query: schemas.FlowQuery) -> schemas.FlowList:
         """Return the open flows, or the last denials. Raises :class:`OperationFailed`.

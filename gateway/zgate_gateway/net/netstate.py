@@ -92,12 +92,16 @@ class GatewayNetwork:
 
     def verify(self) -> None:
         """Raise NetError when something has been changed by others since `open`."""
-        for hook, program_fd in self._programs.items():
-            self._link.verify_attached(hook, program_fd)
+        self.verify_programs()
         self._link.verify()
         self._sysctls.verify()
         if self._firewall is not None:
             self._firewall.verify()
+
+    def verify_programs(self) -> None:
+        """Raise NetError unless our programs decide at both hooks. May run in a thread."""
+        for hook, program_fd in self._programs.items():
+            self._link.verify_attached(hook, program_fd)
 
     def add_route(self, network: Network) -> None:
         """Lead a network into the TUN, and let nobody outside borrow its addresses.

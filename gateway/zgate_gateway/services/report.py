@@ -9,7 +9,7 @@ from zgate_bpf.services import OfferUse
 from zgate_protocol.service_capsule import Health, ServicePorts, is_dns_label
 
 from zgate_gateway.api import schemas
-from zgate_gateway.metrics import OfferTraffic, ServiceLevels
+from zgate_gateway.metrics.snapshot import OfferTraffic, ServiceLevels
 from zgate_gateway.services.connector import Connector, Drain
 from zgate_gateway.services.connectors import Connectors
 from zgate_gateway.services.offers import Offer
@@ -88,11 +88,15 @@ def levels_of(connectors: Connectors) -> ServiceLevels:
         for offer in connector.offers.values()
     ]
     states = Counter(_STATES[offer.use] for _, offer in offers)
+    best = _best_by_name(offers)
+    known = connectors.directory.snapshot()
+    services = Counter(best.get(name, schemas.OfferState.GONE) for name in known)
     routes = connectors.routes.routes.values()
     active = sum(route.active is not None for route in routes)
     return ServiceLevels(
-        services=len(connectors.directory),
+        services={state.value: services[state] for state in schemas.OfferState},
         connectors=len(connectors.by_session),
+        silent=sum(one.is_silent for one in connectors.by_session.values()),
         drained=len(connectors.drains),
         offers={state.value: states[state] for state in schemas.OfferState},
         networks={"active": active, "nobody": len(routes) - active},
@@ -103,6 +107,15 @@ def levels_of(connectors: Connectors) -> ServiceLevels:
             if offer.status is not None
         },
     )
+
+
+def _best_by_name(
+    offers: Iterable[tuple[Connector, Offer]],
+) -> dict[str, schemas.OfferState]:
+    states: dict[str, list[schemas.OfferState]] = {}
+    for _, offer in offers:
+        states.setdefault(offer.name, []).append(_STATES[offer.use])
+    return {name: _best(of_it) for name, of_it in states.items()}
 
 
 def _best(states: Iterable[schemas.OfferState]) -> schemas.OfferState:

@@ -38,6 +38,7 @@ from zgate_gateway.copies import path_of
 from zgate_gateway.dialects.connection import ZTNA_V1, DialectConnection
 from zgate_gateway.forwarder import Forwarder
 from zgate_gateway.listener import Listener, ListenerSettings
+from zgate_gateway.loop_lag import LoopLag
 from zgate_gateway.sessions import Session, SessionSettings, SessionTable
 from zgate_gateway.worker import messages
 from zgate_gateway.worker.channel import Channel
@@ -93,6 +94,10 @@ class Remote:
         """The supervisor knows the service, or does not."""
         self._reached.pop(message.request_id)(message.addresses)
 
+    def established(self, session_id: str) -> None:
+        """See `Registrar.established`."""
+        self.send(messages.SessionEstablished(session_id))
+
     def ended(self, session_id: str, cause: str) -> None:
         """See `Registrar.ended`."""
         self.send(messages.SessionEnded(session_id, cause))
@@ -146,6 +151,7 @@ class Worker:
         self._refusals = TokenBucket(rate_per_s=_REFUSALS_PER_S, burst=_REFUSALS_BURST)
         self._refusals_left_out = 0
         self._certificates_refused: dict[str, int] = {}
+        self._loop_lag = LoopLag()
         self._answers: messages.Parts[RegistrationAnswer] = messages.Parts()
         self._tasks: set[asyncio.Task[None]] = set()
         self._channel = Channel(
@@ -244,7 +250,10 @@ class Worker:
 
     async def _keep_up(self) -> None:
         for looks in itertools.count(1):
+            due = self._loop.time() + _LOOK_INTERVAL_S
             await asyncio.sleep(_LOOK_INTERVAL_S)
+            now = self._loop.time()
+            self._loop_lag.note(max(0.0, now - due), now)
             self._table.look()
             if looks % _LOOKS_PER_UPKEEP == 0:
                 self._tell_moved()
@@ -379,6 +388,9 @@ class Worker:
                     drops={reason.name: n for reason, n in self._table.total_drops().items()},
                     certificates_refused=self._certificates_refused,
                     retry_active=self._endpoint.retry_active,
+                    handshakes=dict(self._endpoint.handshakes),
+                    retry_tokens=dict(self._endpoint.retry_tokens),
+                    loop_lag_s=self._loop_lag.worst_s(self._loop.time()),
                 )
             )
 
@@ -396,7 +408,6 @@ class Worker:
         carried = carrier.counters() if carrier is not None else {}
         return {
             "unknown_packets": endpoint.unknown_packets,
-            "retries_sent": endpoint.retries_sent,
             "initials_refused": endpoint.refused_initials,
             "resets_sent": endpoint.resets.sent,
             "udp_send_drops": self._udp.dropped_on_send + carried.get("send_dropped", 0),

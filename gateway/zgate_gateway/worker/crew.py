@@ -77,6 +77,7 @@ class WorkerState:
     pid: int | None
     restarts: int
     counters: dict[str, int]
+    loop_lag_s: float = 0.0
 
 
 class Crew:
@@ -89,6 +90,8 @@ class Crew:
         self._requests = itertools.count(1)
         self._past_drops: Counter[str] = Counter()
         self._past_refused: Counter[str] = Counter()
+        self._past_handshakes: Counter[str] = Counter()
+        self._past_retry_tokens: Counter[str] = Counter()
         self._is_working = False
         self._is_stopping = False
         self._all_gone = asyncio.Event()
@@ -187,6 +190,8 @@ class Crew:
         slot.process = None
         self._past_drops.update(process.latest.drops)
         self._past_refused.update(process.latest.certificates_refused)
+        self._past_handshakes.update(process.latest.handshakes)
+        self._past_retry_tokens.update(process.latest.retry_tokens)
         slot.counters.update(process.latest.counters)
         cause = f"killed by signal {-status}" if status < 0 else f"exit status {status}"
         slot.lost += self._owner.worker_lost(process, "its worker process has ended")
@@ -238,6 +243,7 @@ class Crew:
                 dict(self._sum(slot.counters, [slot.process.latest.counters]))
                 if slot.process is not None
                 else dict(slot.counters),
+                slot.process.latest.loop_lag_s if slot.process is not None else 0.0,
             )
             for slot in self._slots
         ]
@@ -255,6 +261,16 @@ class Crew:
         """Clients that did not prove who they are, by reason."""
         return self._sum(
             self._past_refused, [one.latest.certificates_refused for one in self.processes]
+        )
+
+    def handshakes(self) -> Counter[str]:
+        """Handshakes since start, by what became of them."""
+        return self._sum(self._past_handshakes, [one.latest.handshakes for one in self.processes])
+
+    def retry_tokens(self) -> Counter[str]:
+        """Retry tokens since start, by what became of them."""
+        return self._sum(
+            self._past_retry_tokens, [one.latest.retry_tokens for one in self.processes]
         )
 
     @property

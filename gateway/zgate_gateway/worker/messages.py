@@ -278,6 +278,13 @@ class Apply:
 
 
 @dataclass(frozen=True, slots=True)
+class SessionEstablished:
+    """A session that was granted can carry packets."""
+
+    session_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class SessionEnded:
     """A session of this worker is over."""
 
@@ -381,6 +388,10 @@ class Report:
     """The answer to `AskReport`: counters since the worker began.
 
     Sessions come in as many messages as it takes; `is_last` is the one that closes the answer.
+
+    Attributes:
+        handshakes, retry_tokens: by what became of them (`zgate_gateway.metrics.snapshot`).
+        loop_lag_s: the longest that the event loop was late, lately (`zgate_gateway.loop_lag`).
     """
 
     request_id: int
@@ -390,6 +401,9 @@ class Report:
     drops: dict[str, int]
     certificates_refused: dict[str, int]
     retry_active: bool
+    handshakes: dict[str, int] = field(default_factory=dict)
+    retry_tokens: dict[str, int] = field(default_factory=dict)
+    loop_lag_s: float = 0.0
 
 
 Message = (
@@ -414,6 +428,7 @@ Message = (
     | Failed
     | TunLost
     | Apply
+    | SessionEstablished
     | SessionEnded
     | ClientMoved
     | OfferServices

@@ -209,7 +209,7 @@ async def test_half_open_connections_are_bounded(lab: Lab) -> None:
     strangers = [Stranger(gateway) for _ in range(8)]
     for stranger in strangers:
         stranger.send(first_flight())
-    await eventually(lambda: gateway.endpoint.retries_sent == 6)
+    await eventually(lambda: gateway.endpoint.retry_tokens["issued"] == 6)
     assert gateway.endpoint.half_open == 2, "above half the bound, addresses must be proved"
     pressed(gateway, max_half_open=2)
     strangers[0].send(first_flight())
@@ -222,7 +222,7 @@ async def test_a_retry_proves_the_address_and_a_session_follows(lab: Lab) -> Non
     pressed(gateway, max_half_open=1)
     gateway.endpoint._unproved = TokenBucket(0, 0)
     client, _ = await lab.connect(gateway)
-    assert gateway.endpoint.retries_sent == 1
+    assert gateway.endpoint.retry_tokens["issued"] == 1
     assert gateway.endpoint.retry_active
     client.tun.inject(udp_packet("10.100.0.2", "10.20.0.5"))
     await eventually(lambda: gateway.tun.written)
@@ -235,7 +235,7 @@ async def test_a_burst_of_new_clients_is_sent_to_prove_its_addresses(lab: Lab) -
     assert not gateway.endpoint.retry_active
     for stranger in strangers:
         stranger.send(first_flight())
-    await eventually(lambda: gateway.endpoint.retries_sent == 7)
+    await eventually(lambda: gateway.endpoint.retry_tokens["issued"] == 7)
     assert gateway.endpoint.retry_active
     assert gateway.endpoint.half_open == 3
     # A Retry is no amplifier.
@@ -250,7 +250,7 @@ async def test_a_token_that_is_not_ours_counts_as_none(lab: Lab) -> None:
     await eventually(lambda: gateway.endpoint.half_open == 1)
     gateway.endpoint._unproved = TokenBucket(0, 0)
     Stranger(gateway).send(first_flight(token=b"of another life" * 5))
-    await eventually(lambda: gateway.endpoint.retries_sent == 1)
+    await eventually(lambda: gateway.endpoint.retry_tokens["issued"] == 1)
 
 
 async def test_connections_are_bounded(lab: Lab) -> None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import astuple
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Network, ip_address
 from pathlib import Path
@@ -32,6 +35,8 @@ from zgate_gateway.audit import AuditLog
 from zgate_gateway.edge import EdgeState
 from zgate_gateway.flows import FlowFeed
 from zgate_gateway.kernel import Kernel
+from zgate_gateway.loop_lag import LoopLag
+from zgate_gateway.net.errors import NetError
 from zgate_gateway.policy.lookup import Tables
 from zgate_gateway.policy_keeper import PolicyKeeper
 from zgate_gateway.pool import AddressPool
@@ -109,6 +114,7 @@ class FakePrograms:
         self.mistake = False
         self.no_offer = False
         self.fails: OSError | None = None
+        self.counted = ClientCounters(1, 100, 2, 200, 3, 4, 5)
 
     def begin(self, revision: int) -> FakeGeneration:
         self.generations.append(FakeGeneration(revision))
@@ -124,7 +130,10 @@ class FakePrograms:
         pass
 
     def counters(self, _: int) -> ClientCounters:
-        return ClientCounters(1, 100, 2, 200, 3, 4, 5)
+        return self.counted
+
+    def counters_of(self, indices: list[int]) -> dict[int, tuple[int, ...]]:
+        return {index: astuple(self.counters(index)) for index in indices}
 
     def drops(self) -> dict[DropReason, int]:
         return {DropReason.POLICY_RULE: 2, DropReason.RATE_LIMITED: 7}
@@ -179,7 +188,7 @@ class FakeCrew:
 
     def states(self) -> list[WorkerState]:
         counters = {"unknown_packets": 6, "misdirected_packets": 0}
-        return [WorkerState(0, None, 3, counters), WorkerState(1, 4243, 0, counters)]
+        return [WorkerState(0, None, 3, counters), WorkerState(1, 4243, 0, counters, 0.5)]
 
     def session(self, session_id: str, worker: int) -> SessionReport | None:
         if (session_id, worker) != ("s1", 1) or not self.refreshed:
@@ -191,6 +200,12 @@ class FakeCrew:
 
     def certificates_refused(self) -> Counter[str]:
         return Counter({"expired": 2})
+
+    def handshakes(self) -> Counter[str]:
+        return Counter({"completed": 9})
+
+    def retry_tokens(self) -> Counter[str]:
+        return Counter({"issued": 8})
 
 
 class World:
@@ -206,6 +221,7 @@ class World:
         self.policy = PolicyKeeper(policy_file=self.file, state_dir=folder)
         self.policy.start(store=self.store, kernel=self.kernel, audit=self.audit)
         self.closed: list[tuple[str, str]] = []
+        self.detached = ""
         self.problems = Problems()
         self.alerts = MapAlerts(self.programs.map_usage, self.problems)
         self.pool = AddressPool(IPv4Network("10.100.0.0/16"), self.store)
@@ -214,9 +230,14 @@ class World:
             engine_name="python",
             state="ready",
             started_at=NOW,
+            started_s=time.monotonic() - 60,
+            loop_lag=LoopLag(),
+            network=SimpleNamespace(verify_programs=self._verify_programs),
+            certificates=SimpleNamespace(expiries=lambda: {"gateway": NOW + HOUR}),
             config=SimpleNamespace(
                 tun=SimpleNamespace(name="zgate0", mtu_bytes=1420),
                 sessions=SimpleNamespace(max=9),
+                metrics=SimpleNamespace(per_client="auto"),
             ),
             store=self.store,
             audit=self.audit,
@@ -238,7 +259,7 @@ class World:
                     by_session={},
                     drains={},
                     refused={},
-                    directory=["pacs"],
+                    directory=SimpleNamespace(snapshot=lambda: {"pacs": ()}),
                     routes=SimpleNamespace(routes={}),
                 ),
             ),
@@ -246,6 +267,7 @@ class World:
                 by_client={},
                 by_id={},
                 refused={"expired": 1, "pool": 1},
+                reconnects=Counter({"up": 2}),
                 established_total=4,
                 loop=SimpleNamespace(time=lambda: 1000.0),
                 close=lambda session, why: self.closed.append((session.client, why)),
@@ -253,6 +275,10 @@ class World:
         )
         self.gateway = gateway
         self.administration = Administration(gateway)
+
+    def _verify_programs(self) -> None:
+        if self.detached:
+            raise NetError(self.detached)
 
     def connect(self, name: str, *groups: str, reaches: tuple[str, ...] | None = None) -> None:
         self.kernel.add_client(name, groups, [A4], reaches)
@@ -309,11 +335,13 @@ def test_status_is_what_the_parts_say(world: World) -> None:
     assert world.administration.status().not_ready_because == ["the gateway is draining"]
 
 
-def test_alerts_are_in_status_and_metrics(world: World) -> None:
+async def test_alerts_are_in_status_and_metrics(world: World) -> None:
     world.alerts.update(world.programs.map_usage())
     (alert,) = world.administration.status().alerts
     assert (alert.name, "95 of 100" in alert.text) == ("map_flows", True)
-    assert world.administration.metrics().alerts == ["map_flows"]
+    alerts = (await world.administration.metrics()).alerts
+    assert {name for name, lasts in alerts.items() if lasts} == {"map_flows"}
+    assert alerts["disk_full"] is False
 
 
 async def test_a_session_is_shown(world: World) -> None:
@@ -370,15 +398,94 @@ def test_the_policy_is_shown_with_times_and_limits(world: World) -> None:
     assert 'rule "over" ended at' in warning.text
 
 
-def test_metrics_are_the_same_numbers(world: World) -> None:
+async def test_metrics_are_the_same_numbers(world: World) -> None:
     world.connect("alice")
-    metrics = world.administration.metrics()
-    status = world.administration.status()
+    world.alerts.update(world.programs.map_usage())
+    metrics, status = await world.administration.metrics(), world.administration.status()
     assert (metrics.ready, metrics.sessions, metrics.policy_revision) == (True, 1, 1)
+    assert set(metrics.checks.values()) == {True}
     assert metrics.drops == status.drops
     assert metrics.kernel_maps == {"flows": (95, 100)}
-    assert metrics.clients["alice"].dropped_packets == 7
-    assert metrics.services.services == status.services == 1
+    assert metrics.clients["alice"] == metrics.traffic == (1, 100, 2, 200, 3, 4, 5)
+    assert sum(metrics.services.services.values()) == status.services == 1
+    assert (metrics.handshakes, metrics.retry_tokens) == ({"completed": 9}, {"issued": 8})
+    assert (metrics.reconnects, metrics.policy_loads) == ({"up": 2}, {"loaded": 1})
+    assert metrics.expiries == {"gateway": (NOW + HOUR).timestamp()}
+    assert 60 <= metrics.uptime_s < 120
+    assert metrics.processes["supervisor"].resident_bytes > 0
+
+
+async def test_what_was_counted_for_those_that_have_gone_stays_in_the_sum(world: World) -> None:
+    for name in ("alice", "bob"):
+        world.connect(name)
+        await world.administration.metrics()
+    world.kernel.remove_client("alice")
+    metrics = await world.administration.metrics()
+    assert metrics.traffic[:2] == (2, 200)
+    assert list(metrics.clients) == ["bob"]
+    world.programs.counted = ClientCounters(0, 0, 0, 0, 0, 0, 0)  # read while it is reset
+    assert (await world.administration.metrics()).traffic == metrics.traffic
+
+
+async def test_some_clients_have_no_series(world: World) -> None:
+    world.connect("alice")
+    world.gateway.config.metrics.per_client = "none"
+    metrics = await world.administration.metrics()
+    assert (metrics.clients, metrics.clients_left_out) == ({}, 1)
+    assert metrics.traffic.up_packets == 1
+
+
+# Ready, or why not.
+
+
+async def test_ready(world: World) -> None:
+    probe = await world.administration.readiness()
+    assert (probe.ok, probe.state, probe.because) == (True, "ready", [])
+    assert probe.checks == dict.fromkeys(("state", "bpf", "policy", "store", "problems"), True)
+
+
+async def test_programs_that_somebody_took_away(world: World) -> None:
+    world.detached = "zgate0: program 7 is not what decides at ingress"
+    probe = await world.administration.readiness()
+    assert (probe.ok, probe.because) == (False, [world.detached])
+    assert [name for name, good in probe.checks.items() if not good] == ["bpf"]
+    metrics = await world.administration.metrics()
+    assert (metrics.ready, metrics.checks["bpf"], metrics.checks["store"]) == (False, False, True)
+
+
+async def test_draining_and_a_problem_that_keeps_clients_out(world: World) -> None:
+    world.gateway.state = "draining"
+    world.problems.begin("store_unavailable", "no leases", is_blocking=True)
+    probe = await world.administration.readiness()
+    assert probe.because == ["the gateway is draining", "store_unavailable: no leases"]
+    assert [name for name, good in probe.checks.items() if not good] == ["state", "problems"]
+
+
+async def test_a_store_that_cannot_be_read(world: World, monkeypatch: Any) -> None:
+    def fail() -> None:
+        raise StoreError("zgate.db", "disk I/O error", "replace the disk")
+
+    monkeypatch.setattr(world.store, "check", fail)
+    probe = await world.administration.readiness()
+    assert probe.checks["store"] is False and "disk I/O error" in probe.because[0]
+
+
+async def test_a_store_that_hangs_is_asked_once(world: World, monkeypatch: Any) -> None:
+    asked, release = [], threading.Event()
+
+    def hang() -> None:
+        asked.append(1)
+        release.wait(30)
+
+    monkeypatch.setattr(world.store, "check", hang)
+    monkeypatch.setattr("zgate_gateway.readiness._PATIENCE_S", 0.05)
+    for _ in range(3):
+        assert (await world.administration.readiness()).checks["store"] is False
+    assert len(asked) == 1
+    release.set()
+    async with asyncio.timeout(10):
+        while not (await world.administration.readiness()).ok:
+            await asyncio.sleep(0.01)
 
 
 async def test_flows_of_an_empty_table(world: World) -> None:

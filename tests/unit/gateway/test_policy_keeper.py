@@ -180,7 +180,7 @@ async def test_a_bad_file_keeps_the_old_policy_and_says_why(world: World, text: 
         await world.keeper.reload()
     assert world.in_force() == policy(1)
     assert world.keeper.error == str(caught.value)
-    assert world.keeper.failures == 1
+    assert world.keeper.loads["refused"] == 1
     (record,) = world.audited("policy_refused")
     assert (record["text"], record["revision"]) == (world.keeper.error, 1)
     # What was in force all the time comes back: nothing to load, and nothing is wrong any more.
@@ -196,7 +196,7 @@ async def test_a_bad_text_changes_nothing(world: World, text: str) -> None:
     assert world.in_force() == world.file.read_text() == policy(1)
     assert world.history() == [(1, "start")]
     assert world.keeper.error is None  # the file is what is in force
-    assert world.keeper.failures == 1
+    assert world.keeper.loads["refused"] == 1
 
 
 @pytest.mark.parametrize("step", ["fails", "build_fails"])
@@ -320,7 +320,7 @@ async def test_a_changed_file_is_loaded_by_itself(world: World) -> None:
                 await asyncio.sleep(0.02)
         assert world.in_force() == policy(2)
         assert "test failed" in world.keeper.error
-        assert world.keeper.failures == 1
+        assert world.keeper.loads["refused"] == 1
     finally:
         watching.cancel()
 
@@ -330,10 +330,10 @@ async def test_what_somebody_reloaded_already_is_not_reloaded_again(world: World
     with pytest.raises(ConfigError):
         await world.keeper.reload()
     await world.keeper._file_changed()
-    assert world.keeper.failures == 1
+    assert world.keeper.loads["refused"] == 1
     world.file.write_text("{{")
     await world.keeper._file_changed()
-    assert world.keeper.failures == 2
+    assert world.keeper.loads["refused"] == 2
 
 
 # Time.
@@ -540,7 +540,7 @@ async def test_a_policy_whose_services_have_no_room_is_refused(world: World) -> 
     before = world.in_force()
     with pytest.raises(ConfigError, match="a service that it names can have no address"):
         await world.keeper.apply(many.encode())
-    assert world.in_force() == before and world.keeper.failures == 1
+    assert world.in_force() == before and world.keeper.loads["refused"] == 1
 
 
 async def test_a_change_while_services_change_loses_neither(watched: World) -> None:

@@ -82,7 +82,10 @@ class Probe(Answer):
 
     ok: bool
     state: GatewayState
-    because: list[str] = Field(default_factory=list)
+    because: list[str] = Field(default_factory=list, description="what is missing, and why")
+    checks: dict[str, bool] = Field(
+        default_factory=dict, description="of /ready: what new sessions need, and if it is there"
+    )
 
 
 class Problem(Answer):

@@ -311,7 +311,12 @@ async def test_probes(api: httpx.AsyncClient, fake_gateway: Any) -> None:
     fake_gateway.not_ready_because = ["SIGTERM"]
     ready = await api.get("/ready")
     assert ready.status_code == 503
-    assert ready.json() == {"ok": False, "state": "draining", "because": ["SIGTERM"]}
+    assert ready.json() == {
+        "ok": False,
+        "state": "draining",
+        "because": ["SIGTERM"],
+        "checks": {"state": False},
+    }
     assert (await api.get("/health")).status_code == 200
 
 

@@ -9,7 +9,7 @@ import pytest
 from zgate_gateway.administration import Administration
 from zgate_gateway.api import schemas
 from zgate_gateway.api.facade import UnknownConnector
-from zgate_gateway.metrics import OfferTraffic
+from zgate_gateway.metrics.snapshot import OfferTraffic
 from zgate_gateway.services.report import (
     connectors_in,
     drain_in,
@@ -112,7 +112,8 @@ async def test_metrics_have_the_same_numbers(world: World) -> None:
     world.connectors.drain("b", None)
     world.connectors.ended(other, "closed by the client")
     levels = levels_of(world.connectors)
-    assert (levels.services, levels.connectors, levels.drained) == (1, 1, 1)
+    assert levels.services == {"up": 1, "keep": 0, "gone": 0}
+    assert (levels.connectors, levels.silent, levels.drained) == (1, 0, 1)
     assert levels.networks == {"active": 1, "nobody": 1}
     assert levels.refused == {"invalid": 1}
     assert levels.flows == {("a", "pacs"): OfferTraffic(3, 4, 10, 20)}
