@@ -81,7 +81,7 @@ class ServiceTables:
         self._offers: dict[int, _Offer] = {}
         self._taken: dict[IpAddress, tuple[EndpointKind, int]] = {}
         self._own: tuple[IpAddress, ...] = ()
-        self._networks: set[IpNetwork] = set()
+        self._networks: dict[IpNetwork, int | None] = {}
         size = layouts
         with ExitStack() as undo:
 
@@ -205,23 +205,50 @@ class ServiceTables:
 
     # Networks.
 
-    def set_network(self, network: IpNetwork, client_index: int) -> None:
+    def set_network(self, network: IpNetwork, client_index: int | None) -> None:
         """What lies behind a connector, in the place of who was said to be before it before.
+
+        `None`: behind none now. What a client may send there is handed into the TUN as
+        ``NO_BACKEND``, to be answered, unless a connector leads to a shorter prefix around it.
 
         Raises:
             ValueError: no such client index.
             CapacityError: there are MAX_NETWORKS already.
+            OSError: the kernel refused.
         """
-        self._check_client(client_index)
+        if client_index is not None:
+            self._check_client(client_index)
         if network not in self._networks and len(self._networks) >= MAX_NETWORKS:
             raise CapacityError("networks", MAX_NETWORKS + 1, MAX_NETWORKS)
-        self._network_map.update(network_key(network), layouts.NETWORK.pack(client_index))
-        self._networks.add(network)
+        self._write_network(network, client_index)
+        self._networks[network] = client_index
+        self._write_inside(network)
 
     def remove_network(self, network: IpNetwork) -> None:
-        """The network lies behind no connector any more; nothing if it does not."""
+        """The network is not known any more; nothing if it was not. Raises OSError."""
         self._network_map.delete(network_key(network))
-        self._networks.discard(network)
+        self._networks.pop(network, None)
+        self._write_inside(network)
+
+    def _write_network(self, network: IpNetwork, client_index: int | None) -> None:
+        """The longest prefix wins; one without a connector is not to win over one with."""
+        if client_index is None and self._is_inside_another(network):
+            self._network_map.delete(network_key(network))
+            return
+        number = layouts.NO_CLIENT if client_index is None else client_index
+        self._network_map.update(network_key(network), layouts.NETWORK.pack(number))
+
+    def _write_inside(self, network: IpNetwork) -> None:
+        """Those without a connector inside this one, which may have one now, or no more."""
+        for inner, client_index in self._networks.items():
+            if client_index is None and _is_inside(inner, network):
+                self._write_network(inner, None)
+
+    def _is_inside_another(self, network: IpNetwork) -> bool:
+        return any(
+            client_index is not None and _is_inside(network, outer)
+            for outer, client_index in self._networks.items()
+        )
 
     # The gateway.
 
@@ -308,6 +335,12 @@ def _check_number(what: str, number: int, most: int) -> None:
         raise ValueError(f"{what} are numbered from 0 on, not {number}")
     if number >= most:
         raise CapacityError(what, number + 1, most)
+
+
+def _is_inside(inner: IpNetwork, outer: IpNetwork) -> bool:
+    if inner.version != outer.version or inner.prefixlen <= outer.prefixlen:
+        return False
+    return inner.network_address in outer
 
 
 def _check_families(service: Iterable[IpAddress], offer: Iterable[IpAddress]) -> None:

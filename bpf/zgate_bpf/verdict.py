@@ -41,8 +41,8 @@ class Verdict:
     :ivar judged: the policy was asked, not only the flow table.
     :ivar chosen: its flow, to a service, was given to an offer now.
     :ivar handed_on: it is counted as dropped, but goes into the TUN, where its reader answers it.
-    :ivar no_offer: a dry run up found that the packet may pass to a service, and that nobody
-        offers that service: ``NO_BACKEND`` is what would become of it.
+    :ivar no_offer: a dry run up found that the packet may pass to a service that nobody offers,
+        or a network that nobody leads to: ``NO_BACKEND`` is what would become of it.
     :ivar mark: the packet's mark afterwards, ``PASS_MARK`` is what the firewall looks for;
         a dry run sets none.
     :ivar packet: as the program left it.

@@ -398,6 +398,7 @@ class Gateway:
             max_udp_payload_bytes=config.quic.max_datagram_bytes,
             tun_name=config.tun.name,
             routes=self.services.agent_routes(),
+            networks=self.services.networks(),
             gateway_ipv4=config.pool.ipv4[1],
             gateway_ipv6=config.pool.ipv6[1],
             pools=(str(config.pool.ipv4), str(config.pool.ipv6)),

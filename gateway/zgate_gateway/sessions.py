@@ -50,6 +50,7 @@ class SessionSettings:
         gateway_addresses: the gateway's own virtual IPs, packed, IPv4 and IPv6.
         pools: the clients' virtual IPs: what they are answered goes back by way of us.
         service_pools: the services' virtual IPs, and the addresses of their offers.
+        networks: what lies behind connectors, at the start.
         dns_domain: the gateway answers for names of services under it; "": for none.
     """
 
@@ -59,6 +60,7 @@ class SessionSettings:
     worker: int = 0
     pools: tuple[IpRange, ...] = ()
     service_pools: tuple[IpRange, ...] = ()
+    networks: tuple[IpNetwork, ...] = ()
     dns_domain: str = ""
 
 
@@ -175,6 +177,8 @@ class SessionTable:
         self._departed: dict[bytes, float] = {}
         self._departed_networks: dict[IpNetwork, float] = {}
         self._service_pools = RouteTable(settings.service_pools)
+        self._networks: PrefixTable[bool] = PrefixTable()
+        self.set_networks(settings.networks)
         self._looked_s = loop.time()
 
     @property
@@ -315,6 +319,12 @@ class SessionTable:
         self.routes = routes
         self._tell_routes(deque(self.by_id), routes)
 
+    def set_networks(self, networks: Iterable[IpNetwork]) -> None:
+        """What lies behind connectors from now on, wherever they are, and where none is there."""
+        self._networks = PrefixTable()
+        for network in networks:
+            self._networks.put(network, True)
+
     def _tell_routes(self, session_ids: deque[str], routes: tuple[IpRange, ...]) -> None:
         """A few at a time: meanwhile packets wait."""
         if routes is not self.routes:
@@ -376,18 +386,21 @@ class SessionTable:
     def judge_stray(self, destination: bytes) -> DropReason:
         """Why a packet that came out of the TUN is lost: no session here has its address.
 
-        One for a service that nobody offers now was counted by the kernel, which let it come here
-        to be answered. Of the others the question is whether they came to the wrong worker. Not
-        if the address was ours a moment ago: they waited in our queue.
+        One for a service that nobody offers now, or a network that nobody leads to, was counted by
+        the kernel, which let it come here to be answered. Of the others the question is whether
+        they came to the wrong worker. Not if the address was ours a moment ago: they waited in our
+        queue. Those for a network may have waited or not, and count here as well, not to be lost.
         """
         has_departed = destination in self._departed or self._was_behind_us(destination)
-        owner = None if has_departed else self._owner_of(destination)
+        owner = self._owner_of(destination)
+        is_vacant = owner is None and bool(self._networks.find(destination))
         if not has_departed and owner is None and self._service_pools.holds(destination):
             return DropReason.NO_BACKEND
-        self.count_drop(DropReason.NO_SESSION)
-        if owner is not None and owner != self.settings.worker:
+        if has_departed or not is_vacant:
+            self.count_drop(DropReason.NO_SESSION)
+        if not has_departed and owner is not None and owner != self.settings.worker:
             self.misdirected_packets += 1
-        return DropReason.NO_SESSION
+        return DropReason.NO_BACKEND if is_vacant else DropReason.NO_SESSION
 
     def _was_behind_us(self, destination: bytes) -> bool:
         if not self._departed_networks:

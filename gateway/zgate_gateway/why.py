@@ -195,7 +195,7 @@ def _ask_kernel(gateway: Gateway, packet: _Packet) -> _KernelsAnswer:
     if rule is None and verdict.rule != NO_RULE:
         note = f"rule {verdict.rule} of generation {verdict.revision} has no name any more"
     if verdict.no_offer:
-        note = "no connector that takes new flows offers the service now: NO_BACKEND"
+        note = "no connector takes new flows to it now: NO_BACKEND"
     behind = kernel.is_behind()
     if behind is not None:
         note = f"{behind}: the times in the policy are being worked out anew"

@@ -17,7 +17,8 @@ from bpf_support.service_world import (
     VIPS,
 )
 from bpf_support.world import ALICE, OTHER4, OTHER6, SERVER4, SERVER6
-from zgate_bpf.kernel_policy import NO_CLIENT, Direction
+from test_service_fragments import fragments
+from zgate_bpf.kernel_policy import NO_CLIENT, Direction, EventKind
 from zgate_protocol.drop_reason import DropReason as Reason
 
 FAMILIES = pytest.mark.parametrize("family", [4, 6], ids=["ipv4", "ipv6"])
@@ -181,6 +182,114 @@ def test_asking_about_a_network(sites, family):
     assert sites.world.up(question).passed
     assert sites.kernel.evaluate(question, Direction.DOWN).client_index == LEFT
     assert sites.kernel.counters(LEFT).down_packets == 0
+    sites.put(WIDE[family], None)
+    asked = sites.kernel.evaluate(question, Direction.UP)
+    assert (asked.passed, asked.no_offer) == (True, True)
+    sites.world.policy(deny("0.0.0.0/0", "::/0"))
+    asked = sites.kernel.evaluate(question, Direction.UP)
+    assert (asked.reason, asked.no_offer) == (Reason.POLICY_RULE, False)
+
+
+# Networks whose connectors have all gone.
+
+
+@FAMILIES
+@EACH_KIND
+def test_nobody_leads_there(sites, family, kind):
+    """Dropped, counted and told; but it goes on, so that the client gets an ICMP error."""
+    alice = ALICES[family]
+    sites.put(WIDE[family], None)
+    packet = s.sent(kind, alice, SERVERS[family])
+    verdict = sites.open(packet)
+    assert (verdict.reason, verdict.passed, verdict.handed_on) == (Reason.NO_BACKEND, False, True)
+    assert (verdict.client_index, verdict.packet) == (ALICE, packet)
+    counted = sites.kernel.counters(ALICE)
+    assert (counted.up_packets, counted.up_dropped_packets) == (1, 1)
+    allowed, denied = sites.world.events()
+    assert allowed.kind is EventKind.FLOW_ALLOWED
+    assert (denied.reason, denied.direction) == (Reason.NO_BACKEND, Direction.UP)
+    error = s.unreachable(GATEWAYS[family], alice, packet)
+    told = sites.world.down(error)
+    assert (told.passed, told.related, told.packet) == (True, True, error)
+    asked = sites.kernel.evaluate(packet, Direction.DOWN)
+    assert (asked.reason, asked.handed_on) == (Reason.NO_BACKEND, False)
+
+
+@FAMILIES
+@EACH_KIND
+def test_nothing_comes_from_where_nobody_leads(sites, family, kind):
+    """Not even an answer to a flow that was allowed, nor an error about it."""
+    alice, server = ALICES[family], SERVERS[family]
+    question, reply = s.sent(kind, alice, server), s.answer(kind, server, alice)
+    error = s.unreachable(server, alice, question)
+    assert sites.open(question).client_index == LEFT
+    assert sites.world.up(reply).passed
+    sites.put(WIDE[family], None)
+    left = sites.kernel.counters(LEFT)
+    for packet in (reply, error, s.sent(kind, server, alice), s.sent(kind, server, BOBS[family])):
+        verdict = sites.world.up(packet)
+        assert (verdict.reason, verdict.client_index) == (Reason.NO_CLIENT, NO_CLIENT)
+        assert not verdict.handed_on
+    # A living connector's network does not speak for it.
+    sites.put("192.168.0.0/16" if family == 4 else "fd99::/16", RIGHT)
+    strange = s.unreachable("192.168.0.1" if family == 4 else "fd99::1", alice, question)
+    assert sites.world.up(strange).reason is Reason.UNSOLICITED
+    assert sites.kernel.counters(LEFT) == left
+    sites.put(WIDE[family], RIGHT)
+    assert sites.open(question).client_index == RIGHT
+    assert sites.world.up(reply).client_index == RIGHT
+
+
+@FAMILIES
+def test_nobody_is_told_of_what_no_client_may_send_there(sites, family):
+    """Who has no flow, an ICMP error, and all fragments but the first."""
+    alice, server = ALICES[family], SERVERS[family]
+    question, reply = s.sent("udp", alice, server), s.answer("udp", server, alice)
+    sites.put(WIDE[family], None)
+    for packet in (question, s.sent("udp", GATEWAYS[family], server)):
+        verdict = sites.world.down(packet)
+        assert (verdict.reason, verdict.handed_on) == (Reason.UNSOLICITED, False)
+    sites.world.policy(deny("0.0.0.0/0", "::/0"))
+    assert not sites.world.up(question).passed
+    assert sites.world.down(question).reason is Reason.UNSOLICITED
+    sites.world.policy(allow("0.0.0.0/0", "::/0"), shared=True)
+    assert sites.open(question).handed_on
+    about = sites.world.down(s.unreachable(alice, server, reply))
+    assert (about.reason, about.handed_on) == (Reason.NO_BACKEND, False)
+    found = [sites.open(piece) for piece in fragments(alice, server, (4000, 104), number=93)]
+    assert [one.reason for one in found] == [Reason.NO_BACKEND] * 3
+    assert [one.handed_on for one in found] == [True, False, False]
+    # Another network, a client that is gone, and this one when it is withdrawn.
+    for remote in ("192.168.7.7", "10.100.9.9") if family == 4 else ("fd99::7", "fd7a::9:9"):
+        verdict = sites.open(s.sent("udp", alice, remote))
+        assert (verdict.reason, verdict.handed_on) == (Reason.NO_CLIENT, False)
+    sites.services.remove_network(ip_network(WIDE[family]))
+    verdict = sites.open(question)
+    assert (verdict.reason, verdict.handed_on) == (Reason.NO_CLIENT, False)
+
+
+@FAMILIES
+def test_a_network_that_nobody_leads_to_hides_none_that_somebody_does(sites, family):
+    """It may lie inside that one, or around it."""
+    question = s.sent("udp", ALICES[family], SERVERS[family])
+    wide, narrow = WIDE[family], NARROW[family]
+    sites.put(narrow, RIGHT)
+    assert sites.open(question).client_index == RIGHT
+    sites.put(narrow, None)
+    assert sites.open(question).client_index == LEFT
+    sites.put(wide, None)
+    assert sites.open(question).handed_on
+    sites.put(wide, LEFT)
+    assert sites.open(question).client_index == LEFT
+    sites.services.remove_network(ip_network(wide))
+    assert sites.open(question).handed_on
+    sites.put(wide, None)
+    sites.put(narrow, RIGHT)
+    assert sites.open(question).client_index == RIGHT
+    sites.services.remove_network(ip_network(narrow))
+    assert sites.open(question).handed_on
+    sites.services.remove_network(ip_network(wide))
+    assert sites.open(question).reason is Reason.NO_CLIENT
 
 
 def test_set_again_is_the_new_connectors(sites):

@@ -117,6 +117,11 @@ class Watcher:
                 assert verdict.reason is Reason.UNSOLICITED
             else:
                 assert verdict.reason is Reason.NO_BACKEND
+        if destination in INSIDE.values() and not self.pacs.is_led:
+            is_strange = is_error(packet) and not related
+            assert verdict.reason is (Reason.UNSOLICITED if is_strange else Reason.NO_BACKEND)
+            assert not (verdict.handed_on and is_error(packet))
+            self.seen["told", verdict.handed_on] += 1
 
     def down(self, packet):
         """As the gateway itself sends it."""
@@ -187,6 +192,7 @@ def pacs(world):
     world.policy(allow("0.0.0.0/0", "::/0"), shared=True)
     made = ServiceWorld(world)
     made.offer(FIRST, SECOND, ECHOS)
+    made.is_led = True
     for network in NETWORKS.values():
         made.services.set_network(ip_network(network), LEFT)
     yield made
@@ -219,6 +225,7 @@ def test_what_holds_for_every_packet(pacs):
     for reason in (Reason.NONE, Reason.UNSOLICITED, Reason.MALFORMED, Reason.NO_CLIENT):
         assert watcher.seen["up", reason] > 50 / SLOWNESS
     assert watcher.seen["down", Reason.NO_BACKEND] > 0
+    assert watcher.seen["told", True] > 50 / SLOWNESS
 
 
 def change(pacs, numbers):
@@ -226,5 +233,8 @@ def change(pacs, numbers):
     pacs.world.clients()
     for offer in (FIRST, SECOND):
         pacs.services.use_offer(offer, numbers.choice(list(OfferUse)), numbers.randrange(3))
+    pacs.is_led = numbers.random() < 0.7
+    for network in NETWORKS.values():
+        pacs.services.set_network(ip_network(network), LEFT if pacs.is_led else None)
     if numbers.random() < 0.2:
         pacs.offer(ECHOS)

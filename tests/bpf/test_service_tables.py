@@ -4,7 +4,15 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 from zgate_bpf.kernel_policy import CapacityError
-from zgate_bpf.layouts import CLIENT_KEY, OFFER, SERVICE, pack_address
+from zgate_bpf.layouts import (
+    CLIENT_KEY,
+    NETWORK,
+    NETWORK_KEY,
+    NO_CLIENT,
+    OFFER,
+    SERVICE,
+    pack_address,
+)
 from zgate_bpf.maps import index_key
 from zgate_bpf.services import MAX_NETWORKS, MAX_OFFERS, MAX_SERVICES, OfferUse, ServiceTables
 
@@ -165,6 +173,35 @@ def test_networks_that_do_not_fit(tables):
     tables.remove_network(networks[5])
     tables.set_network(networks[-1], 1)
     assert used(tables)["networks"] == MAX_NETWORKS
+
+
+def networks(tables):
+    """What the kernel has of them, and the client index of each."""
+    entries = dict(tables.maps())["networks"].items()
+    return {(NETWORK_KEY.unpack(key)[0] - 32): NETWORK.unpack(value)[0] for key, value in entries}
+
+
+def test_network_without_a_connector_is_not_inside_one_with(tables):
+    wide, middle, narrow = map(ip_network, ("10.16.0.0/12", "10.20.0.0/16", "10.20.0.0/24"))
+    tables.set_network(narrow, None)
+    assert networks(tables) == {24: NO_CLIENT}
+    tables.set_network(wide, 1)
+    assert networks(tables) == {12: 1}
+    tables.set_network(middle, 2)
+    tables.set_network(wide, None)
+    assert networks(tables) == {12: NO_CLIENT, 16: 2}
+    tables.set_network(middle, None)
+    assert networks(tables) == {12: NO_CLIENT, 16: NO_CLIENT, 24: NO_CLIENT}
+    tables.set_network(ip_network("::/0"), 3)
+    assert networks(tables)[24] == NO_CLIENT, "another family's"
+    tables.remove_network(ip_network("::/0"))
+    tables.set_network(wide, 1)
+    tables.set_network(narrow, 2)
+    assert networks(tables) == {12: 1, 24: 2}
+    assert used(tables)["networks"] == 3
+    for network in (wide, middle, narrow):
+        tables.remove_network(network)
+    assert (networks(tables), used(tables)["networks"]) == ({}, 0)
 
 
 def test_everything_at_once_fits(tables):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 
 import pytest
 from e2e_support.service_world import ServiceWorld, connect, who_answers
@@ -218,5 +219,42 @@ def test_all_gone_is_told(world: ServiceWorld) -> None:
     address = world.sites[1].backend.ipv4
     with running(world, "west", 2, str(LAN_IPV4)):
         assert who_answers(world.alice, address) == "hospital2"
-    with pytest.raises(OSError):
-        connect(world.alice, address, NAME_PORT, timeout_s=2.0)
+    wait_until(
+        lambda: refused_with(world, address) == errno.EHOSTUNREACH, 5.0, "an answer about it"
+    )
+
+
+def refused_with(world: ServiceWorld, address: IPv4Address | IPv6Address) -> int | None:
+    """The error of a connection that ends at once, before a SYN would come again; else None."""
+    try:
+        connect(world.alice, address, NAME_PORT, timeout_s=0.8).close()
+    except OSError as error:
+        return error.errno
+    return None
+
+
+def test_the_last_connector_killed_is_told(world: ServiceWorld) -> None:
+    """It says no goodbye: once it is found silent, and not when its session ends."""
+    backend = world.sites[1].backend
+    expected = ((backend.ipv4, errno.EHOSTUNREACH), (backend.ipv6, errno.EACCES))
+    with running(world, "west", 2, *BOTH):
+        for address, _ in expected:
+            assert who_answers(world.alice, address) == "hospital2"
+        world.connectors.processes["west"].kill()
+        died_s = time.monotonic()
+        del world.connectors.processes["west"]
+        for address, code in expected:
+            wait_until(
+                lambda address=address, code=code: refused_with(world, address) == code,  # type: ignore[misc]
+                10.0,
+                f"an answer about {address}",
+            )
+        assert time.monotonic() - died_s < 6.0
+        # It is said again and again, not once.
+        assert [refused_with(world, address) for address, _ in expected] == [
+            code for _, code in expected
+        ]
+    # And whoever comes back is reached.
+    with running(world, "west", 2, *BOTH):
+        for address, _ in expected:
+            assert who_answers(world.alice, address) == "hospital2"

@@ -140,8 +140,12 @@ class ServiceDesk:
         )
         return tuple(dict.fromkeys(str(network) for network in every))
 
+    def networks(self) -> tuple[str, ...]:
+        """What lies behind connectors, also where none of them is there now."""
+        return tuple(map(str, self.routes.networks()))
+
     def _networks_changed(self) -> None:
-        self._workers.tell(messages.Routes(self.agent_routes()))
+        self._workers.tell(messages.Routes(self.agent_routes(), self.networks()))
 
     def _session_ending(self, session: SessionRecord, cause: str) -> None:
         self._parts.forget(session.session_id)

@@ -7,7 +7,8 @@ clients and services, and the networks of the host's other interfaces.
 
 A network stays routed into the TUN when its last connector has vanished, and nobody gets its
 packets there: they were meant for a private network, and must not leave by the default route. The
-route goes when a connector takes the network back in so many words, or loses the right to it.
+kernel's tables know it as a network without a connector, so that who sends there is told. The route
+goes when a connector takes the network back in so many words, or loses the right to it.
 """
 
 from __future__ import annotations
@@ -35,11 +36,11 @@ MAX_NETWORKS = 512
 class KernelNetworks(Protocol):
     """What is needed of the kernel's tables: `zgate_bpf.services.ServiceTables`."""
 
-    def set_network(self, network: IpNetwork, client_index: int) -> None:
-        """What lies behind a connector."""
+    def set_network(self, network: IpNetwork, client_index: int | None) -> None:
+        """What lies behind a connector; None: behind none now."""
 
     def remove_network(self, network: IpNetwork) -> None:
-        """It lies behind no connector any more."""
+        """It is not known any more."""
 
 
 class NetworkSteering(Protocol):
@@ -89,7 +90,7 @@ class Holder:
 class Route:
     """A network; `holders` in the order in which they came.
 
-    :ivar active: who leads there now; None: nobody, and its packets are dropped.
+    :ivar active: who leads there now; None: nobody, and who sends there is told so.
     :ivar last_holder: who came last, also when it has gone.
     :ivar changed_at: since when it is so.
     """
@@ -180,9 +181,11 @@ class RouteTable:
             return handover
         route = Route(network, holder, [holder])
         with ExitStack() as undo:
+            undo.callback(self._take_out, route)
             # The kernel's tables first: what the route brings is to find them.
             handover = self._settle(route)
-            undo.callback(self._activate, route, None)
+            if handover is None:
+                self._vacate(network)
             self._host.add_route(network)
             undo.pop_all()
         self.routes[network] = route
@@ -228,6 +231,7 @@ class RouteTable:
             return
         del self.routes[route.network]
         self._on_networks()
+        self._kernel.remove_network(route.network)
 
     def _settle(self, route: Route) -> Handover | None:
         now = _best(route)
@@ -242,7 +246,7 @@ class RouteTable:
         route.changed_at = datetime.now(UTC)
         network = route.network
         if holder is None:
-            self._kernel.remove_network(network)
+            self._vacate(network)
             if before is not None:
                 self._steering.release_network(network, before.worker_index)
             return
@@ -250,12 +254,27 @@ class RouteTable:
             self._steering.assign_network(network, holder.worker_index)
             self._kernel.set_network(network, holder.client_index)
         except BaseException:
-            self._kernel.remove_network(network)
+            self._vacate(network)
             for one in (before, holder):
                 if one is not None:
                     self._steering.release_network(network, one.worker_index)
             raise
         route.active = holder
+
+    def _vacate(self, network: IpNetwork) -> None:
+        """Nobody leads there now: who sends there is told, or at least reaches nobody."""
+        try:
+            self._kernel.set_network(network, None)
+        except (OSError, RuntimeError, ValueError) as error:
+            logger.error("whoever sends to %s is not told that nobody is there: %s", network, error)
+            self._kernel.remove_network(network)
+
+    def _take_out(self, route: Route) -> None:
+        """As if nobody had ever led there."""
+        before, route.active = route.active, None
+        self._kernel.remove_network(route.network)
+        if before is not None:
+            self._steering.release_network(route.network, before.worker_index)
 
 
 def overlap(one: IpNetwork, other: IpNetwork) -> bool:

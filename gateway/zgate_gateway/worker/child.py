@@ -39,6 +39,7 @@ from zgate_gateway.dialects.connection import ZTNA_V1, DialectConnection
 from zgate_gateway.forwarder import Forwarder
 from zgate_gateway.listener import Listener, ListenerSettings
 from zgate_gateway.loop_lag import LoopLag
+from zgate_gateway.prefixes import IpNetwork
 from zgate_gateway.sessions import Session, SessionSettings, SessionTable
 from zgate_gateway.worker import messages
 from zgate_gateway.worker.channel import Channel
@@ -195,6 +196,7 @@ class Worker:
                 worker=configure.worker,
                 pools=_ranges(configure.pools),
                 service_pools=_ranges(configure.service_pools),
+                networks=_networks(configure.networks),
                 dns_domain=configure.dns_domain,
             ),
             registrar=self._remote,
@@ -274,7 +276,8 @@ class Worker:
                 self._table.closed(session_id, cause)
             case messages.OffersAnswered() | messages.Grant() | messages.DrainSession():
                 self._on_offers(message)
-            case messages.Routes(routes):
+            case messages.Routes(routes, networks):
+                self._table.set_networks(_networks(networks))
                 self._table.set_routes(_ranges(routes))
             case messages.ServiceAgent(session_id, service, addresses):
                 self._table.agent_changed(session_id, service, addresses)
@@ -307,7 +310,7 @@ class Worker:
                 if answers is not None:
                     self._table.answered(session_id, Registered(revision, answers))
             case messages.Grant(session_id, addresses, networks):
-                self._table.granted(session_id, addresses, [ip_network(one) for one in networks])
+                self._table.granted(session_id, addresses, _networks(networks))
             case messages.DrainSession(session_id, deadline_ms):
                 self._table.drain(session_id, deadline_ms)
 
@@ -428,6 +431,10 @@ def _with_copies(configure: Configure, descriptors: Sequence[int]) -> Configure:
         ca_file=ca,
         crl_file=crl[0] if crl else None,
     )
+
+
+def _networks(networks: Sequence[str]) -> tuple[IpNetwork, ...]:
+    return tuple(ip_network(one) for one in networks)
 
 
 def _ranges(networks: Sequence[str]) -> tuple[IpRange, ...]:

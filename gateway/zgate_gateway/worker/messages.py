@@ -77,6 +77,7 @@ class Configure:
         engine: native or python; the native one reads and writes vnet headers.
         secret: of the connection IDs; retry_key: of Retry tokens.
         routes: what agents are told to send here.
+        networks: what lies behind connectors.
         pools: the clients' virtual IPs, which connectors are told to send here.
         service_pools: the services' virtual IPs and the offers' addresses.
         dns_domain: services have names under it, answered at the gateway's addresses.
@@ -104,6 +105,7 @@ class Configure:
     service_pools: tuple[str, ...]
     dns_domain: str
     dialects: tuple[str, ...] = ()
+    networks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,9 +202,11 @@ class DrainSession:
 
 @dataclass(frozen=True, slots=True)
 class Routes:
-    """What agents are told to send here, from now on."""
+    """What agents are told to send here from now on; and which networks lie behind connectors,
+    whether one is there now or not."""
 
     routes: tuple[str, ...]
+    networks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

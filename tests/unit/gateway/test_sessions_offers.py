@@ -431,6 +431,65 @@ async def test_a_service_without_a_backend_is_administratively_prohibited(
     await eventually(lambda: len(gateway.icmp.sent) == 2)
 
 
+@pytest.mark.parametrize(
+    ("agent", "network", "address", "expected"),
+    [
+        (AGENT_V4, "10.16.0.0/12", "10.20.0.9", (3, 13)),
+        (AGENT_V6, "fd00:20::/32", "fd00:20::9", (1, 1)),
+    ],
+)
+async def test_a_network_that_nobody_leads_to_is_administratively_prohibited(
+    lab: Lab, agent: str, network: str, address: str, expected: tuple[int, int]
+) -> None:
+    gateway = make_gateway(lab)
+    packet = udp_packet(agent, address)
+    # Not before it lies behind connectors, and not while another worker has one of them.
+    gateway.tun.inject(packet)
+    await eventually(lambda: gateway.table.drops == {DropReason.NO_SESSION: 1})
+    gateway.table.set_networks([ip_network(network)])
+    owners = gateway.steering.owners
+    owners[ip_address(address).packed] = 1
+    gateway.tun.inject(packet)
+    await eventually(lambda: gateway.table.misdirected_packets == 1)
+    assert gateway.icmp.sent == []
+    del owners[ip_address(address).packed]
+    gateway.tun.inject(packet)
+    await eventually(lambda: gateway.icmp.sent)
+    (error,) = gateway.icmp.sent
+    assert icmp_type_and_code(error) == expected
+    assert packet in error
+    # The kernel has counted it.
+    assert gateway.table.total_drops() == {DropReason.NO_SESSION: 2}
+    assert gateway.table.misdirected_packets == 1
+    # And no more when it is withdrawn.
+    gateway.table.set_networks([])
+    gateway.tun.inject(packet)
+    await eventually(lambda: gateway.table.drops == {DropReason.NO_SESSION: 3})
+    assert len(gateway.icmp.sent) == 1
+
+
+async def test_a_network_whose_last_connector_has_just_gone_is_answered_too(lab: Lab) -> None:
+    """What was queued before is not told from what came since; both count here."""
+    site = await make_site(lab)
+    gateway = site.gateway
+    gateway.table.set_networks([ip_network(NETWORK)])
+    site.grant(networks=(NETWORK,))
+    there = udp_packet(AGENT_V4, "10.20.0.9")
+    gateway.tun.inject(there)
+    await eventually(lambda: site.client.tun.written == [there])
+    site.grant()
+    gateway.tun.inject(there)
+    await eventually(lambda: gateway.icmp.sent)
+    assert icmp_type_and_code(gateway.icmp.sent[0]) == (3, 13)
+    assert gateway.table.drops == {DropReason.NO_SESSION: 1}
+    # Another connector has it by now, elsewhere: what waited here is lost, and nobody is misled.
+    gateway.steering.owners[ip_address("10.20.0.9").packed] = 1
+    gateway.tun.inject(there)
+    await eventually(lambda: gateway.table.drops == {DropReason.NO_SESSION: 2})
+    assert len(gateway.icmp.sent) == 1
+    assert gateway.table.misdirected_packets == 0
+
+
 async def test_answers_about_what_nobody_serves_are_bounded(lab: Lab) -> None:
     gateway = make_gateway(lab)
     for _ in range(20):

@@ -111,6 +111,8 @@ static __always_inline int zg_decide_onward(struct __sk_buff *skb, struct zg_pac
 		network = zg_find_network(p->family, &p->destination);
 		if (!network)
 			return ZG_DROP_NO_CLIENT;
+		if (!reason && network->client_index == ZG_NO_CLIENT)
+			return ZG_DROP_NO_BACKEND;
 		if (!reason) {
 			v->client_index = network->client_index;
 			v->direction = ZG_DOWN;
@@ -135,7 +137,7 @@ static __always_inline bool zg_find_origin(struct zg_packet *p, struct zg_verdic
 		network = zg_find_network(p->family, &p->source);
 		if (network)
 			v->client_index = network->client_index;
-		return network != NULL;
+		return network && v->client_index != ZG_NO_CLIENT;
 	}
 	offer = endpoint->kind == ZG_ENDPOINT_OFFER ? zg_find_offer(endpoint->number) : NULL;
 	service = offer ? zg_find_service(offer->service_plus_1 - 1) : NULL;
@@ -194,14 +196,20 @@ static __always_inline int zg_decide_answer(struct __sk_buff *skb, struct zg_pac
 	return ZG_DROP_NONE;
 }
 
-/* A dry run asks what will become of a packet: does anybody offer the service? */
+/* A dry run asks what will become of a packet: does anybody offer the service, or lead to the
+ * network? */
 static __always_inline bool zg_has_offer(const struct zg_subject *subject)
 {
 	const struct zg_endpoint *endpoint =
 		zg_find_endpoint(subject->key.family, &subject->key.remote);
+	const struct zg_network *network;
 	const struct zg_service *service;
 
-	if (!endpoint || endpoint->kind != ZG_ENDPOINT_SERVICE)
+	if (!endpoint) {
+		network = zg_find_network(subject->key.family, &subject->key.remote);
+		return !network || network->client_index != ZG_NO_CLIENT;
+	}
+	if (endpoint->kind != ZG_ENDPOINT_SERVICE)
 		return true;
 	if (subject->flow &&
 	    zg_is_usable(zg_find_offer(subject->flow->backend - 1), endpoint->number))

@@ -238,7 +238,7 @@ static __always_inline void zg_show(struct __sk_buff *skb, const struct zg_verdi
 	skb->cb[ZG_VERDICT_REVISION] = v->revision;
 }
 
-/* Nobody takes the service's flow: the packet goes into the TUN as it is, for whoever reads it
+/* Nobody takes the flow to a service or a network: the packet goes into the TUN as it is, for whoever reads it
  * there to tell the client. ICMP tells of no ICMP error and of no later fragment (RFC 1122 section
  * 3.2.2, RFC 4443 section 2.4). */
 static __always_inline bool zg_is_told(const struct zg_packet *p, const struct zg_verdict *v,

@@ -43,7 +43,7 @@ static __always_inline const struct zg_service *zg_find_service(__u32 number)
 	return zg_lookup(zg_map(services), &number);
 }
 
-/* The connector behind which the longest prefix around the address lies. */
+/* The longest prefix around the address, and the connector behind which it lies, if any does. */
 static __always_inline const struct zg_network *zg_find_network(__u8 family,
 								const struct zg_address *address)
 {

@@ -44,7 +44,7 @@ class FakeTables:
         self.log = log
         self.services: dict[int, tuple[Any, ...]] = {}
         self.offers: dict[int, dict[str, Any]] = {}
-        self.networks: dict[Any, int] = {}
+        self.networks: dict[Any, int | None] = {}
         self.fails: set[str] = set()
         self.error: Exception = OSError(12, "no memory")
 
@@ -74,7 +74,7 @@ class FakeTables:
         self._did("remove_offer", offer)
         self.offers.pop(offer, None)
 
-    def set_network(self, network: Any, client_index: int) -> None:
+    def set_network(self, network: Any, client_index: int | None) -> None:
         self._did("set_network", network, client_index)
         self.networks[network] = client_index
 

@@ -44,6 +44,7 @@ class AnyCourse(RuleBasedStateMachine):
             setattr(connectors_module, name, 0.0)
         self.world: World = self.run(self._make)
         self.sessions: dict[str, SessionRecord] = {}
+        self.has_failed = False
 
     async def _make(self) -> World:
         return World(self.store)
@@ -134,6 +135,7 @@ class AnyCourse(RuleBasedStateMachine):
     def fail(self, step: str) -> None:
         """From now on, until it is mended."""
         self.world.tables.fails.add(step)
+        self.has_failed = True
         self.world.owners.fails = "assign" in self.world.tables.fails
         if step == "add_route":
             self.world.host.error = NetError("no buffer space")
@@ -178,7 +180,12 @@ class AnyCourse(RuleBasedStateMachine):
             for network, route in world.routes.routes.items()
             if route.active is not None
         }
-        assert world.tables.networks == {net: one.client_index for net, one in active.items()}
+        led = {net: one for net, one in world.tables.networks.items() if one is not None}
+        assert led == {net: one.client_index for net, one in active.items()}
+        # Where the kernel did not take even that, nobody is told, and nobody gets anything.
+        known = set(world.tables.networks)
+        assert known <= set(world.routes.routes)
+        assert self.has_failed or known == set(world.routes.routes)
         assert {key: one for key, one in world.owners.owners.items() if "/" in key} == {
             str(network): one.worker_index for network, one in active.items()
         }

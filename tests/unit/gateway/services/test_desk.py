@@ -109,6 +109,7 @@ async def test_health_silence_and_networks_arrive(desk: Desk) -> None:
     assert isinstance(routes, messages.Routes)
     assert routes.routes == desk.desk.agent_routes()
     assert "10.20.0.0/16" in routes.routes
+    assert routes.networks == desk.desk.networks() == ("10.20.0.0/16",)
     desk.desk.message(session.worker, messages.ConnectorSilent(key, True))
     assert connector.offers["pacs"].use.name == "GONE"
 

@@ -114,7 +114,7 @@ async def test_nobody_is_active_while_all_are_silent_and_the_route_stays(world: 
     session = world.session()
     world.lead(session, NET)
     world.connectors.silent(session, True)
-    assert (world.tables.networks, world.owners.owners) == ({}, {})
+    assert (world.tables.networks, world.owners.owners) == ({ip_network(NET): None}, {})
     assert world.host.routes == {NET}
     assert world.told.words[-2:] == [(NET, "a", None), ("a", "silent")]
     world.connectors.silent(session, False)
@@ -142,8 +142,16 @@ async def test_a_drain_that_is_over_leaves_nobody(world: World) -> None:
     session = world.session()
     world.lead(session, NET)
     world.connectors.drain("a", 0.01)
-    await until(lambda: world.tables.networks == {})
+    await until(lambda: world.tables.networks == {ip_network(NET): None})
     assert world.host.routes == {NET}
+    # It may come back; it leads nowhere before that is undone.
+    world.connectors.ended(session, "kicked")
+    world.routes.forget_vanished(lambda _: True)
+    assert (world.tables.networks, world.host.routes) == ({}, set())
+    session = world.session()
+    world.lead(session, NET)
+    assert (world.tables.networks, world.host.routes) == ({ip_network(NET): None}, {NET})
+    world.connectors.ended(session, "kicked")
     world.connectors.undrain("a")
     world.lead(world.session("a"), NET)
     assert world.tables.networks == {ip_network(NET): 11}
@@ -152,9 +160,12 @@ async def test_a_drain_that_is_over_leaves_nobody(world: World) -> None:
 async def test_a_network_whose_connector_vanished_is_led_nowhere_else(world: World) -> None:
     session = world.session()
     world.lead(session, NET)
+    world.log.clear()
     world.connectors.ended(session, "silent for too long")
     assert world.host.routes == {NET}
-    assert (world.tables.networks, world.owners.owners) == ({}, {})
+    assert (world.tables.networks, world.owners.owners) == ({ip_network(NET): None}, {})
+    # The kernel first; there is no moment at which it does not know the network.
+    assert world.log == [f"set_network {NET} None", f"release {NET} 0"]
     again = world.session()
     assert world.lead(again, NET) == {NET: "ACCEPTED"}
     assert world.tables.networks == {ip_network(NET): 11}
@@ -186,7 +197,11 @@ async def test_a_network_that_is_taken_back_is_routed_no_more(world: World) -> N
     world.lead(session, NET, "10.30.0.0/16")
     world.log.clear()
     assert world.lead(session, "10.30.0.0/16") == {"10.30.0.0/16": "ACCEPTED"}
-    assert world.log[:3] == [f"remove_network {NET}", f"release {NET} 0", f"remove_route {NET}"]
+    assert world.log[:4] == [
+        f"set_network {NET} None", f"release {NET} 0", f"remove_route {NET}",
+        f"remove_network {NET}",
+    ]  # fmt: skip
+    assert world.tables.networks == {ip_network("10.30.0.0/16"): 11}
     assert ("a", "ROUTE", NET, "withdrawn") in world.told.words
     world.connectors.ended(session, "restarted with another configuration")
     again = world.session()
@@ -253,6 +268,19 @@ async def test_a_failover_that_the_kernel_refuses_leaves_nobody(
     assert world.granted(other) == ((), (NET,))
 
 
+async def test_a_kernel_that_cannot_be_told_that_nobody_leads_there_sends_there_no_more(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    session = world.session()
+    world.lead(session, NET)
+    world.tables.fails = {"set_network"}
+    world.connectors.ended(session, "silent for too long")
+    assert (world.tables.networks, world.owners.owners) == ({}, {})
+    assert world.host.routes == {NET}
+    assert (NET, "a", None) in world.told.words
+    assert "not told that nobody is there" in caplog.text
+
+
 async def test_a_replica_that_cannot_take_over_costs_nobody_for_long(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -262,7 +290,7 @@ async def test_a_replica_that_cannot_take_over_costs_nobody_for_long(
     world.connectors.drain("a", None)
     world.owners.fails = True
     assert world.lead(other, NET) == {NET: "INTERNAL"}
-    assert (world.tables.networks, world.owners.owners) == ({}, {})
+    assert (world.tables.networks, world.owners.owners) == ({ip_network(NET): None}, {})
     assert world.granted(one) == ((), ())
     world.connectors.ended(other, "kicked")
     world.owners.fails = False
@@ -275,7 +303,7 @@ async def test_a_route_that_cannot_be_taken_back_is_found_again(world: World) ->
     world.lead(session, NET)
     world.host.error = NetError("no buffer space")
     assert world.lead(session) == {}
-    assert (world.tables.networks, world.host.routes) == ({}, {NET})
+    assert (world.tables.networks, world.host.routes) == ({ip_network(NET): None}, {NET})
     assert world.lead(session, NET) == {NET: "ACCEPTED"}
     assert world.tables.networks == {ip_network(NET): 11}
 

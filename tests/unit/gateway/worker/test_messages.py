@@ -62,6 +62,7 @@ CONFIGURE = messages.Configure(
     pools=("10.100.0.0/16", "fd00::/64"),
     service_pools=("10.101.0.0/16", "fd01::/64"),
     dns_domain="zgate.internal",
+    networks=("10.20.0.0/16",),
 )
 REPORT = messages.Report(
     3,
@@ -91,7 +92,7 @@ ALL: list[Any] = [
     messages.Grant("s1", (V4, V6), ("10.20.0.0/16",)),
     messages.ServiceAgent("s1", "räume", (V4, V6)),
     messages.DrainSession("s1", 30_000),
-    messages.Routes(("10.20.0.0/16",)),
+    messages.Routes(("0.0.0.0/0", "10.20.0.0/16"), ("10.20.0.0/16", "fd20::/48")),
     messages.OfferServices("s1", 7, (OfferedService("pacs", (ServicePorts(6, 104, 106),)),), False),
     messages.OfferStates("s1", (OfferStatus("pacs", Health.DOWN, 1, 2, 3, 4, "refused"),)),
     messages.OfferRoutes("s1", ("10.20.0.0/16", "fd20::/48")),

@@ -21,7 +21,7 @@ enum zg_drop_reason {
 	ZG_DROP_SOURCE_SPOOFED = 13,         /* not an address of the client it came from */
 	ZG_DROP_RATE_LIMITED = 14,           /* more bytes than the client's limit */
 	ZG_DROP_NEW_FLOW_LIMITED = 15,       /* more new flows than the client's limit */
-	ZG_DROP_NO_BACKEND = 16,             /* no connector can take the service's flow */
+	ZG_DROP_NO_BACKEND = 16,             /* no connector can take the flow */
 	ZG_DROP_NOT_A_DESTINATION = 17,      /* an offer's address, named by a client */
 	ZG_DROP_REASONS = 64,                /* how many counters there are */
 };

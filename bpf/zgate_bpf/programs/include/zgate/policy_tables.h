@@ -212,7 +212,7 @@ struct zg_network_key {
 };
 
 struct zg_network {
-	__u32 client_index;              /* the connector */
+	__u32 client_index;              /* the connector; ZG_NO_CLIENT: none now */
 };
 
 /* zg_counters (per CPU), by client index. */
@@ -287,7 +287,7 @@ enum zg_verdict_flag {
 	ZG_VERDICT_NEW_FLOW = 4,
 	ZG_VERDICT_JUDGED = 8,           /* the policy was asked */
 	ZG_VERDICT_CHOSEN = 16,          /* its flow was given to an offer now */
-	ZG_VERDICT_NO_OFFER = 32,        /* a dry run: it passes, to a service that nobody offers */
+	ZG_VERDICT_NO_OFFER = 32,        /* a dry run: it passes, and no connector takes it */
 };
 
 #endif
