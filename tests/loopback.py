@@ -187,6 +187,7 @@ class FakeKernel:
         self.groups: dict[str, tuple[str, ...]] = {}
         self.reaches: dict[str, Sequence[str] | None] = {}
         self.calls: list[str] = []
+        self.counted: dict[str, tuple[int, int]] = {}
         self.fails: Exception | None = None
 
     def _fail(self) -> None:
@@ -213,7 +214,7 @@ class FakeKernel:
         self.clients.pop(name, None)
 
     def client_bytes(self, name: str) -> tuple[int, int]:
-        return (0, 0)
+        return self.counted.get(name, (0, 0))
 
 
 @dataclass
@@ -335,6 +336,9 @@ class Near:
         else:
             admission = Admission(session.session_id, session.addresses)
             self._later(lambda: answer(admission))
+
+    def established(self, session_id: str) -> None:
+        self.registry.established(session_id, self)
 
     def ended(self, session_id: str, cause: str) -> None:
         self.registry.ended(session_id, self, cause)

@@ -75,6 +75,9 @@ class Registrar(Protocol):
     def apply(self, applicant: Applicant, answer: Answer) -> None:
         """Ask for a session."""
 
+    def established(self, session_id: str) -> None:
+        """A session that was granted can carry packets."""
+
     def ended(self, session_id: str, cause: str) -> None:
         """A session is over, by the client's doing or ours."""
 

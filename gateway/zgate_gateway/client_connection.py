@@ -397,6 +397,7 @@ class ClientConnection:
             tunnel.carry_for([address.packed for address in established.addresses])
             self._assign_dns(established)
             self._tell_address(established)
+            self._table.established(established)
             if intake := self._intakes.get(stream_id):
                 established.beats = intake.beats
                 intake.begin(established.session_id)

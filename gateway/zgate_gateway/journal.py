@@ -6,7 +6,7 @@ import asyncio
 import logging
 
 from zgate_bpf.kernel_policy import EventKind
-from zgate_control.store import Store, StoreError
+from zgate_control.store import Store, StoreError, StoreLost
 from zgate_protocol.drop_reason import DropReason
 
 from zgate_gateway.audit import AuditLog
@@ -52,13 +52,19 @@ class Journal:
                 certificate_not_after=identity.not_after,
                 now=session.established_at,
             )
+        except StoreLost:
+            pass  # told already; whoever is connected is noted when the store is mended
         except StoreError as error:
             # Only `zgatectl clients` is poorer for it; the session is up.
             logger.error("client %s not noted: %s", identity.name, error)
 
     def session_down(self, session: SessionRecord, cause: str) -> None:
         """Who left, why, and what the kernel had counted; called before it forgets."""
-        up_bytes, down_bytes = self._kernel.client_bytes(session.client)
+        counted = session.bytes_until or self._kernel.client_bytes(session.client)
+        up_bytes, down_bytes = (
+            max(0, until - before)
+            for until, before in zip(counted, session.bytes_before, strict=True)
+        )
         self._audit.session_down(
             client=session.client,
             session=session.session_id,

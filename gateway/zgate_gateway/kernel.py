@@ -266,12 +266,15 @@ class Kernel:
     ) -> None:
         """The kernel judges packets of these addresses by this client's policy from now on.
 
-        ``reaches``: the services that its certificate narrows it to, if it does.
+        ``reaches``: the services that its certificate narrows it to, if it does. A client that is
+        there already is never nobody meanwhile; its flows end.
 
         Raises:
-            KernelError: the tables are full, or the kernel refused.
+            KernelError: the tables are full, or the kernel refused; the client is not there.
         """
-        self.remove_client(name)
+        if not self._free:
+            self.remove_client(name)
+        before = self._clients.pop(name, None)
         if self._current is None or not self._free:
             raise KernelError("no policy is loaded" if self._free else "the client table is full")
         narrowed_to = None if reaches is None else tuple(reaches)
@@ -283,33 +286,41 @@ class Kernel:
             for address in addresses:
                 self.programs.set_client(address, client.index)
         except (OSError, RuntimeError, ValueError) as error:
-            with contextlib.suppress(KernelError):  # the first error is the one to tell
-                self._forget(client)
+            for one in (client, before):
+                with contextlib.suppress(KernelError):  # the first error is the one to tell
+                    if one is not None:
+                        self._leave(one)
             raise KernelError(f"client {name}: {error}") from error
         self._clients[name] = client
         self._names[client.index] = name
+        if before is not None:
+            self._leave(before, kept=addresses)
 
     def remove_client(self, name: str) -> None:
         """The kernel passes none of the client's packets any more, and forgets its flows."""
         client = self._clients.pop(name, None)
-        if client is None:
-            return
+        if client is not None:
+            self._leave(client)
+
+    def _leave(self, client: _Client, kept: Sequence[IpAddress] = ()) -> None:
         try:
-            self._forget(client)
+            self._forget(client, kept)
         finally:
             # By now nothing is added to it, and the next with this number begins at zero.
             with contextlib.suppress(OSError):
                 counted = astuple(self.programs.counters(client.index))
                 self.gone = tuple(map(sum, zip(self.gone, counted, strict=True)))
 
-    def _forget(self, client: _Client) -> None:
-        """Every step is tried; KernelError at the end if one failed.
+    def _forget(self, client: _Client, kept: Sequence[IpAddress]) -> None:
+        """Every step is tried; KernelError at the end if one failed. Another has those kept.
 
         The number is then never given again: an address that is still in the kernel under it
         must not come to stand for another client. Without a policy it passes nothing.
         """
         steps: list[Callable[[], None]] = [
-            partial(self.programs.remove_client, address) for address in client.addresses
+            partial(self.programs.remove_client, address)
+            for address in client.addresses
+            if address not in kept
         ]
         if self._current is not None:
             steps.append(partial(self._current.generation.unassign, client.index))

@@ -126,6 +126,10 @@ class SessionRecord:
         return str(self.path)
 
 
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
 def _nothing_offered(_session: SessionRecord, _cause: str) -> None:
     """No session offers anything."""
 
@@ -134,7 +138,8 @@ class Registry:
     """All sessions of the gateway.
 
     `recheck` raises `CertificateRefused` when an identity holds no more: a worker may have
-    verified it by files that are old by now.
+    verified it by files that are old by now. `lease_clock` says when leases were last used: who has
+    been away for long is not to be judged by a wall clock that jumps.
     """
 
     def __init__(
@@ -147,6 +152,7 @@ class Registry:
         listener: SessionListener,
         recheck: Callable[[PeerIdentity, datetime], None],
         loop: asyncio.AbstractEventLoop,
+        lease_clock: Callable[[], datetime] = _utc_now,
     ) -> None:
         self.settings = settings
         self.accepting = True
@@ -165,6 +171,7 @@ class Registry:
         self._steering = steering
         self._listener = listener
         self._recheck = recheck
+        self._lease_clock = lease_clock
         self._ids = itertools.count(1)
         self._ended_s: dict[str, float] = {}  # the oldest first
 
@@ -190,16 +197,16 @@ class Registry:
         addresses: list[IpAddress] = []
         try:
             for pool in self._pools:
-                addresses.append(pool.acquire(identity.name, now).address)
+                addresses.append(pool.acquire(identity.name, self._lease_clock()).address)
             if previous is None:
                 self._install(identity, addresses, worker)
         except PoolExhausted as error:
-            self._release(identity.name, addresses, worker, now)
+            self._release(identity.name, addresses, worker)
             raise Refusal(
                 503, ProxyError.CONNECTION_LIMIT_REACHED, f"address pool: {error}"
             ) from error
         except (StoreError, OSError, RuntimeError) as error:
-            self._release(identity.name, addresses, worker, now)
+            self._release(identity.name, addresses, worker)
             logger.error("cannot admit %s: %s", identity.name, error)
             raise Refusal(
                 503, ProxyError.PROXY_INTERNAL_ERROR, "the gateway cannot take clients"
@@ -246,7 +253,7 @@ class Registry:
             self._take_place(session, previous)
         except (OSError, RuntimeError) as error:
             logger.error("cannot let a newer session of %s in: %s", session.client, error)
-            for one in (session, previous):
+            for one in (previous, session):
                 if one is not None:
                     self.close(one, "the gateway cannot take clients")
 
@@ -299,13 +306,11 @@ class Registry:
                 503, ProxyError.CONNECTION_LIMIT_REACHED, "the gateway has no room for sessions"
             )
 
-    def _release(
-        self, client: str, acquired: Sequence[IpAddress], worker: WorkerLink, now: datetime
-    ) -> None:
+    def _release(self, client: str, acquired: Sequence[IpAddress], worker: WorkerLink) -> None:
         families = {address.version for address in acquired}
         for pool in self._pools:
             if pool.family in families:
-                pool.release(client, now)
+                pool.release(client, self._lease_clock())
         for address in acquired:
             if address in self.by_address:
                 continue  # another session of the client has it
@@ -367,7 +372,7 @@ class Registry:
             except (OSError, RuntimeError) as error:
                 # No packet of the client reaches the kernel any more, whatever it remembers.
                 logger.error("client %s stays in the kernel: %s", session.client, error)
-        self._release(session.client, session.addresses, session.worker, datetime.now(UTC))
+        self._release(session.client, session.addresses, session.worker)
         return True
 
     def _tell_ending(self, session: SessionRecord, cause: str) -> None:
@@ -382,7 +387,7 @@ class Registry:
 
     def touch_leases(self) -> None:
         """Note in the store that the connected clients are there."""
-        now = datetime.now(UTC)
+        now = self._lease_clock()
         for pool in self._pools:
             pool.touch_connected(now)
 

@@ -218,6 +218,11 @@ class SessionTable:
             self._departed.pop(address.packed, None)
         return session
 
+    def established(self, session: Session) -> None:
+        """A session can carry packets: an earlier one of the client may go."""
+        if not session.closed:
+            self._registrar.established(session.session_id)
+
     def decline(self, admission: Admission, cause: str) -> None:
         """Give back what was granted: the client has gone meanwhile."""
         self._registrar.ended(admission.session_id, cause)

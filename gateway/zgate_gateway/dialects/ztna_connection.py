@@ -232,6 +232,7 @@ class ZtnaConnection:
         self._translation.set_own(admission.addresses)
         try:
             self.holdings_changed(established)
+            self._table.established(established)
             for registration in waiting:
                 self._proceed(established, registration)
         except Exception:

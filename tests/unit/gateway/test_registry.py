@@ -5,17 +5,27 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 
 import pytest
+from zgate_gateway import registry as registry_module
 from zgate_gateway.admission import Applicant, PeerPath, Refusal
 from zgate_gateway.registry import Registry, RegistrySettings, SessionRecord
 from zgate_identity.refusal import CertificateRefused, RefusalReason
 from zgate_identity.revocation import PathStep
 from zgate_identity.verifier import PeerIdentity
+from zgate_protocol import goodbye
 
-from ...loopback import POOLS, FakeKernel, FakePool, FakeSteering, Record  # noqa: TID252
+from ...loopback import (  # noqa: TID252
+    POOLS,
+    FakeKernel,
+    FakePool,
+    FakeSteering,
+    Record,
+    eventually,
+)
 
 V4, V6 = ip_address("10.100.0.2"), ip_address("fd7a:7a67:6174:65::2")
 
@@ -86,21 +96,105 @@ async def test_everything_points_to_the_worker_that_asked() -> None:
     assert world.registry.established_total == 1
 
 
-async def test_the_newer_session_wins_over_all_workers() -> None:
+async def test_the_newer_session_wins_over_all_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry_module, "GRACE_S", 0.01)
     world = World()
+    world.kernel.counted["alice"] = (10, 20)
     old = world.admit(worker=0)
     new = world.admit(worker=1)
-    cause = "replaced by a newer session of the same client"
-    assert world.workers[0].told == [(old.session_id, cause)]
-    assert world.workers[1].told == []
-    assert world.registry.by_client == {"alice": new}
+    # Until its worker has it, nothing is another one's.
+    assert world.registry.by_client == {"alice": old}
+    assert world.steering.owners == {V4.packed: 0, V6.packed: 0}
     assert new.addresses == old.addresses
+    world.registry.established(new.session_id, world.workers[0])
+    assert world.registry.by_client == {"alice": old}, "that worker has it not"
+    world.registry.established(new.session_id, world.workers[1])
+    assert world.registry.by_client == {"alice": new}
+    assert world.registry.by_address == {V4: new, V6: new}
+    assert world.steering.owners == {V4.packed: 1, V6.packed: 1}
+    assert world.kernel.calls == ["add alice"], "the kernel's entry is the same: flows go on"
+    assert (old.bytes_until, new.bytes_before) == ((10, 20), (10, 20))
+    assert world.workers[0].told == [], "what it still sends passes for a moment"
+    await eventually(lambda: world.workers[0].told)
+    assert world.workers[0].told == [(old.session_id, goodbye.REPLACED)]
+    assert world.workers[1].told == []
     assert world.steering.owners == {V4.packed: 1, V6.packed: 1}
     # What the old worker says late is about nothing of the new one.
     world.registry.ended(old.session_id, world.workers[0], "closed by the client")
     world.registry.ended(new.session_id, world.workers[0], "not its own")
     assert world.kernel.clients == {"alice": (V4, V6)}
-    assert world.record.down == [("alice", cause)]
+    assert world.record.down == [("alice", goodbye.REPLACED)]
+    assert [len(pool.held) for pool in world.pools] == [1, 1]
+    world.registry.close(new, "kicked")
+    world.assert_holds_nothing()
+
+
+async def test_a_newer_session_in_the_same_worker() -> None:
+    world = World()
+    old, new = world.admit(worker=1), world.admit(worker=1)
+    world.registry.established(new.session_id, world.workers[1])
+    world.registry.ended(old.session_id, world.workers[1], "closed by the client")
+    assert world.steering.owners == {V4.packed: 1, V6.packed: 1}
+    assert world.registry.by_client == {"alice": new}
+    assert world.kernel.clients == {"alice": (V4, V6)}
+
+
+async def test_a_newer_session_that_never_comes_about_leaves_the_older_alone() -> None:
+    world = World()
+    old, new = world.admit(worker=0), world.admit(worker=0)
+    world.registry.ended(new.session_id, world.workers[0], "closed by the client")
+    assert world.registry.by_client == {"alice": old}
+    assert world.registry.by_address == {V4: old, V6: old}
+    assert world.steering.owners == {V4.packed: 0, V6.packed: 0}
+    assert world.kernel.calls == ["add alice"]
+    world.registry.close(old, "kicked")
+    world.assert_holds_nothing()
+
+
+async def test_a_newer_session_with_other_rights_has_an_entry_of_its_own() -> None:
+    world = World()
+    old = world.admit(worker=0)
+    other = replace(applicant(), identity=replace(applicant().identity, groups=("guests",)))
+    new = world.registry.admit(other, world.workers[1])
+    assert world.kernel.groups == {"alice": ("staff",)}
+    world.registry.established(new.session_id, world.workers[1])
+    assert world.kernel.groups == {"alice": ("guests",)}
+    assert world.kernel.calls == ["add alice", "add alice"], "never nobody between"
+    assert (old.bytes_until, new.bytes_before) == ((0, 0), (0, 0))
+
+
+async def test_of_two_newer_sessions_the_one_that_is_established_last_wins() -> None:
+    world = World()
+    old, one, two = world.admit(worker=0), world.admit(worker=1), world.admit(worker=0)
+    world.registry.established(two.session_id, world.workers[0])
+    world.registry.established(one.session_id, world.workers[1])
+    assert world.registry.by_client == {"alice": one}
+    assert set(world.steering.owners.values()) == {1}
+    for session in (old, two):
+        world.registry.close(session, "in a moment")
+    assert world.kernel.clients == {"alice": (V4, V6)}
+    assert set(world.steering.owners.values()) == {1}
+
+
+async def test_a_client_that_was_kicked_between_is_let_in_anew() -> None:
+    world = World()
+    old, new = world.admit(worker=0), world.admit(worker=1)
+    world.registry.close(old, "kicked")
+    assert not world.kernel.clients
+    world.registry.established(new.session_id, world.workers[1])
+    assert world.registry.by_client == {"alice": new}
+    assert world.kernel.clients == {"alice": (V4, V6)}
+    assert world.steering.owners == {V4.packed: 1, V6.packed: 1}
+
+
+async def test_a_newer_session_that_the_kernel_refuses_ends_both() -> None:
+    world = World()
+    world.admit(worker=0)
+    other = replace(applicant(), identity=replace(applicant().identity, groups=("guests",)))
+    new = world.registry.admit(other, world.workers[1])
+    world.kernel.fails = OSError("no")
+    world.registry.established(new.session_id, world.workers[1])
+    world.assert_holds_nothing()
 
 
 async def test_the_older_session_stays_where_that_is_wanted() -> None:

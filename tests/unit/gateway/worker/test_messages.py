@@ -109,6 +109,7 @@ ALL: list[Any] = [
     messages.TunLost(),
     messages.Apply(1, Applicant(IDENTITY, WHERE, "*", None)),
     messages.Apply(2, Applicant(IDENTITY, WHERE, "10.0.0.0/8", 17)),
+    messages.SessionEstablished("s1"),
     messages.SessionEnded("s1", "closed"),
     messages.ClientMoved("s1", WHERE),
     messages.RequestRefused("alice", "192.0.2.1:1", 502, "dns_error", "no"),
