@@ -7,20 +7,14 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-from alembic import command
-from alembic.config import Config
-from alembic.util import CommandError
-from sqlalchemy import URL, Connection, Engine, create_engine, event, exc, make_url, text
+from sqlalchemy import URL, Connection, Engine, create_engine, event, exc, inspect, make_url
 
 from .errors import StoreError, damaged, explain
+from .schema import REVISION
 
 #: Execution option of a transaction that will write: SQLite then takes its write lock at BEGIN.
 WRITE = "zgate_write"
-
-#: Any number: two gateways that start at once must not migrate one PostgreSQL at the same time.
-_MIGRATION_LOCK = 0x7A67617465
 
 
 def open_engine(target: str | Path, *, lock_timeout_s: float) -> Engine:
@@ -40,7 +34,10 @@ def open_engine(target: str | Path, *, lock_timeout_s: float) -> Engine:
         with translated(name):
             if _is_sqlite(url):
                 _check_sqlite(engine, name)
-            migrate(engine, name)
+            if _revision(engine) != REVISION:
+                from .migrate import migrate  # and with it Alembic, which takes its time to load
+
+                migrate(engine, name)
     except BaseException:
         engine.dispose()
         raise
@@ -63,31 +60,18 @@ def translated(name: str) -> Iterator[None]:
         raise explain(error, name) from error
 
 
-def alembic_config(**attributes: Any) -> Config:
-    """Return the configuration of the migrations that this package ships."""
-    config = Config()
-    config.set_main_option("script_location", "zgate_control.store:migrations")
-    config.set_main_option("path_separator", "os")
-    config.attributes.update(attributes)
-    return config
+def _revision(engine: Engine) -> str | None:
+    """The version of the schema; None where there is none, or not one.
 
-
-def migrate(engine: Engine, name: str) -> None:
-    """Bring the schema to the newest version, in one transaction."""
+    Asked in a transaction that could write: a store that is locked or read-only is found now.
+    """
     writing = engine.execution_options(**{WRITE: True})
     with writing.connect() as connection, connection.begin():
-        if engine.dialect.name == "postgresql":
-            connection.execute(
-                text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _MIGRATION_LOCK}
-            )
-        try:
-            command.upgrade(alembic_config(connection=connection), "head")
-        except CommandError as error:
-            raise StoreError(
-                name,
-                f"a newer zgate wrote it ({error})",
-                "install that version again, or restore the backup from before the upgrade",
-            ) from error
+        if not inspect(connection).has_table("alembic_version"):
+            return None
+        found = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalars()
+        versions = list(found)
+    return str(versions[0]) if len(versions) == 1 else None
 
 
 def _url(target: str | Path) -> URL:

@@ -20,6 +20,9 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
+#: The migration that makes what is below.
+REVISION = "0003"
+
 metadata = MetaData(
     # Constraints have names, or a later migration could not change them on every database.
     naming_convention={

@@ -2,22 +2,48 @@
 
 import io
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import make_url
-from zgate_control.store import Store
-from zgate_control.store.engine import alembic_config, describe
-from zgate_control.store.schema import metadata
+from zgate_control.store import Store, StoreError
+from zgate_control.store.engine import describe
+from zgate_control.store.migrate import alembic_config
+from zgate_control.store.schema import REVISION, metadata
 
 
 def test_migrations_give_exactly_the_tables_of_the_schema(tmp_path: Path) -> None:
     with Store(tmp_path / "zgate.db") as store, store._engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         assert compare_metadata(context, metadata) == []
+
+
+def test_the_revision_is_that_of_the_newest_migration() -> None:
+    assert ScriptDirectory.from_config(alembic_config()).get_current_head() == REVISION
+
+
+def test_a_store_that_is_up_to_date_is_opened_without_alembic(tmp_path: Path) -> None:
+    opens = (
+        "import sys; from zgate_control.store import Store; Store(sys.argv[1]).close();"
+        "sys.exit('alembic' in sys.modules)"
+    )
+    opening = [sys.executable, "-c", opens, tmp_path / "zgate.db"]
+    found = [subprocess.run(opening, check=False, timeout=60).returncode for _ in range(2)]
+    assert found == [1, 0]
+
+
+def test_a_store_of_a_newer_version_is_not_touched(tmp_path: Path) -> None:
+    path = tmp_path / "zgate.db"
+    with Store(path) as store, store._engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
+    with pytest.raises(StoreError, match="a newer zgate wrote it"):
+        Store(path)
 
 
 def test_every_constraint_has_the_name_of_the_schema(tmp_path: Path) -> None:
