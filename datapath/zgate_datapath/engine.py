@@ -16,12 +16,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from aioquic.quic.connection import QuicConnection
 from zgate_protocol.drop_reason import DropReason
 
 from zgate_datapath.udp import Address
 
 if TYPE_CHECKING:
+    from aioquic.quic.connection import QuicConnection
+
     from zgate_datapath.native_carrier import NativeCarrier
 
 logger = logging.getLogger(__name__)
