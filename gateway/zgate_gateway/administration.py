@@ -105,7 +105,7 @@ class Administration:
             state=schemas.GatewayState(gateway.state),
             not_ready_because=self._not_ready(),
             started_at=gateway.started_at,
-            uptime_s=max(0.0, (datetime.now(UTC) - gateway.started_at).total_seconds()),
+            uptime_s=time.monotonic() - gateway.started_s,
             pid=os.getpid(),
             listen=[gateway.local_address],
             engine=gateway.engine_name,

@@ -67,6 +67,7 @@ class AuditEvent(StrEnum):
     RATE_LIMITED = "rate_limited"
     EVENTS_LOST = "events_lost"
     AUDIT_LOST = "audit_lost"
+    CLOCK_JUMPED = "clock_jumped"
     CHAIN_OPENED = audit_chain.CHAIN_OPENED
     CHAIN_REPAIRED = audit_chain.CHAIN_REPAIRED
     CHAIN_HEAD = audit_chain.CHAIN_HEAD
@@ -111,9 +112,10 @@ def _utc_now() -> datetime:
 class AuditLog:
     """An append-only file of JSON lines, one chain over restarts and rotations.
 
-    ``written`` and ``lost`` count records since start; ``last_error`` is None while all is well;
-    ``head`` is the last record's number and hash. Methods may be called from any thread. The file's
-    mode is 0640 when it is created here.
+    ``written`` and ``lost`` count records since start; ``last_error`` is None while all is well:
+    what the newest record met, or bringing it to the disk; ``head`` is the last record's number
+    and hash. Methods may be called from any thread. The file's mode is 0640 when it is created
+    here.
 
     With a ``keeper`` the chain's head is signed when the file is rotated and when the log is
     closed. Beyond ``max_bytes`` the file gets the number of its last record as a suffix, and a new
@@ -132,7 +134,8 @@ class AuditLog:
         self.path = path
         self.written = 0
         self.lost = 0
-        self.last_error: str | None = None
+        self._write_error: str | None = None
+        self._sync_error: str | None = None
         self._keeper = keeper
         self._max_bytes = self._rotate_at = max_bytes
         self._clock = clock
@@ -144,6 +147,11 @@ class AuditLog:
         self.head = _further(self._file, keeper)
         self._signed_seq = self.head.seq
         self._open_chain(self._file)
+
+    @property
+    def last_error(self) -> str | None:
+        """See the class's text."""
+        return self._write_error or self._sync_error
 
     # --- the records ------------------------------------------------------------------------------
 
@@ -263,6 +271,10 @@ class AuditLog:
         """Record how many kernel events a full ring buffer swallowed since the last such record."""
         self.write(AuditEvent.EVENTS_LOST, count=count)
 
+    def clock_jumped(self, *, seconds: float) -> None:
+        """Record that somebody set the wall clock: the times before and after do not fit."""
+        self.write(AuditEvent.CLOCK_JUMPED, seconds=round(seconds, 3))
+
     # --- the file ---------------------------------------------------------------------------------
 
     def write(self, event: AuditEvent, **fields: Any) -> None:
@@ -275,9 +287,7 @@ class AuditLog:
             except OSError as error:
                 self._not_written(error)
                 return
-            if self.last_error is not None:
-                _log.warning("audit log %s: written again, %d records lost", self.path, self.lost)
-                self.last_error = None
+            self._written_again()
             if self._rotate_at is not None and self._size_bytes() >= self._rotate_at:
                 self._rotate()
 
@@ -295,6 +305,27 @@ class AuditLog:
             except AuditError as error:
                 self._stay(error)
 
+    def look(self) -> None:
+        """Try again what could not be written, and follow a file that was moved or deleted.
+
+        To be called now and then: without it an idle log would not notice that all is well again.
+        """
+        self.reopen()
+        with self._lock:
+            if self._write_error is None or self._file is None or not self._file.is_at_path():
+                return
+            try:
+                self._write_due()
+            except OSError as error:
+                self._complain(error)
+            else:
+                self._written_again()
+
+    def _written_again(self) -> None:
+        if self._write_error is not None:
+            _log.warning("audit log %s: written again, %d records lost", self.path, self.lost)
+            self._write_error = None
+
     def sync(self) -> None:
         """Bring what was written to the disk. Blocks; :meth:`run` calls it in a thread."""
         with self._lock:
@@ -303,7 +334,8 @@ class AuditLog:
                 fds.append(os.dup(self._file.fd))  # a rotation meanwhile may close ours
             self._dirty = False
             head = self.head
-        if not fds:
+            again = self._sync_error is not None
+        if not fds and not again:
             return
         try:
             for fd in fds:
@@ -311,7 +343,13 @@ class AuditLog:
             if self._keeper is not None:
                 self._keeper.note(head)
         except OSError as error:
-            self._complain(error)
+            if not again:
+                _log.error(
+                    "audit log %s: not brought to the disk: %s", self.path, error.strerror or error
+                )
+            self._sync_error = f"not brought to the disk: {error.strerror or error}"
+        else:
+            self._sync_error = None
         finally:
             for fd in fds:
                 os.close(fd)
@@ -416,8 +454,9 @@ class AuditLog:
         text = f"audit log {self.path}: not rotated: {error}"
         if isinstance(error, AuditError):
             text = str(error)
-        _log.error("%s; the old file stays in use", text)
-        self.last_error = text
+        if text != self._write_error:
+            _log.error("%s; the old file stays in use", text)
+        self._write_error = text
         if self._max_bytes is not None:
             self._rotate_at = self._size_bytes() + self._max_bytes
 
@@ -429,13 +468,13 @@ class AuditLog:
         self._complain(error)
 
     def _complain(self, error: OSError) -> None:
-        if self.last_error is None:
+        if self._write_error is None:
             _log.error(
                 "audit log %s: %s; records are lost until that is cured",
                 self.path,
                 error.strerror or error,
             )
-        self.last_error = error.strerror or str(error)
+        self._write_error = error.strerror or str(error)
 
 
 def _further(file: AuditFile, keeper: HeadKeeper | None) -> Head:

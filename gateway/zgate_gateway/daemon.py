@@ -33,7 +33,7 @@ from zgate_bpf.kernel_policy import BpfLoadError, KernelPolicy
 from zgate_bpf.services import MAX_OFFERS
 from zgate_bpf.steering import Steering
 from zgate_config import ConfigError
-from zgate_control.store import Store, StoreError
+from zgate_control.store import KeptStore, StoreError
 from zgate_datapath import aioquic_private
 from zgate_datapath.connection_ids import SECRET_BYTES, OwnerMask
 from zgate_datapath.engine import engine_name
@@ -67,6 +67,7 @@ from zgate_gateway.registry import Registry, RegistrySettings
 from zgate_gateway.service_manager import ServiceManager, describe
 from zgate_gateway.services.desk import ServiceDesk
 from zgate_gateway.steady_clock import SteadyClock
+from zgate_gateway.upkeep import Upkeep
 from zgate_gateway.worker import messages
 from zgate_gateway.worker.crew import Crew, WorkerError
 from zgate_gateway.worker.process import WorkerProcess
@@ -204,7 +205,7 @@ class Gateway:
             state_dir=config.state_dir,
             pools=ServicePools(config.services.ipv4, config.services.ipv6),
         )
-        self.store = self._undo.enter_context(Store(config.state_dir / "zgate.db"))
+        self.store = self._undo.enter_context(KeptStore(config.state_dir / "zgate.db"))
         self.certificates = CertificateKeeper(config, self.problems, now)
         self._undo.callback(self.certificates.close)
         self.audit = AuditLog(
@@ -314,6 +315,7 @@ class Gateway:
             listener=self.journal,
             recheck=self.certificates.verifier.recheck,
             loop=loop,
+            lease_clock=self.clock.now,
         )
         self.certificates.open(
             sessions=self.sessions, tell_workers=self.crew.tell, clock=self.clock
@@ -356,7 +358,7 @@ class Gateway:
             metrics_address=(str(metrics.address), metrics.port) if metrics.port else None,
         )
         await server.start()
-        self._api = server
+        self.api = server
 
     def _bind_port(self) -> None:
         config = self.config
@@ -482,7 +484,7 @@ class Gateway:
     async def _serve(self) -> None:
         tasks = [
             asyncio.create_task(self._keep_events()),
-            asyncio.create_task(self.certificates.keep()),
+            asyncio.create_task(Upkeep(self).keep()),
             asyncio.create_task(self._keep_leases()),
             asyncio.create_task(self.audit.run()),
             asyncio.create_task(self.policy.watch()),
@@ -558,9 +560,9 @@ class Gateway:
         if was_ready:
             self.poll_events()
             self.audit.gateway_stopped(cause=self._stop_cause or "error")
-        if hasattr(self, "_api"):
+        if hasattr(self, "api"):
             self.journal.feed.close()
-            await self._api.stop()
+            await self.api.stop()
         if hasattr(self, "policy"):
             await self.policy.close()
         self._undo.close()

@@ -93,6 +93,7 @@ class Edge:
         self._program: EdgeProgram | None = None
         self._attachment: Attachment | None = None
         self._gro: GroSwitch | None = None
+        self._was_attached = False
         self._addresses: frozenset[IpAddress] = frozenset()
         self._note: str | None = None
         self._blocklist: list[Network] = []
@@ -188,6 +189,7 @@ class Edge:
             present=present,
             modes=_MODES[self._config.mode],
         )
+        self._was_attached = True
         refused = self._attachment.native_refused
         self._note = f"not in the driver: {refused}" if refused else None
         logger.info(
@@ -235,6 +237,15 @@ class Edge:
         if self._attachment is None:
             return "off"
         return (self._attachment.mode.name or "").lower()
+
+    @property
+    def problem(self) -> str | None:
+        """What an operator should look at; None: it is as configured."""
+        if self._blocklist_problem is not None:
+            return f"{self._blocklist_problem}; the blocklist before stays in force"
+        if self._attachment is None and (self._was_attached or self._config.enabled == "on"):
+            return f"no XDP program before the UDP port: {self._note}; it is tried again"
+        return None
 
     def state(self) -> EdgeState:
         """A snapshot."""

@@ -18,8 +18,10 @@ only swaps it in. Whatever fails on the way leaves everything as it was: kernel,
 
 **Whose is the file?** The file is what the next start reads. ``apply`` and ``rollback`` therefore
 write it, by one rename, in the moment in which the kernel has the new policy. A gateway without a
-``policy_file`` keeps what is applied in its state directory. An edit of the file that was never in
-force (it was refused, or comes too late) is kept beside it under ``NAME.replaced``.
+``policy_file`` keeps what is applied in its state directory. A file that is gone changes nothing
+while the gateway runs; without a ``policy_file`` its next start denies everything. An edit of the
+file that was never in force (it was refused, or comes too late) is kept beside it under
+``NAME.replaced``.
 """
 
 from __future__ import annotations
@@ -28,12 +30,13 @@ import asyncio
 import contextlib
 import hashlib
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Protocol, TypedDict, TypeVar
 
 from zgate_config import ConfigError, Mistake, read_bytes
 from zgate_control.store import PolicyRevision, Store, StoreError
@@ -95,6 +98,17 @@ class _NoServices:
         return {}
 
 
+class _Fields(TypedDict):
+    """What is recorded of a revision, but for its number, its time and its text."""
+
+    sha256: str
+    source: str
+    clients: int
+    groups: int
+    rules: int
+    origin: str
+
+
 @dataclass(frozen=True, slots=True)
 class _Candidate:
     """A policy that has been read, tested and compiled."""
@@ -110,7 +124,7 @@ class PolicyKeeper:
     :ivar path: the file that the next start reads.
     :ivar policy_set: what is in force.
     :ivar error: why what the file says now is not in force; None if it is.
-    :ivar failures: changes that were refused.
+    :ivar loads: changes, by what became of them: ``loaded``, ``unchanged``, ``refused``.
     :ivar findings: what is odd in the policy in force.
     """
 
@@ -124,7 +138,7 @@ class PolicyKeeper:
         self.path = policy_file or state_dir / APPLIED_FILE_NAME
         self._may_be_missing = policy_file is None
         self.error: str | None = None
-        self.failures = 0
+        self.loads: Counter[str] = Counter()
         self.loaded_at = datetime.now(UTC)
         self._lock = asyncio.Lock()
         self._thread = ThreadPoolExecutor(1, "policy")
@@ -132,6 +146,8 @@ class PolicyKeeper:
         self._pools = pools
         self._services: ServiceNames = _NoServices()
         self._services_moved = asyncio.Event()
+        self._in_store: tuple[PolicyRevision, bytes | None] | None = None
+        self._not_in_store: list[tuple[PolicyRevision, bytes | None]] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self.policy_set = PolicySet.empty()
         self.findings: tuple[Finding, ...] = ()
@@ -152,6 +168,7 @@ class PolicyKeeper:
         first = self._bound(self._first)
         recorded = self._record(first, "start")
         kernel.load_policy(first.policy_set, recorded.revision)
+        self.loads["loaded"] += 1
         self._now_in_force(first, recorded)
 
     # Ways of change.
@@ -313,9 +330,11 @@ class PolicyKeeper:
                 self._refused(error, is_the_file=is_the_file)
                 raise
             except PolicyNotWritten as error:
+                self.loads["loaded"] += 1
                 self.error = str(error)
                 raise
             self.error = None
+            self.loads["loaded" if changed else "unchanged"] += 1
             return changed
 
     async def _put_in_force_and_file(self, candidate: _Candidate, origin: str) -> bool:
@@ -362,7 +381,7 @@ class PolicyKeeper:
             )
             kernel.put_in_force(built)
         except BaseException:  # also when it was given up: the number was never in force
-            self._store.forget_policy(recorded.revision)
+            self._forget(recorded)
             raise
         self._now_in_force(candidate, recorded)
         return True
@@ -379,20 +398,46 @@ class PolicyKeeper:
 
     def _record(self, candidate: _Candidate, origin: str) -> PolicyRevision:
         policy_set = candidate.policy_set
-        return self._store.record_policy(
-            sha256=policy_set.sha256 or "",
-            source=str(policy_set.source or "built-in deny-all"),
-            clients=policy_set.client_count,
-            groups=policy_set.group_count,
-            rules=policy_set.rule_count,
-            now=datetime.now(UTC),
-            origin=origin,
-            text=candidate.data,
-        )
+        fields: _Fields = {
+            "sha256": policy_set.sha256 or "",
+            "source": str(policy_set.source or "built-in deny-all"),
+            "clients": policy_set.client_count,
+            "groups": policy_set.group_count,
+            "rules": policy_set.rule_count,
+            "origin": origin,
+        }
+        now = datetime.now(UTC)
+        try:
+            return self._store.record_policy(**fields, now=now, text=candidate.data)
+        except StoreError as error:
+            # The file can close a hole while the store is lost; its history is written later.
+            if origin != "reload":
+                raise
+            logger.warning("this policy revision is in the history when the store is: %s", error)
+            recorded = PolicyRevision(revision=self._kernel.revision + 1, loaded_at=now, **fields)
+            self._not_in_store.append((recorded, candidate.data))
+            return recorded
+
+    def _forget(self, recorded: PolicyRevision) -> None:
+        self._not_in_store = [one for one in self._not_in_store if one[0] is not recorded]
+        with contextlib.suppress(StoreError):  # why it was not put in force is to be told
+            self._store.forget_policy(recorded.revision)
+
+    def remembered(self) -> list[tuple[PolicyRevision, bytes | None]]:
+        """What a store that was lost has to hold: what it missed, and what is in force."""
+        in_force = [self._in_store] if self._in_store is not None else []
+        known = {one.revision for one, _ in self._not_in_store}
+        return [one for one in in_force if one[0].revision not in known] + self._not_in_store
+
+    def written(self, revisions: Iterable[PolicyRevision]) -> None:
+        """The store holds these now."""
+        done = set(revisions)
+        self._not_in_store = [one for one in self._not_in_store if one[0] not in done]
 
     def _now_in_force(self, candidate: _Candidate, recorded: PolicyRevision) -> None:
         policy_set = candidate.policy_set
         self.policy_set, self.findings = policy_set, candidate.findings
+        self._in_store = recorded, candidate.data
         self.loaded_at = datetime.now(UTC)
         self._audit.policy_loaded(
             revision=recorded.revision,
@@ -406,7 +451,7 @@ class PolicyKeeper:
     def _refused(self, error: Exception, *, is_the_file: bool) -> None:
         if is_the_file:
             self.error = str(error)
-        self.failures += 1
+        self.loads["refused"] += 1
         self._audit.policy_refused(
             source=str(self.path), text=str(error), revision=self._kernel.revision
         )
@@ -420,8 +465,8 @@ class PolicyKeeper:
 
     def _read_file(self) -> _Candidate:
         self._read_as = signature_of(self.path)
-        if self._may_be_missing and not self.path.exists():
-            return _Candidate(PolicySet.empty(), None, ())
+        if self._may_be_missing and not self.path.exists() and self.policy_set.source is None:
+            return _Candidate(PolicySet.empty(), None, ())  # one that was there and is gone is lost
         data = read_bytes(self.path)
         if hashlib.sha256(data).hexdigest() == self.policy_set.sha256:
             return _Candidate(self.policy_set, data, self.findings)

@@ -134,6 +134,11 @@ class Sysctls:
         self._changes = ()
         self._state_file.unlink(missing_ok=True)
 
+    def keep_file(self) -> None:
+        """Write the state file again if it is gone. Raises NetError when it cannot be written."""
+        if self._changes and not self._state_file.exists():
+            self._save(self._changes)
+
     def restore_leftovers(self) -> int:
         """Put back what an earlier process changed and did not put back; return how many."""
         try:

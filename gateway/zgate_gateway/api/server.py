@@ -54,6 +54,7 @@ class ApiServer:
         self._metrics_address = metrics_address
         self._identity: tuple[int, int] | None = None
         self._running: list[_Running] = []
+        self._unix: _Running | None = None
 
     @property
     def metrics_port(self) -> int | None:
@@ -65,13 +66,34 @@ class ApiServer:
         try:
             unix = open_unix_socket(self._socket_path, self._socket_group)
             self._identity = _identity(self._socket_path)
-            self._running.append(await _run(create_app(self._facade), unix))
+            self._unix = await _run(create_app(self._facade), unix)
+            self._running.append(self._unix)
             if self._metrics_address is not None:
                 tcp = open_tcp_socket(*self._metrics_address)
                 self._running.append(await _run(create_probe_app(self._facade), tcp))
         except BaseException:
             await self.stop()
             raise
+
+    async def look(self) -> str | None:
+        """Make the socket file anew if it is gone; why that cannot be done, None if all is well.
+
+        To be called now and then: whoever clears a runtime directory takes the file with it.
+        """
+        if self._identity is None or _identity(self._socket_path) == self._identity:
+            return None
+        try:
+            fresh = open_unix_socket(self._socket_path, self._socket_group)
+            running = await _run(create_app(self._facade), fresh)
+        except (ApiSocketError, OSError) as error:
+            return str(error)
+        self._identity = _identity(self._socket_path)
+        _log.warning("API socket %s was gone: made anew", self._socket_path)
+        old, self._unix = self._unix, running
+        self._running = [running if one is old else one for one in self._running]
+        if old is not None:
+            await old.stop()
+        return None
 
     async def stop(self) -> None:
         """Finish the requests in hand (two seconds at most), close, remove the socket file."""

@@ -144,10 +144,14 @@ class GatewayNetwork:
         for step in steps:
             try:
                 step()
-            except NetError as error:
+            except (NetError, OSError) as error:
                 problems.append(str(error))
         if problems:
             raise NetError("; ".join(problems))
+
+    def look_at_state_file(self) -> None:
+        """Write the host's sysctls down again if somebody has removed the file. NetError."""
+        self._sysctls.keep_file()
 
     def _open(self, ingress_fd: int, egress_fd: int) -> None:
         for hook, program_fd in ((Hook.INGRESS, ingress_fd), (Hook.EGRESS, egress_fd)):

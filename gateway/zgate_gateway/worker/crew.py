@@ -248,6 +248,11 @@ class Crew:
             for slot in self._slots
         ]
 
+    def not_ready(self) -> list[WorkerState]:
+        """Those that are being started again, or will be."""
+        ready = {one.index for one in self.processes if one.ready.done()}
+        return [state for state in self.states() if state.index not in ready]
+
     def session(self, session_id: str, index: int) -> messages.SessionReport | None:
         """What a worker said of a session when it was last asked."""
         process = self._slots[index].process

@@ -258,7 +258,7 @@ def test_a_failing_sync_is_reported(audit: AuditLog, monkeypatch: pytest.MonkeyP
     with monkeypatch.context() as patch:
         patch.setattr(os, "fdatasync", fail)
         audit.sync()
-    assert audit.last_error == "Input/output error"
+    assert audit.last_error == "not brought to the disk: Input/output error"
 
 
 def test_after_close_records_are_lost_and_counted(audit: AuditLog) -> None:
