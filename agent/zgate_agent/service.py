@@ -21,6 +21,7 @@ from zgate_host.netwatch import NetWatch
 from zgate_host.resolve import resolve
 from zgate_host.runtime_dir import RuntimeDir
 from zgate_host.status_socket import StatusServer
+from zgate_host.supervised import supervised
 
 from zgate_agent.config import AgentConfig
 from zgate_agent.daemon import Agent
@@ -81,7 +82,8 @@ async def serve(config: AgentConfig, directory: RuntimeDir) -> int:
             identity = asyncio.create_task(watch_identity(files, agent.identity_changed))
             try:
                 with _signals(agent), contextlib.closing(watch):
-                    return await agent.run()
+                    async with supervised(lambda: agent.status().summary):
+                        return await agent.run()
             finally:
                 identity.cancel()
 

@@ -83,6 +83,14 @@ class AgentStatus(BaseModel):
         """Whether there is a session."""
         return self.state is State.CONNECTED
 
+    @property
+    def summary(self) -> str:
+        """One line: the state, and with whom, or why not."""
+        if self.is_connected:
+            own = ", ".join(self.addresses) or "no address"
+            return f"connected to {self.gateway_address}: {own}"
+        return f"{self.state}: {self.reason}" if self.reason else str(self.state)
+
 
 def fetch_status(socket_file: Path) -> AgentStatus:
     """Ask the agent behind a socket.

@@ -18,6 +18,7 @@ from zgate_host.netwatch import NetWatch
 from zgate_host.resolve import resolve
 from zgate_host.runtime_dir import RuntimeDir
 from zgate_host.status_socket import StatusServer
+from zgate_host.supervised import supervised
 
 from zgate_connector.config import ConnectorConfig
 from zgate_connector.daemon import Connector
@@ -44,11 +45,12 @@ async def serve(config: ConnectorConfig, directory: RuntimeDir, reload: Reload) 
     """
     reloads = _Reloads(config, reload)
     with _signals(reloads):
-        async with _status_server(directory, reloads.status) as listen:
+        async with _status_server(directory, reloads.status) as listen, _told(reloads) as tell:
             while not reloads.is_stopped:
                 async with _running(reloads.config, directory) as connector:
                     reloads.watch(connector)
                     await listen()
+                    await tell()
                     await connector.run()
     return 0
 
@@ -190,6 +192,21 @@ async def _status_server(
         yield listen
     finally:
         server.close()
+
+
+@contextlib.asynccontextmanager
+async def _told(reloads: _Reloads) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+    """The service manager, from when there is something to say until the end."""
+    async with contextlib.AsyncExitStack() as stack:
+        is_told = False
+
+        async def tell() -> None:
+            nonlocal is_told
+            if not is_told:
+                is_told = True
+                await stack.enter_async_context(supervised(lambda: reloads.status().summary))
+
+        yield tell
 
 
 @contextlib.contextmanager

@@ -102,6 +102,14 @@ class ConnectorStatus(_Frozen):
         """Whether there is a session with every gateway."""
         return all(one.state is State.CONNECTED for one in self.gateways)
 
+    @property
+    def summary(self) -> str:
+        """One line: the state with each gateway, or why there is no session."""
+        return "; ".join(
+            f"{one.gateway}: {one.state}{f' ({one.reason})' if one.reason else ''}"
+            for one in self.gateways
+        )
+
 
 def fetch_status(socket_file: Path) -> ConnectorStatus:
     """Ask the connector behind a socket.

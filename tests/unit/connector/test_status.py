@@ -140,3 +140,9 @@ def test_text_and_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads(capsys.readouterr().out)["state"] == "not running"
     print_unavailable("nobody answers", as_json=False)
     assert capsys.readouterr().err == "not running: nobody answers\n"
+
+
+def test_one_line_for_a_service_manager() -> None:
+    down = a_gateway(gateway="two.example:443", state=State.BACKOFF, reason="no answer")
+    status = a_status(a_gateway(), down)
+    assert status.summary == "gw.example:443: connected; two.example:443: backoff (no answer)"
