@@ -113,19 +113,23 @@ def _print_flows(answer: schemas.FlowList) -> None:
         return
     shown = table("client", "protocol", "from", "to", "state", "idle", "rule", right=["idle"])
     for flow in answer.flows:
-        rule = "default action" if flow.rule_id is None else flow.rule_id
-        shown.add_row(
-            cell(flow.client),
-            cell(protocol_name(flow.protocol)),
-            cell(_end(flow.client_address, flow.client_port)),
-            cell(_end(flow.remote_address, flow.remote_port)),
-            cell(flow.stage.value),
-            cell(duration_text(flow.idle_s)),
-            cell(rule if flow.rule_line is None else f"{rule} (line {flow.rule_line})"),
-        )
+        shown.add_row(cell(flow.client), *map(cell, flow_cells(flow)))
     console().print(shown)
     if answer.total > len(answer.flows):
         click.echo(f"{answer.total - len(answer.flows)} more are open (--limit).")
+
+
+def flow_cells(flow: schemas.FlowView) -> tuple[str, ...]:
+    """Protocol, both ends, state, idle time and rule of a flow."""
+    rule = "default action" if flow.rule_id is None else flow.rule_id
+    return (
+        protocol_name(flow.protocol),
+        _end(flow.client_address, flow.client_port),
+        _end(flow.remote_address, flow.remote_port),
+        flow.stage.value,
+        duration_text(flow.idle_s),
+        rule if flow.rule_line is None else f"{rule} (line {flow.rule_line})",
+    )
 
 
 def _end(address: str | None, port: int | None) -> str:

@@ -19,6 +19,7 @@ from .options import with_socket_and_json
 #: Name of a command: (where it is, what it does).
 _COMMANDS = {
     "status": ("zgate_cli.status:status", "The gateway at a glance."),
+    "top": ("zgate_cli.top.command:top", "The gateway live, on the whole screen."),
     "sessions": ("zgate_cli.sessions:sessions", "The sessions that are up."),
     "clients": ("zgate_cli.clients:clients", "Every client that the gateway knows."),
     "services": ("zgate_cli.services:services", "Private services, and who offers them."),
@@ -27,6 +28,7 @@ _COMMANDS = {
     "policy": ("zgate_cli.policy:policy", "Show, check and reload the policy."),
     "flows": ("zgate_cli.flows:flows", "Open flows and denials, now or as they happen."),
     "kick": ("zgate_cli.sessions:kick", "Close a client's sessions."),
+    "ping": ("zgate_cli.ping:ping", "Is a client there, and how far away?"),
     "why": ("zgate_cli.why:why", "Would this packet pass, and which rule says so?"),
     "audit": ("zgate_cli.audit:audit", "Is the audit log what the gateway wrote?"),
     "pki": ("zgate_cli.pki:pki", "The certificate authority: issue, revoke, list."),

@@ -111,7 +111,8 @@ class SessionLists:
         gateway = self._gateway
         part = query.filter.casefold()
         found = [one for one in gateway.sessions.by_client.values() if not part or fits(one, part)]
-        sample = await self._take_sample() if query.sort in _BY_COUNTERS else None
+        wants_counters = query.rates or query.sort in _BY_COUNTERS
+        sample = await self._take_sample() if wants_counters else None
         if query.sort in _BY_REPORTS:
             await gateway.crew.refresh()
         key = self._key(query.sort, sample)
@@ -121,10 +122,13 @@ class SessionLists:
         shown = found[query.offset : end]
         if query.sort not in _BY_REPORTS:
             await self._ask_about(shown)
+        rates = list(sample.rates.values()) if sample is not None else []
         return schemas.SessionList(
             sessions=[self._describe(one, sample) for one in shown],
             total=len(gateway.sessions.by_client),
             matched=len(found),
+            up_bit_per_s=sum(one.up for one in rates) if rates else None,
+            down_bit_per_s=sum(one.down for one in rates) if rates else None,
         )
 
     async def ping(self, client: str) -> schemas.Ping:

@@ -34,6 +34,7 @@ class SessionQuery(Request):
     )
     limit: int | None = Field(None, ge=1, le=100_000, description="null: all")
     offset: int = Field(0, ge=0, description="so many are left out at the beginning")
+    rates: bool = Field(False, description="with bits per second, which sort=rate has anyway")
 
 
 class Session(Answer):
@@ -57,7 +58,7 @@ class Session(Answer):
     counters: Counters = Field(default_factory=Counters)
     drops: dict[str, int] = Field(default_factory=dict, description="in userspace, by drop reason")
     up_bit_per_s: float | None = Field(
-        None, ge=0, description="from the client, lately; null: only measured with sort=rate"
+        None, ge=0, description="from the client, lately; null: not measured, or not long enough"
     )
     down_bit_per_s: float | None = Field(None, ge=0, description="to the client, as up_bit_per_s")
 
@@ -68,6 +69,10 @@ class SessionList(Answer):
     sessions: list[Session]
     total: int = Field(0, ge=0, description="sessions that are up")
     matched: int = Field(0, ge=0, description="those of them that the filter lets through")
+    up_bit_per_s: float | None = Field(
+        None, ge=0, description="from all clients, shown or not; null: not measured"
+    )
+    down_bit_per_s: float | None = Field(None, ge=0, description="to all clients")
 
 
 class Ping(Answer):
