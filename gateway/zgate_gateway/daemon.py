@@ -34,7 +34,6 @@ from zgate_bpf.services import MAX_OFFERS
 from zgate_bpf.steering import Steering
 from zgate_config import ConfigError
 from zgate_control.store import KeptStore, StoreError
-from zgate_datapath import aioquic_private
 from zgate_datapath.connection_ids import SECRET_BYTES, OwnerMask
 from zgate_datapath.engine import engine_name
 from zgate_datapath.tun import Tun
@@ -141,7 +140,6 @@ class Gateway:
                 OSError,
                 StoreError,
                 WorkerError,
-                aioquic_private.IncompatibleAioquic,
             ) as error:
                 raise StartError(
                     str(error), is_bad_input=isinstance(error, ConfigError | IdentityError)
@@ -157,7 +155,6 @@ class Gateway:
         self._stop_requested.set()
 
     async def _start(self, loop: asyncio.AbstractEventLoop) -> None:
-        aioquic_private.check()
         try:
             engine_name(self.config.engine)
         except ValueError as error:
@@ -494,6 +491,7 @@ class Gateway:
             asyncio.create_task(self.edge.keep()),
             asyncio.create_task(self.dns.keep()),
             asyncio.create_task(self.manager.keep()),
+            asyncio.create_task(self.api.load()),
         ]
         try:
             await self._stop_requested.wait()

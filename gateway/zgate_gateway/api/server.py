@@ -16,18 +16,25 @@ import secrets
 import socket
 import stat
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import uvicorn
-from fastapi import FastAPI
 
-from .app import create_app, create_probe_app
-from .facade import GatewayFacade
+from .later import Later
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
+    from .facade import GatewayFacade
 
 _log = logging.getLogger(__name__)
 
 _BACKLOG = 64
 _START_TIMEOUT_S = 5.0
+#: After a restart the clients come back: they come first.
+_LOAD_AFTER_S = 3.0
 #: sun_path has 108 bytes with the final zero, and the name is longer while the file is prepared.
 _MAX_PATH_BYTES = 107
 _SUFFIX_BYTES = len(".0123abcd")
@@ -48,7 +55,8 @@ class ApiServer:
         socket_group: str | None = "zgate",
         metrics_address: tuple[str, int] | None = None,
     ) -> None:
-        self._facade = facade
+        self._app = Later(partial(_application, facade))
+        self._probes = Later(partial(_probe_application, facade))
         self._socket_path = socket_path
         self._socket_group = socket_group
         self._metrics_address = metrics_address
@@ -66,14 +74,19 @@ class ApiServer:
         try:
             unix = open_unix_socket(self._socket_path, self._socket_group)
             self._identity = _identity(self._socket_path)
-            self._unix = await _run(create_app(self._facade), unix)
+            self._unix = await _run(self._app, unix)
             self._running.append(self._unix)
             if self._metrics_address is not None:
                 tcp = open_tcp_socket(*self._metrics_address)
-                self._running.append(await _run(create_probe_app(self._facade), tcp))
+                self._running.append(await _run(self._probes, tcp))
         except BaseException:
             await self.stop()
             raise
+
+    async def load(self) -> None:
+        """Load what the first request would have to wait for, once the start is over."""
+        await asyncio.sleep(_LOAD_AFTER_S)
+        await self._app.made()
 
     async def look(self) -> str | None:
         """Make the socket file anew if it is gone; why that cannot be done, None if all is well.
@@ -84,7 +97,7 @@ class ApiServer:
             return None
         try:
             fresh = open_unix_socket(self._socket_path, self._socket_group)
-            running = await _run(create_app(self._facade), fresh)
+            running = await _run(self._app, fresh)
         except (ApiSocketError, OSError) as error:
             return str(error)
         self._identity = _identity(self._socket_path)
@@ -103,6 +116,21 @@ class ApiServer:
         if self._identity is not None and _identity(self._socket_path) == self._identity:
             self._socket_path.unlink(missing_ok=True)
         self._identity = None
+
+
+# FastAPI, its dependencies and the routes' models are half of what a gateway loads: not at once.
+
+
+def _application(facade: GatewayFacade) -> ASGIApp:
+    from .app import create_app
+
+    return create_app(facade)
+
+
+def _probe_application(facade: GatewayFacade) -> ASGIApp:
+    from .app import create_probe_app
+
+    return create_probe_app(facade)
 
 
 def open_unix_socket(path: Path, group: str | None) -> socket.socket:
@@ -235,7 +263,7 @@ class _Running:
         await self._task
 
 
-async def _run(app: FastAPI, sock: socket.socket) -> _Running:
+async def _run(app: ASGIApp, sock: socket.socket) -> _Running:
     config = uvicorn.Config(
         app,
         http="h11",
