@@ -23,13 +23,23 @@ MAX_BYTES = 1 << 30
 
 
 class TcpStream:
-    """Bytes from client to server (`upload`) or the other way, at full speed.
+    """Bytes from client to server (`upload`) or the other way, at full speed unless told otherwise.
 
     Use it as a context manager: entering connects, leaving aborts what still flows.
     """
 
-    def __init__(self, client: str, server: Host, address: Address, port: int, *, upload: bool):
+    def __init__(
+        self,
+        client: str,
+        server: Host,
+        address: Address,
+        port: int,
+        *,
+        upload: bool,
+        bytes_per_s: float | None = None,
+    ):
         self._upload = upload
+        self._pause_s = len(_CHUNK) / bytes_per_s if bytes_per_s is not None else 0.0
         self._target = (str(address), port)
         family = socket.AF_INET if address.version == 4 else socket.AF_INET6
         with server.namespace.entered():
@@ -115,6 +125,8 @@ class TcpStream:
                 count = sender.send(_CHUNK)
                 self._sent.update(_CHUNK[:count])
                 self.sent_bytes += count
+                if self._pause_s:
+                    self._stop.wait(self._pause_s)
             sender.shutdown(socket.SHUT_WR)
         except OSError as error:
             self._note(error)
