@@ -29,6 +29,7 @@ from zgate_identity.files import (
     PRIVATE_MODE,
     IdentityError,
     IdentityFileError,
+    give_to_owner_of,
     locked_directory,
     sync_directory,
     write_file,
@@ -364,6 +365,8 @@ def _publish(directory: Path, issuer: Issuer, crl: x509.CertificateRevocationLis
     staging = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
     try:
         (staging / "certs").mkdir(mode=0o700)
+        for folder in (staging, staging / "certs"):
+            give_to_owner_of(directory.parent, folder)
         write_file(staging / "ca.key", profile.key_pem(issuer.key), PRIVATE_MODE)
         write_file(staging / "crl.pem", crl.public_bytes(serialization.Encoding.PEM))
         write_file(staging / "ca.crt", profile.certificate_pem(issuer.certificate))

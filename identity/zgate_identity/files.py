@@ -71,6 +71,7 @@ def _replace(file: Path, data: bytes, mode: int) -> None:
     try:
         with os.fdopen(descriptor, "wb") as stream:
             os.fchmod(stream.fileno(), mode)
+            give_to_owner_of(file.parent, stream.fileno())
             stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
@@ -79,6 +80,20 @@ def _replace(file: Path, data: bytes, mode: int) -> None:
         temporary.unlink(missing_ok=True)
         raise
     sync_directory(file.parent)
+
+
+def give_to_owner_of(folder: Path, made: int | Path) -> None:
+    """Let what root has made in a folder, or its descriptor, belong to whom the folder belongs.
+
+    A gateway that runs as a user of its own then reads and renews what root has made beside it.
+    For everybody else it is a no-op.
+
+    Raises:
+        OSError: the folder is gone.
+    """
+    if os.geteuid() == 0:
+        owner = folder.stat()
+        os.chown(made, owner.st_uid, owner.st_gid)
 
 
 def sync_directory(directory: Path) -> None:

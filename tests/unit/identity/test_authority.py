@@ -1,3 +1,4 @@
+import os
 import stat
 import threading
 from datetime import timedelta
@@ -324,3 +325,14 @@ class TestRefreshCrl:
         assert not own.refresh_crl(forge.now + CRL_LIFETIME / 2 - DAY, if_needed=True)
         assert own.refresh_crl(forge.now + CRL_LIFETIME / 2, if_needed=True)
         assert own.refresh_crl(forge.now + 5 * CRL_LIFETIME, if_needed=True)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_an_authority_belongs_to_whom_the_state_belongs(tmp_path: Path, forge: Any) -> None:
+    """Root makes it in the state of a gateway that runs as a user of its own."""
+    nobody = 65_534
+    os.chown(tmp_path, nobody, nobody)
+    CertificateAuthority.create(tmp_path / "pki", forge.now)
+    made = [tmp_path / "pki", *(tmp_path / "pki").rglob("*")]
+    assert len(made) > 4
+    assert {(path.stat().st_uid, path.stat().st_gid) for path in made} == {(nobody, nobody)}

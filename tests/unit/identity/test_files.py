@@ -99,3 +99,13 @@ def test_locking_what_is_not_there(tmp_path: Path) -> None:
         locked_directory(tmp_path / "missing"),
     ):
         pytest.fail("the lock of nothing was given")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_what_root_writes_belongs_to_whom_the_folder_belongs(tmp_path: Path) -> None:
+    nobody = 65_534
+    os.chown(tmp_path, nobody, nobody)
+    write_file(tmp_path / "key", b"secret", PRIVATE_MODE)
+    made = (tmp_path / "key").stat()
+    assert (made.st_uid, made.st_gid) == (nobody, nobody)
+    assert mode(tmp_path / "key") == 0o600
