@@ -1,17 +1,20 @@
 """From C text to instructions: bcc, told to do without kernel headers (``programs/kernel_stub``).
 
-bcc and the LLVM below it cost seconds and more than a hundred megabytes of memory. They are
-imported when something is compiled, and not before.
+bcc and the LLVM below it take more than a hundred megabytes, which a process does not get back, and
+write what they object to where our own messages go. So they run in a process of their own, this
+module's, which ends when the instructions are there.
 """
 
 from __future__ import annotations
 
+import base64
+import json
 import os
 import platform
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from zgate_bpf.errors import BpfLoadError
@@ -19,8 +22,8 @@ from zgate_bpf.errors import BpfLoadError
 PROGRAMS = Path(__file__).parent / "programs"
 """The C sources, as they are installed."""
 
-_SAID_BYTES = 1 << 20
 _LINES_SHOWN = 12
+_BCC_IS_MISSING, _DOES_NOT_COMPILE = 3, 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,60 +63,25 @@ def compile_source(source: Source) -> dict[str, bytes]:
 
     Raises:
         BpfLoadError: bcc is missing, or the text does not compile.
+        OSError: the compiler's process cannot be started.
     """
-    try:
-        from bcc import BPF
-    except ImportError as error:
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "zgate_bpf.compiler"],
+        input=json.dumps(asdict(source)).encode(),
+        capture_output=True,
+        # The documented way to have bcc use another tree as the kernel's sources.
+        env={**os.environ, "BCC_KERNEL_SOURCE": str(PROGRAMS / "kernel_stub")},
+        check=False,
+    )
+    said = done.stderr.decode(errors="replace")
+    if done.returncode == _BCC_IS_MISSING:
         raise BpfLoadError(
             "bcc is not installed: install Debian's python3-bpfcc, and make the virtual "
-            "environment with --system-site-packages (PyPI's 'bcc' is something else)"
-        ) from error
-    with _stub_tree(), _captured_stderr() as said:
-        try:
-            module = BPF(text=source.text.encode(), cflags=source.flags)
-            try:
-                return {name: module.dump_func(name.encode()) for name in source.functions}
-            finally:
-                module.cleanup()  # it would keep its memory and a descriptor until exit
-        except Exception as error:  # bcc raises the class Exception itself
-            raise BpfLoadError(_explain(source.name, said())) from error
-
-
-@contextmanager
-def _stub_tree() -> Iterator[None]:
-    """Tell bcc, by the way it documents, to use our tree as the kernel's sources."""
-    before = os.environ.get("BCC_KERNEL_SOURCE")
-    os.environ["BCC_KERNEL_SOURCE"] = str(PROGRAMS / "kernel_stub")
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["BCC_KERNEL_SOURCE"]
-        else:
-            os.environ["BCC_KERNEL_SOURCE"] = before
-
-
-@contextmanager
-def _captured_stderr() -> Iterator[_Said]:
-    """The compiler writes to descriptor 2 and nowhere else: catch it, for the error's text."""
-    with tempfile.TemporaryFile() as file:
-        kept = os.dup(2)
-        os.dup2(file.fileno(), 2)
-        try:
-            yield _Said(file.fileno())
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
-
-
-class _Said:
-    """What was written to a descriptor so far."""
-
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-
-    def __call__(self) -> str:
-        return os.pread(self._fd, _SAID_BYTES, 0).decode(errors="replace")
+            f"environment with --system-site-packages (PyPI's 'bcc' is something else)\n{said}"
+        )
+    if done.returncode != 0:
+        raise BpfLoadError(_explain(source.name, said))
+    return {name: base64.b64decode(code) for name, code in json.loads(done.stdout).items()}
 
 
 def _explain(name: str, said: str) -> str:
@@ -123,3 +91,28 @@ def _explain(name: str, said: str) -> str:
     if "file not found" in said:
         cure = "\nThe C library's kernel interface headers are needed: install linux-libc-dev"
     return f"program {name} does not compile:\n{shown}{cure}"
+
+
+# The process of its own.
+
+
+def main() -> int:
+    """Compile what standard input says; instructions on standard output, complaints beside it."""
+    source = Source(**json.load(sys.stdin))
+    try:
+        from bcc import BPF
+    except ImportError as error:
+        print(error, file=sys.stderr)
+        return _BCC_IS_MISSING
+    try:
+        module = BPF(text=source.text.encode(), cflags=source.flags)
+        made = {name: module.dump_func(name.encode()) for name in source.functions}
+    except Exception as error:  # bcc raises the class Exception itself
+        print(error, file=sys.stderr)
+        return _DOES_NOT_COMPILE
+    json.dump({name: base64.b64encode(code).decode() for name, code in made.items()}, sys.stdout)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
