@@ -15,6 +15,9 @@ _PREFIX = "credential:"
 _DIRECTORY_VARIABLE = "CREDENTIALS_DIRECTORY"
 #: What systemd allows and a shell does not need quotes for.
 _NAME = re.compile(r"(?!\.{1,2}\Z)[\w.@+-]{1,255}\Z", re.ASCII)
+#: Our units hand over whole folders (``LoadCredential=zgate:FOLDER``), and systemd then puts this
+#: before each file's name.
+_FOLDER_ID = "zgate_"
 _MAX_SHOWN = 8
 
 
@@ -37,13 +40,14 @@ def credential(name: str) -> Path:
             f" this process has no {_DIRECTORY_VARIABLE}; to check a configuration by hand,"
             " set it to the folder of the files"
         )
-    path = Path(folder) / name
-    if not path.exists():
-        raise CredentialError(
-            f"a credential that the unit hands over (LoadCredential={name}:FILE);"
-            f" there {_found(Path(folder))}"
-        )
-    return path
+    paths = Path(folder) / name, Path(folder) / (_FOLDER_ID + name)
+    for path in paths:
+        if path.exists():
+            return path
+    raise CredentialError(
+        f"a credential that the unit hands over (LoadCredential={name}:FILE);"
+        f" there {_found(Path(folder))}"
+    )
 
 
 def _found(folder: Path) -> str:

@@ -39,6 +39,14 @@ def test_a_credential_is_a_path_in_its_folder(tmp_path: Path, handed_over: Path)
     assert files.model_dump(mode="json")["key"] == str(handed_over / "gateway.key")
 
 
+def test_a_file_of_a_folder_is_named_as_it_is_there(tmp_path: Path, handed_over: Path) -> None:
+    """systemd.exec(5): the files of a folder get its ID and an underscore before their names."""
+    (handed_over / "zgate_ca.crt").write_text("")
+    assert credential("ca.crt") == handed_over / "zgate_ca.crt"
+    (handed_over / "ca.crt").write_text("")
+    assert credential("ca.crt") == handed_over / "ca.crt"
+
+
 def test_flags_may_name_one(handed_over: Path) -> None:
     files = load_with_flags(None, {"certificate": "credential:gateway.key"}, Files)
     assert files.certificate == handed_over / "gateway.key"
