@@ -1,0 +1,141 @@
+"""Empty machines for a gateway, two agents and a connector, an office behind them, and a controller.
+
+    controller ── isp ──┬── agent1, agent2
+                        ├── connector          a wiki on the same host, on its loopback
+                        └── transit ── gateway ── site ── office   10.20.0.5
+
+Nothing of zgate is on them. What is installed there, Ansible has installed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bed import Files, Machine
+from controller import Controller, Run
+from zgate_lab.internet import Host, Internet, WebServer, host_addresses
+from zgate_lab.lab import Port
+
+WIKI_PORT = 8080
+WIKI_TEXT = "the wiki answers"
+WIKI_PROGRAM = f"""\
+from http.server import BaseHTTPRequestHandler, HTTPServer
+class Wiki(BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"{WIKI_TEXT}")
+HTTPServer(("127.0.0.1", {WIKI_PORT}), Wiki).serve_forever()
+"""
+_CONNECTOR_NET = ("198.18.13", "2001:db8:13:")
+
+
+@dataclass
+class Appliance:
+    """The machines, by the names of the inventory.
+
+    Attributes:
+        office: a web server that only the gateway's site knows.
+        variables: of the inventory's groups.
+    """
+
+    internet: Internet
+    gateway: Machine
+    agents: dict[str, Machine]
+    connector: Machine
+    office: WebServer
+    controller: Controller
+    variables: dict[str, dict[str, Any]]
+
+    @classmethod
+    @contextmanager
+    def open(cls, files: Files, key: Path, folder: Path) -> Iterator[Appliance]:
+        """Boot all of them; they are gone after the block."""
+        with Internet.open() as internet, ExitStack() as stack:
+
+            def boot(host: Host) -> Machine:
+                return stack.enter_context(
+                    Machine(internet.lab, host.namespace, host.ipv4, files, key=key)
+                )
+
+            agents = {"agent1": boot(internet.device1), "agent2": boot(internet.device2)}
+            connector = boot(_add_connector_host(internet))
+            appliance = cls(
+                internet,
+                boot(internet.gateway),
+                agents,
+                connector,
+                internet.start_web_server(internet.office),
+                Controller(internet.isp, folder, key),
+                {},
+            )
+            connector.write("/srv/wiki.py", WIKI_PROGRAM)
+            connector.run("systemd-run", "--unit=wiki", "python3", "/srv/wiki.py")
+            appliance.variables = _variables(str(internet.gateway.ipv4))
+            appliance.write_inventory()
+            yield appliance
+
+    @property
+    def machines(self) -> dict[str, Machine]:
+        """All of them."""
+        return {"gateway": self.gateway, **self.agents, "connector": self.connector}
+
+    def write_inventory(self) -> None:
+        """The machines and `variables`, as Ansible is to see them."""
+        groups = {
+            "zgate_gateways": {"gateway": self.gateway},
+            "zgate_connectors": {"connector": self.connector},
+            "zgate_agents": self.agents,
+        }
+        self.controller.write_inventory(groups, self.variables)
+
+    def deploy(self, package: Path, *arguments: str, check: bool = True, **variables: Any) -> Run:
+        """Run `site.yml` with a package."""
+        return self.controller.run(
+            "site.yml", *arguments, check=check, zgate_common_deb=str(package), **variables
+        )
+
+
+def _add_connector_host(internet: Internet) -> Host:
+    namespace = internet.lab.add_namespace("connector")
+    own, other = host_addresses(_CONNECTOR_NET, 2), host_addresses(_CONNECTOR_NET, 1)
+    internet.lab.connect(Port(namespace, "eth0", own), Port(internet.isp, "connector", other))
+    namespace.ip(*(f"route add default via {one.ip} dev eth0" for one in other))
+    internet.add_way_to(_CONNECTOR_NET)
+    return Host(namespace, "eth0", own[0].ip, own[1].ip)
+
+
+def _variables(gateway: str) -> dict[str, dict[str, Any]]:
+    to_office = {
+        "id": "office",
+        "type": "ip_cidr",
+        "action": "allow",
+        "destinations": ["10.20.0.0/24", "fd00:20::/64"],
+    }
+    to_wiki = {"id": "wiki", "type": "service", "action": "allow", "services": ["wiki"]}
+    return {
+        "zgate_gateways": {
+            "zgate_gateway_server_names": [gateway],
+            "zgate_gateway_routes": [
+                *("10.20.0.0/24", "10.66.0.0/24", "10.101.0.0/16"),
+                *("fd00:20::/64", "fd7a:7a67:6174:66::/64"),
+            ],
+            "zgate_gateway_policy": {
+                "version": "1.0",
+                "clients": {"agent1": {"rules": [to_wiki]}},
+                "groups": {"staff": {"rules": [to_office]}},
+                "connectors": {"connector": {"services": ["wiki"]}},
+            },
+        },
+        "zgate_connectors": {
+            "zgate_connector_gateways": [gateway],
+            "zgate_connector_services": [
+                {"id": "wiki", "ports": [80], "backend": f"127.0.0.1:{WIKI_PORT}"}
+            ],
+        },
+        "zgate_agents": {"zgate_agent_gateways": [gateway], "zgate_agent_groups": ["staff"]},
+    }

@@ -1,0 +1,263 @@
+"""From empty machines to traffic through the tunnel by `ansible-playbook` alone, and what follows.
+
+The tests are one story, in the order in which they stand: each goes on with the machines that the
+one before has left.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import packages
+import pytest
+import yaml
+from appliance import WIKI_TEXT, Appliance
+from bed import Files, package
+from zgate_lab.process import Process
+from zgate_lab.stream import TcpStream
+from zgate_lab.traffic import https_get, parse_ping, ping
+from zgate_lab.waiting import wait_until
+
+pytestmark = pytest.mark.timeout(900)
+
+STREAM_PORT = 9000
+STREAM_BYTES_PER_S = 500_000
+PING_INTERVAL_S = 0.1
+# What an upgrade may cost: the gateway's restart, and until its agents are back.
+MOST_LOST_S = 10.0
+
+
+@pytest.fixture(scope="module")
+def appliance(
+    empty: Files, ssh_key: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Appliance]:
+    with Appliance.open(empty, ssh_key, tmp_path_factory.mktemp("ansible")) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def current() -> Path:
+    return package.build(package.version())
+
+
+@pytest.fixture(scope="module")
+def newer(current: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return packages.repacked(current, "9.0.1", tmp_path_factory.mktemp("newer"))
+
+
+@pytest.fixture(scope="module")
+def broken(current: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("broken")
+    return packages.repacked(current, "9.0.2", folder, packages.broken)
+
+
+def addresses(appliance: Appliance) -> dict[str, list[str]]:
+    """The virtual IPs of all clients that have a session, as the gateway says."""
+    answer = yaml.safe_load(appliance.gateway.run("zgatectl", "sessions", "--json").stdout)
+    return {one["client"]: one["addresses"] for one in answer["sessions"]}
+
+
+def installed(appliance: Appliance) -> set[str]:
+    """The versions of zgate on all machines."""
+    return {
+        machine.output("dpkg-query", "--show", "--showformat=${Version}", "zgate")
+        for machine in appliance.machines.values()
+    }
+
+
+def files_of_zgate(appliance: Appliance, host: str) -> list[str]:
+    """What is on a machine in places where zgate, or the roles, put files."""
+    return (
+        appliance.machines[host]
+        .shell(
+            "find /etc /usr /var /run /lib/systemd -xdev -name '*zgate*' -not -path '/var/log/*' "
+            "-not -path '/run/systemd/*' -not -path '/var/lib/dpkg/*' 2>/dev/null | sort; "
+            "find /var/lib/zgate* /etc/zgate /var/cache/zgate 2>/dev/null | sort || true"
+        )
+        .splitlines()
+    )
+
+
+@contextmanager
+def traffic(appliance: Appliance) -> Iterator[None]:
+    """A ping and a TCP transfer from agent1 to the office, from before the block until after it.
+
+    The transfer arrives unchanged in one connection, and at most MOST_LOST_S of pings are lost.
+    """
+    office = appliance.office.host
+    device = appliance.internet.device1.namespace
+    stream = TcpStream(
+        device.name, office, office.ipv4, STREAM_PORT, upload=True, bytes_per_s=STREAM_BYTES_PER_S
+    )
+    pings = device.spawn("pings", "ping", "-n", "-i", str(PING_INTERVAL_S), str(office.ipv4))
+    with stream:
+        stream.wait_for_more(1000, 10)
+        yield
+        stream.wait_for_more(100_000, 30)
+        stream.finish()
+    result = ended(pings)
+    assert result.received > 0
+    assert result.lost * PING_INTERVAL_S < MOST_LOST_S, result.output[-300:]
+
+
+def ended(pings: Process):
+    pings.signal(signal.SIGINT)
+    assert pings.wait(10) in (0, 1)
+    return parse_ping(pings.output())
+
+
+def test_a_check_of_empty_machines_says_what_would_be_done(
+    appliance: Appliance, current: Path
+) -> None:
+    run = appliance.deploy(current, "--check", "--diff")
+    assert all(changed > 0 for changed in run.changed.values())
+    assert "+server_names:" in run.output
+    assert "agent1 would get a certificate of gateway" in run.output
+    for host in appliance.machines:
+        assert files_of_zgate(appliance, host) == []
+
+
+def test_one_playbook_brings_traffic(appliance: Appliance, current: Path) -> None:
+    appliance.deploy(current)
+    office, device = appliance.office, appliance.internet.device1.namespace.name
+    assert ping(device, office.host.ipv4).lost == 0
+    assert ping(device, office.host.ipv6).lost == 0
+    size = 8 << 20
+    got = https_get(device, f"{office.url_ipv4}bytes/{size}", office.certificate_file)
+    assert (got.status, got.body_bytes) == (200, size)
+    # The office sees the gateway, and nobody behind it.
+    assert {one.client for one in office.requests()} == {"10.9.0.1"}
+
+
+def test_a_service_behind_the_connector_answers(appliance: Appliance) -> None:
+    url = "http://wiki.zgate.internal/"
+    assert appliance.agents["agent1"].run("curl", "-sS", "-m", "10", url).stdout == WIKI_TEXT
+    denied = appliance.agents["agent2"].run("curl", "-sS", "-m", "10", url, check=False)
+    assert "Could not resolve host" in denied.stderr
+
+
+def test_keys_are_roots_and_stay_where_they_belong(appliance: Appliance) -> None:
+    for host, machine in {**appliance.agents, "connector": appliance.connector}.items():
+        keys = machine.shell("find /etc/zgate -name '*.key' -printf '%m %U %p\\n'").splitlines()
+        assert len(keys) == 1, (host, keys)
+        assert keys[0].startswith("600 0 ")
+    on_gateway = appliance.gateway.shell(
+        "find / -xdev -name '*.key' -path '*zgate*' -printf '%f\\n'"
+    )
+    assert sorted(on_gateway.split()) == ["ca.key", "gateway.key", "quic.key"]
+
+
+def test_a_second_run_changes_nothing(appliance: Appliance, current: Path) -> None:
+    before = addresses(appliance)
+    run = appliance.deploy(current)
+    assert run.changed == dict.fromkeys(appliance.machines, 0), run.output
+    assert addresses(appliance) == before
+
+
+def test_what_needs_no_restart_is_reloaded(appliance: Appliance, current: Path) -> None:
+    machine = appliance.gateway
+    started = machine.unit("zgate-gateway.service", "ExecMainPID")
+    policy = appliance.variables["zgate_gateways"]["zgate_gateway_policy"]
+    policy["clients"]["agent2"] = policy["clients"]["agent1"]
+    appliance.variables["zgate_gateways"]["zgate_gateway_log"] = {"level": "debug"}
+    appliance.write_inventory()
+    run = appliance.deploy(current, "--limit", "gateway")
+    assert run.changed["gateway"] == 3, run.output
+    assert "Reload zgate-gateway" in run.output
+    assert machine.unit("zgate-gateway.service", "ExecMainPID") == started
+    url = "http://wiki.zgate.internal/"
+    agent = appliance.agents["agent2"]
+    wait_until(
+        lambda: agent.run("curl", "-sS", "-m", "5", url, check=False).stdout == WIKI_TEXT,
+        30,
+        "the new policy",
+    )
+
+
+def test_a_bad_file_replaces_nothing(appliance: Appliance, current: Path) -> None:
+    before = appliance.gateway.shell("cat /etc/zgate/policy.yaml /etc/zgate/gateway.yaml")
+    bad_policy = {"version": "1.0", "clients": {"agent1": {"rules": [{"id": "x", "type": "?"}]}}}
+    run = appliance.deploy(
+        current, "--limit", "gateway", check=False, zgate_gateway_policy=bad_policy
+    )
+    assert run.failed == {"gateway"}
+    assert "failed to validate" in run.output
+    run = appliance.deploy(
+        current, "--limit", "gateway", check=False, zgate_gateway_pool={"ipv4": "10.0.0.0/33"}
+    )
+    assert run.failed == {"gateway"}
+    assert "pool.ipv4" in run.output
+    assert appliance.gateway.shell("cat /etc/zgate/policy.yaml /etc/zgate/gateway.yaml") == before
+    assert ping(appliance.internet.device1.namespace.name, appliance.office.host.ipv4).lost == 0
+
+
+def test_an_upgrade_under_traffic(appliance: Appliance, newer: Path) -> None:
+    before = addresses(appliance)
+    with traffic(appliance):
+        appliance.deploy(newer)
+    assert installed(appliance) == {"9.0.1"}
+    assert addresses(appliance) == before
+    status = yaml.safe_load(appliance.gateway.run("zgatectl", "status", "--json").stdout)
+    assert status["version"] == "9.0.1"
+    again = appliance.deploy(newer)
+    assert again.changed == dict.fromkeys(appliance.machines, 0), again.output
+
+
+def test_a_broken_version_is_taken_back(appliance: Appliance, newer: Path, broken: Path) -> None:
+    before = addresses(appliance)
+    configuration = appliance.gateway.read("/etc/zgate/gateway.yaml")
+    # The new version comes with other settings: they go with it.
+    with traffic_but_no_promise(appliance):
+        run = appliance.deploy(
+            broken, check=False, zgate_gateway_workers=1, zgate_common_ready_timeout_s=20
+        )
+    assert run.failed == {"gateway"}
+    assert "9.0.2 did not become ready; 9.0.1 runs again" in run.output
+    # Nobody else was touched.
+    assert set(run.changed) == {"gateway"}
+    assert installed(appliance) == {"9.0.1"}
+    assert appliance.gateway.read("/etc/zgate/gateway.yaml") == configuration
+    wait_until(lambda: addresses(appliance) == before, 60, "all clients to be back")
+    assert ping(appliance.internet.device1.namespace.name, appliance.office.host.ipv4).lost == 0
+    again = appliance.deploy(newer)
+    assert again.changed == dict.fromkeys(appliance.machines, 0), again.output
+
+
+@contextmanager
+def traffic_but_no_promise(appliance: Appliance) -> Iterator[None]:
+    """A TCP connection from agent1 to the office, which is there after the block as before."""
+    office, device = appliance.office.host, appliance.internet.device1.namespace
+    stream = TcpStream(
+        device.name, office, office.ipv4, STREAM_PORT, upload=True, bytes_per_s=50_000
+    )
+    with stream:
+        stream.wait_for_more(1000, 10)
+        yield
+        stream.wait_for_more(10_000, 60)
+        stream.finish()
+
+
+def test_a_removed_zgate_keeps_its_state_and_a_purged_one_nothing(
+    appliance: Appliance, newer: Path
+) -> None:
+    before = addresses(appliance)
+    appliance.controller.run("uninstall.yml")
+    assert installed(appliance) == {""}
+    assert appliance.gateway.exists("/var/lib/zgate/zgate.db")
+    assert appliance.gateway.exists("/etc/zgate/gateway.yaml")
+    appliance.deploy(newer)
+    assert addresses(appliance) == before
+
+    appliance.controller.run("uninstall.yml", zgate_common_purge=True)
+    for host, machine in appliance.machines.items():
+        assert files_of_zgate(appliance, host) == [], host
+        assert "zgate" not in machine.output("ip", "-o", "link")
+        assert "zgate" not in machine.output("nft", "list", "ruleset")
+        assert machine.output("systemctl", "is-system-running") == "running"
+    again = appliance.controller.run("uninstall.yml", zgate_common_purge=True)
+    assert again.changed == dict.fromkeys(appliance.machines, 0), again.output
