@@ -1,6 +1,6 @@
 """Which clients get series of their own: a server that keeps them for weeks has only so much room.
 
-docs/adr/0024-cardinality.md says why the others are not summed into one more series.
+docs/adr/0025-bounded-series.md says why the others are not summed into one more series.
 """
 
 from __future__ import annotations
