@@ -75,16 +75,17 @@ def _dynamic_set(name: str, kind: str, size: int, timeout_s: int) -> str:
 
 def _input(per_s: int) -> str:
     # Later fragments have no ports; they are nothing without a first one that passed. (Those of
-    # version 4 are put together before they come here.)
+    # version 4 are put together before they come here.) Protocols are numbers: a host without
+    # /etc/protocols, which Debian has in a package of its own, knows no names.
     return f"""\
 	chain input {{
 		type filter hook input priority 0; policy drop;
 		iifname "lo" accept
 		frag frag-off != 0 accept
-		meta l4proto tcp jump from_tcp
-		meta l4proto udp jump from_udp
-		meta l4proto icmp jump from_icmp
-		meta l4proto ipv6-icmp jump from_icmp6
+		meta l4proto 6 jump from_tcp
+		meta l4proto 17 jump from_udp
+		meta l4proto 1 jump from_icmp
+		meta l4proto 58 jump from_icmp6
 		counter name not_offered
 	}}
 	chain from_tcp {{

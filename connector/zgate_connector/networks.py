@@ -288,7 +288,7 @@ class HostNetwork:
                     "iifname != @tuns accept",
                     *to_networks,
                     "ct state established,related accept",
-                    "meta l4proto { icmp, ipv6-icmp } accept",
+                    "meta l4proto { 1, 58 } accept",  # ICMP; no names, as in chamber_rules
                     "counter drop",
                 ],
             ),
