@@ -146,7 +146,7 @@ class PolicyKeeper:
         self._pools = pools
         self._services: ServiceNames = _NoServices()
         self._services_moved = asyncio.Event()
-        self._in_store: tuple[PolicyRevision, bytes | None] | None = None
+        self._recorded: tuple[PolicyRevision, bytes | None] | None = None
         self._not_in_store: list[tuple[PolicyRevision, bytes | None]] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self.policy_set = PolicySet.empty()
@@ -425,7 +425,7 @@ class PolicyKeeper:
 
     def remembered(self) -> list[tuple[PolicyRevision, bytes | None]]:
         """What a store that was lost has to hold: what it missed, and what is in force."""
-        in_force = [self._in_store] if self._in_store is not None else []
+        in_force = [self._recorded] if self._recorded is not None else []
         known = {one.revision for one, _ in self._not_in_store}
         return [one for one in in_force if one[0].revision not in known] + self._not_in_store
 
@@ -437,7 +437,7 @@ class PolicyKeeper:
     def _now_in_force(self, candidate: _Candidate, recorded: PolicyRevision) -> None:
         policy_set = candidate.policy_set
         self.policy_set, self.findings = policy_set, candidate.findings
-        self._in_store = recorded, candidate.data
+        self._recorded = recorded, candidate.data
         self.loaded_at = datetime.now(UTC)
         self._audit.policy_loaded(
             revision=recorded.revision,

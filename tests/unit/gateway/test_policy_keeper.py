@@ -6,6 +6,7 @@ import asyncio
 import json
 import threading
 from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from zgate_config import ConfigError
-from zgate_control.store import Store, StoreError
+from zgate_control.store import Memory, Store, StoreError
 from zgate_gateway.audit import AuditLog
 from zgate_gateway.kernel import KernelError
 from zgate_gateway.policy.policy_set import PolicySet
@@ -560,3 +561,47 @@ async def test_findings_know_the_services(world: World) -> None:
     world.directory.ensure("echo-1")
     await world.keeper.apply((naming("echo-*") + "\n").encode())
     assert world.keeper.findings == ()
+
+
+# A store that is lost, and a file that is gone.
+
+
+async def test_the_file_comes_into_force_while_the_store_is_lost(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(**_: object) -> None:
+        raise StoreError("zgate.db", "the disk is full", "free some space")
+
+    with monkeypatch.context() as lost:
+        lost.setattr(world.store, "record_policy", refuse)
+        for number in (2, 3):
+            world.file.write_text(policy(number))
+            assert await world.keeper.reload()
+        world.kernel.fails = "no memory"
+        world.file.write_text(policy(4))
+        with pytest.raises(KernelError):
+            await world.keeper.reload()
+    world.kernel.fails = None
+    assert world.kernel.revision == 3 and [one for one, _ in world.history()] == [1]
+    missing = world.keeper.remembered()
+    world.store.remember(Memory(policies=missing), datetime.now(UTC))
+    world.keeper.written(revision for revision, _ in missing)
+    assert world.history() == [(3, "reload"), (2, "reload"), (1, "start")]
+    assert world.in_force() == policy(3)
+    assert [revision.revision for revision, _ in world.keeper.remembered()] == [3]
+
+
+@pytest.mark.parametrize("with_file", [True, False], ids=["etc", "state"])
+async def test_a_file_that_is_gone_changes_nothing(tmp_path: Path, with_file: bool) -> None:
+    world = World(tmp_path, with_file=with_file)
+    if not with_file:
+        await world.keeper.apply(policy(1).encode())
+    revision = world.kernel.revision
+    world.file.unlink()
+    with pytest.raises(ConfigError):
+        await world.keeper.reload()
+    assert world.kernel.revision == revision and world.keeper.error is not None
+    world.file.write_text(policy(1))
+    assert not await world.keeper.reload()
+    assert world.keeper.error is None and world.in_force() == policy(1)
+    world.stop()
