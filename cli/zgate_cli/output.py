@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 
 import click
 from pydantic import BaseModel
 from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 from zgate_gateway.api import schemas
@@ -29,6 +31,29 @@ def console() -> Console:
     terminal = sys.stdout.isatty()
     width = None if terminal or os.environ.get("COLUMNS") else _WIDTH_WITHOUT_TERMINAL
     return Console(file=sys.stdout, width=width, markup=False, highlight=False, emoji=False)
+
+
+@contextmanager
+def progress(steps: int, what: str) -> Iterator[Callable[[str], None]]:
+    """Show how far long work has come, on standard error and only if that is a terminal.
+
+    The body calls what it is given at the beginning of each of so many steps, with its name.
+    """
+    err = Console(stderr=True, markup=False, highlight=False, emoji=False)
+    if not err.is_terminal:
+        yield lambda _name: None
+        return
+    bar = Progress(TextColumn("{task.description}"), BarColumn(), console=err, transient=True)
+    with bar:
+        task = bar.add_task(what, total=steps)
+        begun = 0
+
+        def step(name: str) -> None:
+            nonlocal begun
+            bar.update(task, completed=begun, description=f"{what} {name}")
+            begun += 1
+
+        yield step
 
 
 def cell(value: object, style: str = "") -> Text:
