@@ -153,7 +153,9 @@ class ResolvConf:
                 file.write(self.path.read_bytes())
 
     def _remove_backup(self) -> None:
-        self.backup.unlink(missing_ok=True)
+        # Looked for first: on a read-only file system even what is not there cannot be unlinked.
+        if os.path.lexists(self.backup):
+            self.backup.unlink(missing_ok=True)
 
     def _read(self) -> str:
         with contextlib.suppress(FileNotFoundError):

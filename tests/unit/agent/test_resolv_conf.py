@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -156,3 +157,15 @@ def test_a_huge_file_is_told_and_left_alone(file: ResolvConf) -> None:
     with pytest.raises(ResolvConfError, match="more than 65536 bytes"):
         file.put(SERVERS)
     assert not file.backup.exists()
+
+
+def test_on_a_read_only_file_system_there_is_nothing_to_put_back(
+    file: ResolvConf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a service under ProtectSystem=strict: unlink fails there, whatever is there."""
+
+    def read_only(path: Path, missing_ok: bool = False) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(Path, "unlink", read_only)
+    assert not file.put_back()
