@@ -2,7 +2,7 @@
 
 The gateway goes on with whatever it can, and says what is wrong: one line in the log when a problem
 begins and one when it ends, ``zgatectl status``, and the metric ``zgate_alert``. Each text names
-the cure; ``docs/runbooks/NAME.md`` says more.
+the cure; ``docs/runbooks`` has a page for each (``disk_full``: ``ZgateDiskFull``).
 """
 
 from __future__ import annotations

@@ -187,6 +187,18 @@ async def test_a_stalled_handshake_dies_before_the_idle_timeout(lab: Lab) -> Non
     await eventually(lambda: gateway.endpoint.half_open == 1)
     await eventually(lambda: gateway.endpoint.half_open == 0)
     gateway.assert_holds_nothing()
+    assert gateway.endpoint.handshakes == {"timed_out": 1}
+
+
+async def test_a_handshake_that_ends_otherwise_has_failed(lab: Lab) -> None:
+    gateway = lab.gateway()
+    Stranger(gateway).send(first_flight())
+    await eventually(lambda: gateway.endpoint.half_open == 1)
+    (connection,) = gateway.endpoint.connections
+    connection.drop("for the test")
+    gateway.endpoint.flush(connection)
+    assert gateway.endpoint.handshakes == {"failed": 1}
+    gateway.assert_holds_nothing()
 
 
 async def test_the_default_deadline_is_ten_seconds(lab: Lab) -> None:
@@ -222,7 +234,8 @@ async def test_a_retry_proves_the_address_and_a_session_follows(lab: Lab) -> Non
     pressed(gateway, max_half_open=1)
     gateway.endpoint._unproved = TokenBucket(0, 0)
     client, _ = await lab.connect(gateway)
-    assert gateway.endpoint.retry_tokens["issued"] == 1
+    assert gateway.endpoint.retry_tokens == {"issued": 1, "accepted": 1}
+    assert gateway.endpoint.handshakes == {"completed": 1}
     assert gateway.endpoint.retry_active
     client.tun.inject(udp_packet("10.100.0.2", "10.20.0.5"))
     await eventually(lambda: gateway.tun.written)
@@ -251,6 +264,7 @@ async def test_a_token_that_is_not_ours_counts_as_none(lab: Lab) -> None:
     gateway.endpoint._unproved = TokenBucket(0, 0)
     Stranger(gateway).send(first_flight(token=b"of another life" * 5))
     await eventually(lambda: gateway.endpoint.retry_tokens["issued"] == 1)
+    assert gateway.endpoint.retry_tokens["refused"] == 2
 
 
 async def test_connections_are_bounded(lab: Lab) -> None:

@@ -154,6 +154,8 @@ async def test_a_bad_client_certificate_is_refused_and_told_why(
     assert_nobody(gateway)
     await eventually(lambda: not gateway.endpoint.connections)
     gateway.assert_holds_nothing()
+    assert gateway.endpoint.handshakes == {"refused": 1}
+    assert not gateway.endpoint._counted
 
 
 async def refused_peer(lab: Lab, gateway: Gateway, peer: Peer) -> Peer:
@@ -329,6 +331,7 @@ async def test_a_bad_gateway_certificate_is_refused_before_the_client_shows_its_
     assert seen == [], "the client's certificate must not be shown to a stranger"
     assert_nobody(gateway)
     gateway.assert_holds_nothing()
+    assert gateway.endpoint.handshakes == {"failed": 1}
 
 
 async def test_the_certificate_chain_check_runs_before_our_flight(lab: Lab, pki: Pki) -> None:

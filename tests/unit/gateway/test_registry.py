@@ -96,6 +96,27 @@ async def test_everything_points_to_the_worker_that_asked() -> None:
     assert world.registry.established_total == 1
 
 
+async def test_who_comes_again_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    first = world.admit()
+    assert world.registry.reconnects == {}
+    world.admit()
+    assert world.registry.reconnects == {"up": 1}
+    world.registry.close(first, "gone")
+    for session in list(world.registry.by_id.values()):
+        world.registry.close(session, "gone")
+    world.admit()
+    assert world.registry.reconnects == {"up": 1, "ended": 1}
+    world.admit("bob")
+    assert world.registry.reconnects == {"up": 1, "ended": 1}
+    monkeypatch.setattr(registry_module, "_LATELY_S", 1e-9)
+    for name in ("alice", "bob"):
+        world.registry.close(world.registry.by_client[name], "gone")
+        world.admit(name)
+    assert world.registry.reconnects == {"up": 1, "ended": 1}, "too long ago"
+    assert len(world.registry._ended_s) <= 1, "and forgotten"
+
+
 async def test_the_newer_session_wins_over_all_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry_module, "GRACE_S", 0.01)
     world = World()
