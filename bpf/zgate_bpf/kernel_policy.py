@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from ipaddress import IPv6Network
@@ -261,12 +262,15 @@ class KernelPolicy:
     def _load(self) -> tuple[int, int]:
         names = ("zg_ingress", "zg_egress")
         compiled = self._compile("policy", names)
-        fds = []
-        for name in names:
-            fd = loader.load_program(compiled[name], name=name)
-            self._undo.callback(os.close, fd)
-            fds.append(fd)
-        return fds[0], fds[1]
+        # The verifier takes its time with each of them, and holds nothing of Python's meanwhile.
+        with ThreadPoolExecutor(len(names)) as threads:
+            loads = [
+                threads.submit(loader.load_program, compiled[name], name=name) for name in names
+            ]
+        for load in loads:
+            if load.exception() is None:
+                self._undo.callback(os.close, load.result())
+        return loads[0].result(), loads[1].result()
 
     def load_beside(self, name: str, functions: tuple[str, ...]) -> dict[str, int]:
         """Load functions of another program over the same maps, to measure parts of this one.

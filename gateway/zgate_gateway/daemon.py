@@ -1,8 +1,9 @@
 """The gateway's life: what is set up in which order, what goes on meanwhile, how it ends.
 
-    start   store, certificates, policy, audit       nothing of the kernel's is touched yet
-            worker processes                         they load while the rest is set up
-            BPF programs loaded, policy in them      empty maps deny
+    start   worker processes, BPF programs           begun at once, and attached to nothing
+                                                     (`zgate_gateway.head_start`)
+            store, certificates, policy, audit       what may be wrong without root
+            policy in the programs                   empty maps deny
             leftovers of a killed predecessor away
             TUN; programs attached, addresses, nftables, link up   (`zgate_gateway.net`)
             sessions, UDP port, Unix socket, workers at work, XDP before the port
@@ -51,6 +52,7 @@ from zgate_gateway.config import GatewayConfig
 from zgate_gateway.dns.access import Access
 from zgate_gateway.dns.responder import DnsResponder
 from zgate_gateway.edge import Edge, EdgeError
+from zgate_gateway.head_start import HeadStart
 from zgate_gateway.journal import Journal
 from zgate_gateway.kernel import Kernel, KernelError
 from zgate_gateway.loop_lag import LoopLag
@@ -91,8 +93,9 @@ class StartError(Exception):
 class Gateway:
     """One gateway: the supervisor's side of it (`zgate_gateway.worker.crew.CrewOwner`)."""
 
-    def __init__(self, config: GatewayConfig) -> None:
+    def __init__(self, config: GatewayConfig, head_start: HeadStart) -> None:
         self.config = config
+        self._head_start = head_start
         self.version = version("zgate")
         self.started_at = datetime.now(UTC)
         self.started_s = time.monotonic()
@@ -103,6 +106,7 @@ class Gateway:
         self.local_address = "-"
         self.manager = ServiceManager(self._describe)
         self._undo = contextlib.ExitStack()
+        self._undo.callback(head_start.close)
         self._stop_requested = asyncio.Event()
         self._stop_cause = ""
         self._exit_status = 0
@@ -165,9 +169,9 @@ class Gateway:
         self.manager.opening_state()
         self._open_state()
         self.crew = Crew(self.config.worker_count, self, loop)
-        self.crew.spawn()
+        self.crew.spawn(self._head_start.workers())
         self.manager.loading_programs()
-        self._open_kernel(loop)
+        self._open_kernel(loop, await asyncio.to_thread(self._head_start.programs))
         await self._predecessor_gone()
         self._open_network()
         self._open_sessions(loop)
@@ -233,9 +237,8 @@ class Gateway:
         write_file(file, secret, PRIVATE_MODE)
         return secret
 
-    def _open_kernel(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _open_kernel(self, loop: asyncio.AbstractEventLoop, programs: KernelPolicy) -> None:
         limits = self.config.limits
-        programs = KernelPolicy(max_clients=limits.max_clients, max_flows=limits.max_flows)
         self._undo.callback(programs.close)
         self.kernel = Kernel(programs, max_clients=limits.max_clients)
         self.alerts = MapAlerts(programs.map_usage, self.problems)

@@ -63,10 +63,13 @@ def main(config_path: Path | None, check: bool) -> None:
 
 
 def _run(config: GatewayConfig) -> NoReturn:
+    from zgate_gateway.head_start import HeadStart
+
+    head_start = HeadStart(config)
     from zgate_gateway.daemon import Gateway, StartError
 
     try:
-        status = asyncio.run(Gateway(config).run())
+        status = asyncio.run(Gateway(config, head_start).run())
     except StartError as error:
         _stop(EXIT_BAD_INPUT if error.is_bad_input else EXIT_FAILED, str(error))
     sys.exit(status)

@@ -21,6 +21,7 @@ from typing import Protocol
 
 from zgate_gateway.admission import PeerPath
 from zgate_gateway.worker import messages
+from zgate_gateway.worker.launch import Launched
 from zgate_gateway.worker.messages import Configure, Message
 from zgate_gateway.worker.process import WorkerProcess
 
@@ -96,14 +97,14 @@ class Crew:
         self._is_stopping = False
         self._all_gone = asyncio.Event()
 
-    def spawn(self) -> None:
-        """Start the processes; they wait to be configured.
+    def spawn(self, launched: Sequence[Launched] = ()) -> None:
+        """Start the processes, but for those that run already; they wait to be configured.
 
         Raises:
             OSError: a process cannot be started.
         """
-        for slot in self._slots:
-            slot.process = WorkerProcess(slot.index, self, self._loop)
+        for slot, one in itertools.zip_longest(self._slots, launched):
+            slot.process = WorkerProcess(slot.index, self, self._loop, one)
 
     async def work(self) -> None:
         """Configure all, and wait until they accept connections.

@@ -6,8 +6,6 @@ import asyncio
 import logging
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -15,7 +13,8 @@ from zgate_protocol.service_capsule import RegistrationAnswer
 
 from zgate_gateway.admission import IpAddress, PeerPath
 from zgate_gateway.worker import messages
-from zgate_gateway.worker.channel import Channel, socket_pair
+from zgate_gateway.worker.channel import Channel
+from zgate_gateway.worker.launch import Launched, launch
 from zgate_gateway.worker.messages import BATCH_ENTRIES, Message, Report, SessionReport
 
 logger = logging.getLogger(__name__)
@@ -45,7 +44,13 @@ class WorkerProcess:
         unanswered: how many pings in a row were not answered.
     """
 
-    def __init__(self, index: int, owner: ProcessOwner, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        index: int,
+        owner: ProcessOwner,
+        loop: asyncio.AbstractEventLoop,
+        launched: Launched | None = None,
+    ) -> None:
         self.index = index
         self.ready: asyncio.Future[str] = loop.create_future()
         self.failure = ""
@@ -58,27 +63,12 @@ class WorkerProcess:
         self._answers: dict[int, asyncio.Future[None]] = {}
         self._pings: dict[int, asyncio.Future[float | None]] = {}
         self._gathered: dict[int, dict[str, SessionReport]] = {}
-        ours, theirs = socket_pair()
-        try:
-            self._popen = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-P",
-                    "-m",
-                    "zgate_gateway.worker",
-                    str(theirs.fileno()),
-                    str(os.getpid()),
-                ],
-                stdin=subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(),),
-            )
-        except OSError:
-            ours.close()
-            raise
-        finally:
-            theirs.close()
+        launched = launched or launch()
+        self._popen = launched.popen
         self._exit_fd = os.pidfd_open(self._popen.pid)
-        self._channel = Channel(ours, loop, on_message=self._on_message, on_lost=self._on_lost)
+        self._channel = Channel(
+            launched.channel, loop, on_message=self._on_message, on_lost=self._on_lost
+        )
         loop.add_reader(self._exit_fd, self._on_exit)
 
     @property
