@@ -6,6 +6,7 @@ import asyncio
 import faulthandler
 import sys
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import NoReturn
 
@@ -32,21 +33,13 @@ EXIT_BAD_INPUT = 2
 def main(config_path: Path | None, check: bool) -> None:
     """Run the zgate gateway in the foreground."""
     from zgate_config import ConfigError
-
-    from zgate_gateway.edge_blocklist import read_blocklist
-    from zgate_gateway.policy.policy_set import PolicySet
-    from zgate_gateway.policy.service_names import ServicePools
-    from zgate_gateway.policy_keeper import APPLIED_FILE_NAME
+    from zgate_identity.files import IdentityError
 
     try:
         config = load_config(config_path)
-        policy_file = config.policy_file or config.state_dir / APPLIED_FILE_NAME
-        if check and (config.policy_file is not None or policy_file.exists()):
-            pools = ServicePools(config.services.ipv4, config.services.ipv6)
-            PolicySet.load(policy_file, pools=pools)
-        if check and config.edge.blocklist_file is not None:
-            read_blocklist(config.edge.blocklist_file)
-    except ConfigError as error:
+        if check:
+            _check(config)
+    except (ConfigError, IdentityError, ValueError) as error:
         _stop(EXIT_BAD_INPUT, str(error), is_start=not check)
     if check:
         click.echo(f"{config_path or 'built-in defaults'}: ok")
@@ -60,6 +53,32 @@ def main(config_path: Path | None, check: bool) -> None:
     faulthandler.enable()
     configure_logging(config.log.level)
     _run(config)
+
+
+def _check(config: GatewayConfig) -> None:
+    """What a start would find wrong, without root and without making anything.
+
+    Raises ConfigError, IdentityError, ValueError.
+    """
+    from zgate_datapath.engine import engine_name
+    from zgate_identity.reload import ReloadingClientVerifier
+    from zgate_identity.tls_files import check_server_files
+
+    from zgate_gateway.edge_blocklist import read_blocklist
+    from zgate_gateway.policy.policy_set import PolicySet
+    from zgate_gateway.policy.service_names import ServicePools
+    from zgate_gateway.policy_keeper import APPLIED_FILE_NAME
+
+    policy_file = config.policy_file or config.state_dir / APPLIED_FILE_NAME
+    if config.policy_file is not None or policy_file.exists():
+        PolicySet.load(policy_file, pools=ServicePools(config.services.ipv4, config.services.ipv6))
+    if config.edge.blocklist_file is not None:
+        read_blocklist(config.edge.blocklist_file)
+    engine_name(config.engine)
+    if config.pki is not None:
+        now = datetime.now(UTC)
+        check_server_files(config.pki.certificate, config.pki.key, now)
+        ReloadingClientVerifier(config.pki.ca, config.pki.crl, now)
 
 
 def _run(config: GatewayConfig) -> NoReturn:
