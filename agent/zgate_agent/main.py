@@ -33,6 +33,7 @@ _file = click.Path(path_type=Path, dir_okay=False)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="zgate", prog_name="zgate-agent")
 def main() -> None:
     """Connect this device to a zgate gateway."""
 

@@ -42,6 +42,7 @@ _file = click.Path(path_type=Path, dir_okay=False)
 @click.option("--runtime-dir", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]))
 @click.option("--check", is_flag=True, help="Check the configuration and the files, then exit.")
+@click.version_option(package_name="zgate", prog_name="zgate-connector")
 @click.pass_context
 def main(context: click.Context, /, config_path: Path | None, check: bool, **flags: object) -> None:
     """Offer services, or networks, that are beside this host to the clients of zgate gateways.

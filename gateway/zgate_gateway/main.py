@@ -30,6 +30,7 @@ EXIT_BAD_INPUT = 2
     help=f"YAML or JSON [default: {DEFAULT_PATH} if it is there, else built-in defaults]",
 )
 @click.option("--check", is_flag=True, help="Check the configuration and the policy, then exit.")
+@click.version_option(package_name="zgate", prog_name="zgate-gateway")
 def main(config_path: Path | None, check: bool) -> None:
     """Run the zgate gateway in the foreground."""
     from zgate_config import ConfigError

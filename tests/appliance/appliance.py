@@ -1,4 +1,4 @@
-"""Empty machines for a gateway, two agents and a connector, an office behind them, and a controller.
+"""Empty machines for a gateway, two agents and a connector; an office; a controller.
 
     controller ── isp ──┬── agent1, agent2
                         ├── connector          a wiki on the same host, on its loopback

@@ -1,4 +1,4 @@
-"""Where Ansible runs: this host's, in a namespace of the lab from which ssh reaches the machines."""
+"""Ansible, in a namespace of the lab from which ssh reaches the machines."""
 
 from __future__ import annotations
 

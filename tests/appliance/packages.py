@@ -1,4 +1,4 @@
-"""Packages to upgrade to: the one that `make deb` makes, under another version, changed a little."""
+"""Packages to upgrade to: that of `make deb` under another version, changed a little."""
 
 from __future__ import annotations
 
