@@ -8,6 +8,10 @@ ours=$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 version=${1:-$ours}
 out=$PWD/build/deb
 source=$out/zgate-$version
+mkdir -p "$out"
+# One build at a time: two of one version would be in each other's way.
+exec 9>"$out/lock"
+flock 9
 rm -rf "$source"
 mkdir -p "$source"
 
