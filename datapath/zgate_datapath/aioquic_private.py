@@ -49,6 +49,7 @@ CONNECTION_NAMES = (
     "_local_max_data",
     "_loss",
     "_network_paths",
+    "_on_ping_delivery",
     "_packet_number",
     "_parse_transport_parameters",
     "_peer_cid",

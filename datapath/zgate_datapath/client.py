@@ -113,6 +113,8 @@ class ClientConfig:
     engine: str = "auto"
     congestion: str = "cubic"
     max_udp_payload_bytes: int = 1452
+    local_port: int = 0
+    """0: any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +209,7 @@ class TunnelClient:
         try:
             found = await self._loop.getaddrinfo(config.host, config.port, type=2)
             address: Address = found[0][4]
-            udp = UdpSocket.towards(address)
+            udp = UdpSocket.towards(address, local_port=config.local_port)
         except OSError as error:
             raise ConnectionLost(f"cannot reach {config.host}: {error}") from error
         try:

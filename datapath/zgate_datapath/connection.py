@@ -596,8 +596,10 @@ class Connection:
         self._control_due = True
         self.quic.send_ping(0)
 
-    def measure_round_trip(self, on_answer: Callable[[float], None], now: float) -> None:
+    def measure_round_trip(self, on_answer: Callable[[float], None], now: float) -> int:
         """Ask for a sign of life, sent by the next flush; `on_answer` gets how long it took, in s.
+
+        Returns its number, for `forget_round_trip`.
 
         It is never called if the peer does not answer. The time is with what the peer waits with
         its acknowledgement (RFC 9000 section 13.2.1), and with sending again what was lost.
@@ -608,6 +610,11 @@ class Connection:
         self._pings[self._last_ping] = now, on_answer
         self._control_due = True
         self.quic.send_ping(self._last_ping)
+        return self._last_ping
+
+    def forget_round_trip(self, number: int) -> None:
+        """Nobody waits for it any more."""
+        self._pings.pop(number, None)
 
     def _ping_answered(self, uid: int, now: float) -> None:
         asked = self._pings.pop(uid, None)

@@ -115,11 +115,13 @@ class UdpSocket:
         return [cls(sock) for sock in made]
 
     @classmethod
-    def towards(cls, address: Address) -> UdpSocket:
+    def towards(cls, address: Address, *, local_port: int = 0) -> UdpSocket:
         """A client's socket, bound to the local address that the route to `address` picks."""
         family = socket.AF_INET6 if ":" in str(address[0]) else socket.AF_INET
         sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
         try:
+            if local_port:
+                sock.bind(("", local_port))
             sock.connect(address)
         except OSError:
             sock.close()
