@@ -282,12 +282,16 @@ async def test_a_killed_worker_is_replaced_and_its_clients_are_told(
     await bob.connect(LONG_S)
     first, other = supervisor.process(0), supervisor.process(1)
     assert first is not None and other is not None
+    await supervisor.crew.refresh({})
+    assert supervisor.crew.handshakes()["completed"] == 2
     os.kill(first.pid, signal.SIGKILL)
     await eventually(lambda: supervisor.lost == [0])
     # Alice has said nothing: the successor speaks first.
     assert "stateless reset" in await asyncio.wait_for(alice.wait_closed(), LONG_S)
     again, _ = supervisor.client("alice", 0)
     await again.connect(LONG_S)
+    await supervisor.crew.refresh({})
+    assert supervisor.crew.handshakes()["completed"] == 3, "those of the dead one are not forgotten"
     assert [one.restarts for one in supervisor.crew.states()] == [1, 0]
     assert supervisor.process(1) is other
     supervisor.tuns[1].inject(udp_packet("10.20.0.5", V4))
