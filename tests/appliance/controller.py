@@ -71,22 +71,6 @@ class Controller:
         inventory = {"zgate": {"vars": every, "children": children}}
         self.inventory.write_text(yaml.safe_dump(inventory, sort_keys=False))
 
-    def environment(self) -> dict[str, str]:
-        """What Ansible and Molecule are to know, beside what is in the clone."""
-        return {
-            **os.environ,
-            "PATH": f"{BIN}:{os.environ['PATH']}",
-            "ANSIBLE_CONFIG": str(ANSIBLE / "ansible.cfg"),
-            "ANSIBLE_HOME": str(self.folder / "home"),
-            "ANSIBLE_LOCAL_TEMP": str(self.folder / "tmp"),
-            "ANSIBLE_NOCOLOR": "1",
-            "ANSIBLE_FORCE_COLOR": "0",
-            # What stays of a connection ends with the lab.
-            "ANSIBLE_SSH_ARGS": "-o ControlMaster=auto -o ControlPersist=15s",
-            "ANSIBLE_SSH_CONTROL_PATH_DIR": str(self.folder / "cp"),
-            "PYTHONDONTWRITEBYTECODE": "1",
-        }
-
     def run(self, playbook: str, *arguments: str, check: bool = True, **variables: Any) -> Run:
         """Run a playbook of `ansible/` on all hosts; `variables` win over the inventory's.
 
@@ -98,7 +82,7 @@ class Controller:
         done = subprocess.run(
             command_in(self.namespace.name, [*command, *given, *arguments]),
             cwd=ANSIBLE,
-            env=self.environment(),
+            env=environment(self.folder),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -116,3 +100,20 @@ class Controller:
         if check:
             assert run.status == 0, run.output
         return run
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """What Ansible and Molecule are to know; what they write goes to `folder`."""
+    return {
+        **os.environ,
+        "PATH": f"{BIN}:{os.environ['PATH']}",
+        "ANSIBLE_CONFIG": str(ANSIBLE / "ansible.cfg"),
+        "ANSIBLE_HOME": str(folder / "home"),
+        "ANSIBLE_LOCAL_TEMP": str(folder / "tmp"),
+        "ANSIBLE_NOCOLOR": "1",
+        "ANSIBLE_FORCE_COLOR": "0",
+        # What stays of a connection ends with the lab.
+        "ANSIBLE_SSH_ARGS": "-o ControlMaster=auto -o ControlPersist=15s",
+        "ANSIBLE_SSH_CONTROL_PATH_DIR": str(folder / "cp"),
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
