@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import struct
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -65,6 +66,8 @@ __all__ = [
 AnyMap = TypeVar("AnyMap", bound=Map)
 
 _ADDRESSES_PER_CLIENT = 2
+#: Of no revision, and by no rule.
+_NEVER_JUDGED = 0
 _MAX_REVISION = 0xFFFFFFFF
 # By prefix length; IPv4 addresses lie in front.
 _PREFIX_MASKS = [int(IPv6Network((0, bits)).netmask).to_bytes(16) for bits in range(129)]
@@ -447,6 +450,38 @@ class KernelPolicy:
                 state=FlowState(state),
                 offer=backend - 1 if backend else None,
             )
+
+    def restore_flow(
+        self, client: IpAddress, remote: IpAddress, protocol: int, ports: tuple[int, int]
+    ) -> bool:
+        """Know a flow that was allowed before these tables were made; whether there is a client.
+
+        ``ports`` are the client's and the remote's, of TCP or UDP. It passes nothing by itself: the
+        first packet of it, either way, is judged by the policy in force, as if that were new.
+
+        Raises:
+            OSError: the table is full of newer ones, or the kernel refused.
+        """
+        found = self._clients.lookup(_client_key(client))
+        if found is None:
+            return False
+        index, epoch = layouts.CLIENT.unpack(found)
+        key = layouts.FLOW_KEY.pack(
+            client.version, protocol, *ports, pack_address(client), pack_address(remote)
+        )
+        flow = layouts.FLOW.pack(
+            time.clock_gettime_ns(time.CLOCK_MONOTONIC),
+            _NEVER_JUDGED,
+            0,
+            epoch,
+            index,
+            ports[1],
+            FlowState.ANSWERED,
+            0,
+            0,
+        )
+        self._flows.update(key, flow)
+        return True
 
     def _client_epochs(self) -> Iterator[tuple[tuple[int, bytes], tuple[int, int]]]:
         for key, value in self._clients.items():

@@ -40,6 +40,7 @@ from zgate_datapath.engine import engine_name
 from zgate_datapath.tun import Tun
 from zgate_datapath.udp import format_address
 from zgate_identity.files import PRIVATE_MODE, IdentityError, read_file, write_file
+from zgate_protocol import goodbye
 from zgate_protocol.structured_field import ProxyError
 
 from zgate_gateway.admission import PeerPath, Refusal
@@ -52,6 +53,7 @@ from zgate_gateway.config import GatewayConfig
 from zgate_gateway.dns.access import Access
 from zgate_gateway.dns.responder import DnsResponder
 from zgate_gateway.edge import Edge, EdgeError
+from zgate_gateway.flow_memory import FlowMemory
 from zgate_gateway.head_start import HeadStart
 from zgate_gateway.journal import Journal
 from zgate_gateway.kernel import Kernel, KernelError
@@ -103,6 +105,7 @@ class Gateway:
         self.state = "starting"
         self.problems = Problems()
         self.clock = SteadyClock()
+        self._holds = False
         self.local_address = "-"
         self.manager = ServiceManager(self._describe)
         self._undo = contextlib.ExitStack()
@@ -299,7 +302,7 @@ class Gateway:
 
     def _close_network(self) -> None:
         try:
-            self.network.close()
+            self.network.close(hold=self._holds)
         except NetError as error:
             logger.error("not everything could be taken back: %s", error)
 
@@ -320,6 +323,9 @@ class Gateway:
         self.certificates.open(
             sessions=self.sessions, tell_workers=self.crew.tell, clock=self.clock
         )
+        pool = self.config.pool
+        self.flow_memory = FlowMemory(self.kernel.programs, (pool.ipv4, pool.ipv6))
+        self.sessions.on_arrival = self.flow_memory.recall
         self.services.open(
             kernel=self.kernel,
             steering=self.steering.owners,
@@ -548,14 +554,16 @@ class Gateway:
     # End.
 
     async def _stop(self) -> None:
-        was_ready = self.state == "ready"
+        was_ready = self.state in ("ready", "draining")
         self.state = "draining"
         self.manager.stopping(self._stop_cause or "error")
         if was_ready:
             self.sessions.accepting = False
             self.crew.tell(messages.StopAccepting())
-            for session in list(self.sessions.by_client.values()):
-                self.sessions.close(session, "the gateway is shutting down")
+            self._holds = bool(self.sessions.by_client)
+            for session in list(self.sessions.by_id.values()):
+                self.sessions.close(session, goodbye.STOPPING)
+            await self.flow_memory.close()
         if hasattr(self, "crew"):
             await self.crew.stop()
         if was_ready:

@@ -130,6 +130,10 @@ def _utc_now() -> datetime:
     return datetime.now(UTC)
 
 
+def _nobody_asks(_addresses: Sequence[IpAddress]) -> None:
+    """What was open before does not matter."""
+
+
 def _nothing_offered(_session: SessionRecord, _cause: str) -> None:
     """No session offers anything."""
 
@@ -165,6 +169,8 @@ class Registry:
         self.reconnects: Counter[str] = Counter()
         #: Called with a session and the cause before anything else is done about its end.
         self.on_ending: Callable[[SessionRecord, str], None] = _nothing_offered
+        #: Called when the kernel knows a client anew, with its addresses: it has no flows yet.
+        self.on_arrival: Callable[[Sequence[IpAddress]], None] = _nobody_asks
         self.loop = loop
         self._pools = tuple(pools)
         self._kernel = kernel
@@ -237,6 +243,7 @@ class Registry:
         for address in addresses:
             self._steering.assign(address, worker.index)
         self._kernel.add_client(identity.name, identity.groups, addresses, identity.reaches)
+        self.on_arrival(addresses)
 
     def _give_place(self, session: SessionRecord) -> None:
         self.by_client[session.client] = session

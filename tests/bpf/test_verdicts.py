@@ -1,5 +1,7 @@
 """Packet in, verdict out: a case with a name for every branch of the program."""
 
+from ipaddress import ip_address
+
 import pytest
 from bpf_support import packets as p
 from bpf_support.policies import allow, deny
@@ -187,6 +189,28 @@ def test_reply_passes_and_unsolicited_does_not(world, client, server, other, bui
         p.ip(server, client, protocol, build(443, 40001)),
     ):
         assert world.down(stranger).reason is Reason.UNSOLICITED
+
+
+@BOTH
+@pytest.mark.parametrize("build", [p.tcp, p.udp], ids=["tcp", "udp"])
+def test_a_flow_of_before_is_judged_as_if_it_were_new(world, client, server, other, build):
+    """The gateway has been started anew, and knows what was open: the remote may speak first."""
+    protocol = {p.tcp: p.TCP, p.udp: p.UDP}[build]
+    world.policy(allow(net(server), protocol=protocol, ports=(443, 443)))
+    for remote, port in ((server, 443), (server, 444), (other, 443)):
+        flow = ip_address(client), ip_address(remote), protocol, (40000, port)
+        assert world.kernel.restore_flow(*flow)
+    verdict = world.down(p.ip(server, client, protocol, build(443, 40000)))
+    assert verdict.passed
+    assert verdict.known_flow and not verdict.new_flow
+    assert verdict.revision == world.revision
+    for remote, port in ((server, 444), (other, 443)):
+        packet = p.ip(remote, client, protocol, build(port, 40000))
+        assert world.down(packet).reason is Reason.POLICY_DEFAULT
+        assert world.down(packet).reason is Reason.UNSOLICITED, "and it is forgotten"
+    assert not world.kernel.restore_flow(
+        ip_address("10.99.0.9"), ip_address(server), protocol, (1, 2)
+    ), "of nobody"
 
 
 def test_reply_in_another_protocol_is_unsolicited(world):

@@ -462,3 +462,50 @@ def test_removing_is_idempotent(host: Namespace, firewall: Firewall) -> None:
     firewall.remove()
     with pytest.raises(NetError, match="has not been installed"):
         firewall.verify()
+
+
+MASQUERADING = """
+table inet zgate {
+  chain forward {
+    type filter hook forward priority 0
+    ct state established accept
+  }
+  chain translate {
+    type nat hook postrouting priority 100
+    oifname inside masquerade
+  }
+}
+"""
+
+
+def test_what_is_held_for_the_next_gateway(internet: Internet) -> None:
+    """A server's packet for a connection that was masqueraded is lost, and not answered."""
+    gateway, office = internet.gateway.namespace, internet.office
+    internet.isp.ip("route add 10.20.0.0/24 via 198.18.255.2")
+    internet.transit.ip(f"route add 10.20.0.0/24 via {internet.gateway.ipv4}")
+    gateway.make_router()
+    gateway.run("nft", "-f", "-", stdin=MASQUERADING)
+    clients = IPv4Network("198.18.1.0/24"), IPv6Network("fd00:1::/64")
+    with office.namespace.entered():
+        listener = socket.create_server((str(office.ipv4), PORT))
+    with internet.device1.namespace.entered():
+        client = socket.create_connection((str(office.ipv4), PORT), timeout=5.0)
+    server, peer = listener.accept()
+    with listener, client, server:
+        assert peer[0] == "10.9.0.1", "it is masqueraded"
+        with gateway.entered():
+            Firewall(FirewallSettings("zgate0", *clients)).hold()
+            assert not table_exists()
+        assert "zgate_hold" in gateway.run("nft", "list", "tables").stdout
+        server.sendall(b"while nobody is there")
+        client.settimeout(0.5)
+        with pytest.raises(TimeoutError):
+            client.recv(100)
+        with gateway.entered():
+            Firewall(FirewallSettings("zgate0", *clients)).install()
+        assert gateway.run("nft", "list", "tables").stdout.split() == ["table", "inet", "zgate"]
+        gateway.run("nft", "-f", "-", stdin=f"delete table inet zgate\n{MASQUERADING}")
+        client.settimeout(10.0)
+        assert client.recv(100) == b"while nobody is there"
+    with gateway.entered():
+        remove_table()

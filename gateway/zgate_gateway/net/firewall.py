@@ -24,6 +24,8 @@ from zgate_gateway.net.errors import NetError
 
 FAMILY = "inet"
 TABLE = "zgate"
+#: What stays between two lives of a gateway, see `Firewall.hold`.
+HOLD_TABLE = "zgate_hold"
 COUNTERS = (
     "input_not_passed",
     "forward_not_passed",
@@ -78,6 +80,8 @@ class Firewall:
             {"add": {"table": _table()}},
             {"delete": {"table": _table()}},
             *({"add": one} for one in table_content(self._settings)),
+            {"add": {"table": _hold_table()}},
+            {"delete": {"table": _hold_table()}},
         ]
         _run(commands, "cannot install the nftables table")
         listing = _read_listing()
@@ -119,6 +123,44 @@ class Firewall:
         """Remove the table; it is no error when it is gone already."""
         remove_table()
         self._listing = None
+
+    def hold(self) -> None:
+        """Remove the table, and leave in its place what open connections need to survive that.
+
+        They are masqueraded: without a rule that translates, the kernel would take a server's next
+        packet for its own, and reset the connection. So address translation stays switched on, for
+        the connections that it knows, and what it translates is dropped until the next gateway
+        takes it over. The table touches nothing else, and the next start removes it.
+        """
+        settings = self._settings
+        commands = [
+            {"add": {"table": _hold_table()}},
+            {"delete": {"table": _hold_table()}},
+            *({"add": one} for one in hold_content(settings)),
+            {"delete": {"table": _table()}},
+        ]
+        _run(commands, "cannot put the nftables table for the time between in place of")
+        self._listing = None
+
+
+def hold_content(settings: FirewallSettings) -> list[Json]:
+    """The table that stays, in the order in which its objects are added."""
+    member = {"family": FAMILY, "table": HOLD_TABLE}
+
+    def chain(name: str, kind: str, hook: str, priority: int) -> Json:
+        hooked = {"type": kind, "hook": hook, "prio": priority, "policy": "accept"}
+        return {"chain": {**member, "name": name, **hooked}}
+
+    content: list[Json] = [{"table": _hold_table()}, chain("forward", "filter", "forward", 0)]
+    for pool in (settings.ipv4_pool, settings.ipv6_pool):
+        held = _match("==", _destination_address(pool.version), _prefix(pool))
+        # Both are dropped: but only a rule that asks for it has the kernel track connections.
+        for comment, more in (("held", [_answers()]), ("others", [])):
+            expressions = [held, *more, {"drop": None}]
+            rule = {**member, "chain": "forward", "expr": expressions}
+            content.append({"rule": {**rule, "comment": f"{comment}-ipv{pool.version}"}})
+    content.append(chain("translation", "nat", "postrouting", 100))
+    return content
 
 
 def remove_table() -> bool:
@@ -179,10 +221,7 @@ def _forward_chain(settings: FirewallSettings) -> Iterator[Json]:
         comment = f"spoofed-networks-ipv{version}"
         source = _match("==", _source_address(version), f"@{set_name}")
         yield _rule("forward", comment, _not_from(name), source, *_drop("pool_spoofed"))
-    answers = {
-        "match": {"op": "in", "left": {"ct": {"key": "state"}}, "right": ["established", "related"]}
-    }
-    yield _rule("forward", "answers", _not_from(name), _to(name), answers, {"accept": None})
+    yield _rule("forward", "answers", _not_from(name), _to(name), _answers(), {"accept": None})
     yield _rule("forward", "unsolicited", _not_from(name), _to(name), *_drop("unsolicited"))
     families = (("ipv4", settings.only_tunnel_ipv4), ("ipv6", settings.only_tunnel_ipv6))
     for family, only_tunnel in families:
@@ -213,6 +252,10 @@ def _masquerade_chain(settings: FirewallSettings) -> Iterator[Json]:
 
 def _table() -> Json:
     return {"family": FAMILY, "name": TABLE}
+
+
+def _hold_table() -> Json:
+    return {"family": FAMILY, "name": HOLD_TABLE}
 
 
 def _table_member() -> Json:
@@ -250,6 +293,11 @@ def _not_to(interface: str) -> Json:
     return _match("!=", {"meta": {"key": "oifname"}}, interface)
 
 
+def _answers() -> Json:
+    states = ["established", "related"]
+    return {"match": {"op": "in", "left": {"ct": {"key": "state"}}, "right": states}}
+
+
 def _not_passed() -> Json:
     return _match("!=", {"&": [{"meta": {"key": "mark"}}, PASS_MASK]}, PASS_MARK)
 
@@ -260,6 +308,10 @@ def _source(pool: IPv4Network | IPv6Network) -> Json:
 
 def _source_address(version: int) -> Json:
     return {"payload": {"protocol": "ip" if version == 4 else "ip6", "field": "saddr"}}
+
+
+def _destination_address(version: int) -> Json:
+    return {"payload": {"protocol": "ip" if version == 4 else "ip6", "field": "daddr"}}
 
 
 def _prefix(network: IPv4Network | IPv6Network) -> Json:

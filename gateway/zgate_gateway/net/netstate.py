@@ -2,7 +2,7 @@
 
     start   leftovers of a killed predecessor away; then, with the TUN open and down:
             1 programs attached   2 addresses   3 nftables, then forwarding   4 link up, routes
-    stop    link down and programs off; sysctls back; nftables away
+    stop    link down and programs off; sysctls back; nftables away, or held for the next one
 
 Until step 4 no packet reaches the TUN or leaves it, and by then the programs decide. Whatever a
 SIGKILL interrupts, the TUN goes away with the process, and with it everything that could pass.
@@ -23,6 +23,7 @@ from zgate_gateway.net.firewall import (
     FirewallSettings,
     RuleCounter,
     remove_table,
+    table_exists,
 )
 from zgate_gateway.net.links import (
     DEFAULT_QUEUE_PACKETS,
@@ -65,9 +66,13 @@ class GatewayNetwork:
         self._firewall: Firewall | None = None
         self._programs: dict[Hook, int] = {}
         self._led_here: set[Network] = set()
+        self._has_leftover_table = False
 
     def prepare(self) -> list[str]:
         """Remove what a killed predecessor left, before the TUN is opened.
+
+        Its nftables table stays until `open` puts ours in its place: it translates the addresses of
+        connections that are to survive.
 
         Returns one line for each thing that was found. NetError when an interface of the TUN's
         name is there: another gateway runs, or somebody else uses the name.
@@ -77,8 +82,9 @@ class GatewayNetwork:
         restored = self._sysctls.restore_leftovers()
         if restored:
             found.append(f"put back {restored} sysctls that an earlier run had changed")
-        if remove_table():
-            found.append(f"removed the nftables table {FAMILY} {TABLE} of an earlier run")
+        self._has_leftover_table = table_exists()
+        if self._has_leftover_table:
+            found.append(f"took over the nftables table {FAMILY} {TABLE} of an earlier run")
         return found
 
     def open(self, ingress_fd: int, egress_fd: int) -> None:
@@ -134,13 +140,18 @@ class GatewayNetwork:
         """Read the firewall's counters; empty while it is not installed."""
         return self._firewall.counters() if self._firewall else {}
 
-    def close(self) -> None:
+    def close(self, *, hold: bool = False) -> None:
         """Take everything back, also after a failed `open`; the TUN may be gone already.
 
+        With `hold` connections are to survive until the next start (`Firewall.hold`).
         Every step is tried; NetError, at the end, names those that failed.
         """
         problems = []
-        steps = (self._close_link, self._sysctls.restore, self._close_firewall)
+        steps = (
+            self._close_link,
+            self._sysctls.restore,
+            self._hold_firewall if hold else self._close_firewall,
+        )
         for step in steps:
             try:
                 step()
@@ -203,3 +214,12 @@ class GatewayNetwork:
         if self._firewall is not None:
             self._firewall.remove()
             self._firewall = None
+        elif self._has_leftover_table:
+            remove_table()
+
+    def _hold_firewall(self) -> None:
+        if self._firewall is not None and self._settings.masquerade:
+            self._firewall.hold()
+            self._firewall = None
+        else:
+            self._close_firewall()
