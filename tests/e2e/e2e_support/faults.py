@@ -50,6 +50,15 @@ class FaultyWorld(World):
 
     # The clock.
 
+    @contextmanager
+    def clock_set(self, ahead: timedelta) -> Iterator[None]:
+        """The daemon's wall clock is wrong, and right again after the block."""
+        self.set_clock(ahead)
+        try:
+            yield
+        finally:
+            self.set_clock(timedelta(0))
+
     def set_clock(self, ahead: timedelta) -> None:
         """From now on the daemon's wall clock is so far ahead of the host's (or behind)."""
         draft = self.clock_file.with_suffix(".new")
@@ -136,6 +145,11 @@ class FaultyWorld(World):
             return status.get("alerts") == [] and status["not_ready_because"] == []
 
         wait_until(is_well, timeout_s, f"the end of {self.alerts()}")
+
+    def audited(self, event: str) -> list[dict[str, Any]]:
+        """The audit records of an event. A full disk has left torn lines between them."""
+        lines = self.zgate.audit_file.read_bytes().splitlines()
+        return [json.loads(line) for line in lines if f'"event":"{event}"'.encode() in line]
 
     def log(self) -> str:
         """The daemon's own log."""
