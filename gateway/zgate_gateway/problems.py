@@ -32,6 +32,7 @@ NAMES = frozenset(
         "dns_down",
         "edge_down",
         "identity_not_renewed",
+        "metrics_port_taken",
         "policy_missing",
         "policy_refused",
         "state_not_writable",

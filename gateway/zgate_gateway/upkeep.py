@@ -159,6 +159,7 @@ class Upkeep:
     async def _look_at_names(self) -> None:
         gateway = self._gateway
         self._problems.set("api_socket_missing", await gateway.api.look())
+        self._problems.set("metrics_port_taken", await gateway.api.look_at_metrics_port())
         await asyncio.to_thread(gateway.network.look_at_state_file)
 
 

@@ -70,15 +70,16 @@ class ApiServer:
         return next((one.port for one in self._running if one.port is not None), None)
 
     async def start(self) -> None:
-        """Listen. Raises :class:`ApiSocketError`; then nothing is left listening."""
+        """Listen. Raises :class:`ApiSocketError`; then nothing is left listening.
+
+        The TCP port is not worth a gateway: see :meth:`look_at_metrics_port`.
+        """
         try:
             unix = open_unix_socket(self._socket_path, self._socket_group)
             self._identity = _identity(self._socket_path)
             self._unix = await _run(self._app, unix)
             self._running.append(self._unix)
-            if self._metrics_address is not None:
-                tcp = open_tcp_socket(*self._metrics_address)
-                self._running.append(await _run(self._probes, tcp))
+            await self.look_at_metrics_port()
         except BaseException:
             await self.stop()
             raise
@@ -106,6 +107,21 @@ class ApiServer:
         self._running = [running if one is old else one for one in self._running]
         if old is not None:
             await old.stop()
+        return None
+
+    async def look_at_metrics_port(self) -> str | None:
+        """Open the TCP port if it is not; why that cannot be done, None if all is well.
+
+        To be called now and then. Any program of the host may have taken the port first, and the
+        address may not be there yet: that must keep no client out.
+        """
+        if self._metrics_address is None or self.metrics_port is not None:
+            return None
+        try:
+            tcp = open_tcp_socket(*self._metrics_address)
+            self._running.append(await _run(self._probes, tcp))
+        except (ApiSocketError, OSError) as error:
+            return str(error)
         return None
 
     async def stop(self) -> None:

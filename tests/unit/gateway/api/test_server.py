@@ -133,15 +133,21 @@ async def test_probes_on_tcp_and_nothing_else(path: Path, fake_gateway: Any) -> 
     await server.stop()
 
 
-async def test_a_taken_port_leaves_nothing_behind(path: Path, fake_gateway: Any) -> None:
+async def test_a_taken_port_keeps_nobody_from_the_socket(path: Path, fake_gateway: Any) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = ("127.0.0.1", taken.getsockname()[1])
         server = ApiServer(
             fake_gateway, socket_path=path, socket_group=None, metrics_address=address
         )
-        with pytest.raises(ApiSocketError, match=r"already in use; set metrics\.address"):
-            await server.start()
-    assert not path.exists()
+        await server.start()
+        assert server.metrics_port is None
+        assert (await get(path, "/health")).status_code == 200
+        problem = await server.look_at_metrics_port()
+        assert problem is not None
+        assert "already in use; set metrics.address" in problem
+    assert await server.look_at_metrics_port() is None
+    assert server.metrics_port == address[1]
+    await server.stop()
 
 
 @pytest.mark.parametrize("address", [("not-an-address.invalid", 1), ("127.0.0.1", 70000)])
