@@ -6,18 +6,38 @@ These tests are not part of `make test`: `make test-appliance` runs them.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from bed import Files, Machine, base, clone, make_key, with_dependencies
+from bed import Files, Machine, base, clone, machine, make_key, with_dependencies
 from zgate_lab.internet import Host, Internet
 
 Boot = Callable[..., Machine]
+LOG_TAIL_CHARACTERS = 6000
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A failed test shows what the machines' journals say: they go with the machines."""
+    report = yield
+    if report.failed and item.path.is_relative_to(Path(__file__).parent):
+        for one in machine.up.values():
+            with suppress(Exception):
+                report.sections.append((f"journal of {one.name}", tail(one)))
+    return report
+
+
+def tail(one: Machine) -> str:
+    """The end of what zgate's units say, and then of everything."""
+    ours = one.journal("zgate-*")
+    return ours[-LOG_TAIL_CHARACTERS:] + "\n---\n" + one.journal()[-LOG_TAIL_CHARACTERS // 2 :]
 
 
 @pytest.fixture(scope="session")

@@ -173,7 +173,10 @@ def test_the_units_carry_traffic(story: Story) -> None:
         device.write(f"/etc/zgate/agents/{name}", text, mode="640", owner="root:zgate-agent")
     device.write(
         "/etc/zgate/agents/laptop.yaml",
-        f"gateway: {gateway.address}:443\nca: ca.crt\ncertificate: laptop.crt\nkey: laptop.key\n",
+        f"gateway: {gateway.address}:443\n"
+        "ca: /etc/zgate/agents/ca.crt\n"
+        "certificate: /etc/zgate/agents/laptop.crt\n"
+        "key: /etc/zgate/agents/laptop.key\n",
     )
     device.run("systemctl", "enable", "--now", AGENT)
     wait_until(story.reaches_office, BACK_WITHIN_S, "a ping through the tunnel")

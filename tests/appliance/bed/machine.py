@@ -35,6 +35,8 @@ REBOOT_STATUS = 133
 MACHINES = CACHE / "machines"
 CGROUP_PREFIX = "zgate-bed-"
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+up: dict[str, Machine] = {}
+"""Machines that are up now, by their full name: for who shows what they wrote."""
 # Beside what a container may do anyway: what a gateway's own host lets root do.
 CAPABILITIES = "CAP_NET_ADMIN,CAP_BPF,CAP_PERFMON,CAP_SYS_ADMIN,CAP_IPC_LOCK,CAP_SYSLOG"
 
@@ -83,6 +85,7 @@ class Machine:
         self._first_pid: int | None = None
 
     def __enter__(self) -> Self:
+        up[self._full_name] = self
         try:
             self.boot()
         except BaseException:
@@ -148,6 +151,7 @@ class Machine:
 
     def close(self) -> None:
         """End it at once, with everything in it; nothing of it stays. Idempotent."""
+        up.pop(self._full_name, None)
         if self._process is not None:
             self._process.kill()
             self._process = None
