@@ -219,6 +219,7 @@ class Administration:
         """See `GatewayFacade.clients`."""
         gateway = self._gateway
         policy_set = gateway.kernel.policy_set
+        gateway.journal.write_seen()
         known = {record.name: record for record in gateway.store.clients()}
         addresses: dict[str, list[str]] = {}
         for pool in gateway.pools:

@@ -534,7 +534,12 @@ class Gateway:
     async def _keep_leases(self) -> None:
         while True:
             await asyncio.sleep(_LEASE_INTERVAL_S)
-            self.sessions.touch_leases()
+            self._write_seen()
+
+    def _write_seen(self) -> None:
+        """Who is there and who was, to the store: not with each session, but now and then."""
+        self.sessions.touch_leases()
+        self.journal.write_seen()
 
     def _reload_soon(self) -> None:
         """SIGHUP: policy, certificates, audit file, the edge's blocklist."""
@@ -567,6 +572,7 @@ class Gateway:
         if hasattr(self, "crew"):
             await self.crew.stop()
         if was_ready:
+            self._write_seen()
             self.poll_events()
             self.audit.gateway_stopped(cause=self._stop_cause or "error")
         if hasattr(self, "api"):

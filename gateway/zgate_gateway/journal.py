@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 
 from zgate_bpf.kernel_policy import EventKind
-from zgate_control.store import Store, StoreError, StoreLost
+from zgate_control.store import ClientRecord, Store, StoreError, StoreLost
 from zgate_protocol.drop_reason import DropReason
 
 from zgate_gateway.audit import AuditLog
@@ -15,6 +16,13 @@ from zgate_gateway.kernel import FlowEvent, Kernel
 from zgate_gateway.registry import SessionRecord
 
 logger = logging.getLogger(__name__)
+
+_MAX_NOTED = 65_536
+
+
+def _said(record: ClientRecord) -> tuple[object, ...]:
+    """What the certificate said."""
+    return record.groups, record.certificate_serial, record.certificate_not_after
 
 
 class Journal:
@@ -31,6 +39,8 @@ class Journal:
         self._store = store
         self._kernel = kernel
         self._loop = loop
+        self._noted: dict[str, ClientRecord] = {}  # whose certificates the store knows
+        self._unwritten: dict[str, ClientRecord] = {}  # who came again since we wrote
         self.events_received = 0
 
     def session_up(self, session: SessionRecord) -> None:
@@ -44,19 +54,39 @@ class Journal:
             certificate_serial=f"{session.identity.serial:040x}",
         )
         identity = session.identity
+        record = ClientRecord(
+            identity.name,
+            tuple(identity.groups),
+            f"{identity.serial:040x}",
+            identity.not_after,
+            created_at=session.established_at,
+            last_seen_at=session.established_at,
+        )
+        known = self._noted.get(identity.name)
+        if known is None or _said(known) != _said(record):
+            self._note([record])
+        else:
+            self._unwritten[identity.name] = record
+
+    def write_seen(self) -> None:
+        """Note in the store who came again. Every minute or so, before it is read, at the end."""
+        if self._unwritten:
+            self._note(list(self._unwritten.values()))
+
+    def _note(self, records: Sequence[ClientRecord]) -> None:
+        """Whatever the store says, the sessions are up: `zgatectl clients` is poorer for it."""
         try:
-            self._store.note_client(
-                identity.name,
-                groups=identity.groups,
-                certificate_serial=f"{identity.serial:040x}",
-                certificate_not_after=identity.not_after,
-                now=session.established_at,
-            )
-        except StoreLost:
-            pass  # told already; whoever is connected is noted when the store is mended
+            self._store.note_clients(records)
         except StoreError as error:
-            # Only `zgatectl clients` is poorer for it; the session is up.
-            logger.error("client %s not noted: %s", identity.name, error)
+            # Told already if it is lost; whoever is connected is noted when the store is mended.
+            if not isinstance(error, StoreLost):
+                logger.error("clients not noted: %s", error)
+            return
+        for record in records:
+            self._noted[record.name] = record
+            self._unwritten.pop(record.name, None)
+        while len(self._noted) > _MAX_NOTED:
+            del self._noted[next(iter(self._noted))]
 
     def session_down(self, session: SessionRecord, cause: str) -> None:
         """Who left, why, and what the kernel had counted; called before it forgets."""

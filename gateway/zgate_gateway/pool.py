@@ -14,6 +14,10 @@ Never given: the network address, the gateway's (the first host), and the broadc
 IPv6 the first is the subnet-router anycast address (RFC 4291 section 2.6.1), and the last 128 are
 reserved anycast addresses (RFC 2526), left out where the pool is large enough.
 
+When a lease was last used is not written at once: a client that has its lease comes and goes
+without a word to the store, and `touch_connected` writes what is new, every minute. Leases
+themselves are written before they are given.
+
 Every step takes constant time whatever the size of the pool; only losing a race to another gateway
 on the same store reads the leases again. The pool is safe to use from several threads.
 """
@@ -34,6 +38,9 @@ _FIRST_OFFSET = 2
 _ANYCAST_TAIL = 128
 #: Losing this many races in a row to another gateway is no race.
 _MAX_ATTEMPTS = 64
+#: Another gateway takes over a lease only when nobody has been seen for `reclaim_after_s`, by the
+#: store. Within this part of it since we last wrote there, it is surely still ours.
+_SURELY_OURS = 0.5
 #: Owner of an address that is taken out of the free ones, but not yet in the store.
 _PENDING = ""
 
@@ -76,6 +83,8 @@ class AddressPool:
         self._owners: dict[int, str] = {}
         self._connected: Counter[str] = Counter()
         self._idle: OrderedDict[str, None] = OrderedDict()  # the longest unused first
+        self._written: dict[str, datetime] = {}  # as far as we know, what the store says
+        self._unwritten: set[str] = set()  # who has gone since we wrote
         self._freed: OrderedDict[int, None] = OrderedDict()  # freed longest ago first
         self._cursor = _FIRST_OFFSET
         self._learn(store.leases(self.family))
@@ -118,16 +127,32 @@ class AddressPool:
                 return
             del self._connected[client]
             if client in self._leases:
-                self._seen([client], now)
+                self._leases[client] = replace(self._leases[client], last_seen_at=now)
+                self._unwritten.add(client)
                 self._idle[client] = None
 
     def touch_connected(self, now: datetime) -> None:
-        """Note in the store that the connected clients were seen. Call it every minute or so.
+        """Note in the store who is connected, and who was. Call it every minute, and at the end.
 
-        It is what the next start after a kill, or another gateway on the same store, goes by.
+        It is what the next start, or another gateway on the same store, goes by.
         """
         with self._lock:
-            self._seen(list(self._connected), now)
+            for client in self._connected:
+                if client in self._leases:
+                    self._leases[client] = replace(self._leases[client], last_seen_at=now)
+            gone = {
+                client: self._leases[client].last_seen_at
+                for client in self._unwritten - self._connected.keys()
+                if client in self._leases
+            }
+            try:
+                self._store.touch_leases(self.family, self._connected, now)
+                self._store.note_leases_seen(self.family, gone)
+            except StoreError as error:
+                self._failed(error)
+                return
+            self._written.update(dict.fromkeys(self._connected, now), **gone)
+            self._unwritten.clear()
 
     def forget(self, client: str) -> bool:
         """Give up a client's lease for good, as for a revoked one. False if it has none.
@@ -165,23 +190,24 @@ class AddressPool:
         if lease is None:
             return None
         lease = replace(lease, last_seen_at=now)
-        try:
-            if not self._store.renew_lease(lease):
-                self._drop(client)  # another gateway took it over while the client was away
-                return None
-        except StoreError as error:
-            self._failed(error)
+        if not self._is_surely_ours(client, now):
+            try:
+                if not self._store.renew_lease(lease):
+                    self._drop(client)  # another gateway took it over while the client was away
+                    return None
+                self._written[client] = now
+            except StoreError as error:
+                self._failed(error)
         self._leases[client] = lease
         return lease
 
-    def _seen(self, clients: Sequence[str], now: datetime) -> None:
-        for client in clients:
-            if client in self._leases:
-                self._leases[client] = replace(self._leases[client], last_seen_at=now)
-        try:
-            self._store.touch_leases(self.family, clients, now)
-        except StoreError as error:
-            self._failed(error)
+    def _is_surely_ours(self, client: str, now: datetime) -> bool:
+        written = self._written.get(client)
+        return (
+            written is not None
+            and written <= now
+            and now - written < self._reclaim_after * _SURELY_OURS
+        )
 
     def _failed(self, error: StoreError) -> None:
         self.store_failures += 1
@@ -253,6 +279,7 @@ class AddressPool:
             self._drop(client)
         else:
             self._leases[client] = lease
+            self._written[client] = lease.last_seen_at
             self._idle.move_to_end(client)
 
     def _learn(self, leases: Sequence[Lease], *, replacing: str | None = None) -> None:
@@ -279,12 +306,15 @@ class AddressPool:
     def _keep(self, lease: Lease) -> None:
         offset = self._offset(lease.address)
         self._leases[lease.client] = lease
+        self._written[lease.client] = lease.last_seen_at
         self._owners[offset] = lease.client
         self._freed.pop(offset, None)
 
     def _drop(self, client: str) -> None:
         offset = self._offset(self._leases.pop(client).address)
         self._idle.pop(client, None)
+        self._written.pop(client, None)
+        self._unwritten.discard(client)
         if self._owners[offset] == client:
             self._free(offset)
 

@@ -7,7 +7,7 @@ its caller. It raises :class:`StoreError`, or a conflict where it says so, and n
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from ipaddress import ip_address
@@ -15,7 +15,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from sqlalchemy import Connection, Row, delete, exc, insert, select, update
+from sqlalchemy import (
+    BindParameter,
+    Connection,
+    Row,
+    bindparam,
+    delete,
+    exc,
+    insert,
+    select,
+    update,
+)
 
 from .engine import WRITE, describe, open_engine, translated
 from .errors import LeaseConflict, ServiceConflict
@@ -108,6 +118,24 @@ class Store:
                 batch = ordered[start : start + _BATCH]
                 connection.execute(mine.where(leases.c.client.in_(batch)))
 
+    def note_leases_seen(self, family: int, seen: Mapping[str, datetime]) -> None:
+        """Note when each of these clients held its lease of this family, if nobody saw it later."""
+        if not seen:
+            return
+        later: BindParameter[datetime] = bindparam("seen_at")
+        query = (
+            update(leases)
+            .where(
+                leases.c.family == family,
+                leases.c.client == bindparam("held_by"),
+                leases.c.last_seen_at < later,
+            )
+            .values(last_seen_at=later)
+        )
+        rows = [{"held_by": client, "seen_at": at} for client, at in sorted(seen.items())]
+        with self._write() as connection:
+            connection.execute(query, rows)
+
     def remove_lease(
         self, client: str, family: int, *, unseen_since: datetime | None = None
     ) -> bool:
@@ -166,33 +194,27 @@ class Store:
 
     # --- clients ----------------------------------------------------------------------------------
 
-    def note_client(
-        self,
-        name: str,
-        *,
-        groups: Sequence[str],
-        certificate_serial: str,
-        certificate_not_after: datetime,
-        now: datetime,
-    ) -> None:
-        """Remember what a client's certificate said when it connected."""
-        values = {
-            "groups": list(groups),
-            "certificate_serial": certificate_serial,
-            "certificate_not_after": certificate_not_after,
-            "last_seen_at": now,
-        }
-        change = update(clients).where(clients.c.name == name).values(values)
-        with self._write() as connection:
-            if connection.execute(change).rowcount:
-                return
+    def note_clients(self, records: Sequence[ClientRecord]) -> None:
+        """Remember what clients' certificates said, and when they connected last.
+
+        ``created_at`` counts for those that were never noted before.
+        """
+        if not records:
+            return
         try:
-            with self._write() as connection:
-                connection.execute(insert(clients).values(name=name, created_at=now, **values))
+            self._note(records)
         except _Conflict:
-            # Another gateway met this client at the same moment; what it wrote is as good.
-            with self._write() as connection:
-                connection.execute(change)
+            # Another gateway met one of them at the same moment; the second time, it is known.
+            for record in records:
+                try:
+                    self._note([record])
+                except _Conflict:
+                    self._note([record])
+
+    def _note(self, records: Sequence[ClientRecord]) -> None:
+        with self._write() as connection:
+            for record in records:
+                _note(connection, record)
 
     def clients(self) -> list[ClientRecord]:
         """Return every client that ever connected, by name."""
@@ -333,6 +355,19 @@ def _client(row: Row[*tuple[object, ...]]) -> ClientRecord:
         row.created_at,
         row.last_seen_at,
     )
+
+
+def _note(connection: Connection, record: ClientRecord) -> None:
+    values = {
+        "groups": list(record.groups),
+        "certificate_serial": record.certificate_serial,
+        "certificate_not_after": record.certificate_not_after,
+        "last_seen_at": record.last_seen_at,
+    }
+    change = update(clients).where(clients.c.name == record.name).values(values)
+    if not connection.execute(change).rowcount:
+        row = {"name": record.name, "created_at": record.created_at, **values}
+        connection.execute(insert(clients).values(row))
 
 
 def _newest_policy(connection: Connection) -> PolicyRevision | None:

@@ -20,7 +20,7 @@ from zgate_bpf.encoding import ALWAYS, Period
 from zgate_bpf.kernel_policy import NO_CLIENT, ClientCounters, MapUsage, Verdict
 from zgate_bpf.limits import UNLIMITED, ClientLimits
 from zgate_bpf.tables import NO_RULE, CompiledPolicy
-from zgate_control.store import Store, StoreError
+from zgate_control.store import ClientRecord, Store, StoreError
 from zgate_gateway.administration import Administration
 from zgate_gateway.alerts import MapAlerts
 from zgate_gateway.api import schemas
@@ -246,7 +246,7 @@ class World:
             pools=[self.pool],
             alerts=self.alerts,
             problems=self.problems,
-            journal=SimpleNamespace(feed=FlowFeed(), events_received=3),
+            journal=SimpleNamespace(feed=FlowFeed(), events_received=3, write_seen=lambda: None),
             local_address="[::]:443",
             crew=FakeCrew(),
             edge=SimpleNamespace(state=EdgeState),
@@ -357,9 +357,7 @@ async def test_a_session_is_shown(world: World) -> None:
 
 
 def test_clients_are_those_of_store_pool_policy_and_sessions(world: World) -> None:
-    world.store.note_client(
-        "seen", groups=["staff"], certificate_serial="1", certificate_not_after=NOW, now=NOW
-    )
+    world.store.note_clients([ClientRecord("seen", ("staff",), "1", NOW, NOW, NOW)])
     world.pool.acquire("leased", NOW)
     world.connect("bob", "staff")
     found = {one.name: one for one in world.administration.clients()}

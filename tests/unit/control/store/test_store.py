@@ -9,8 +9,17 @@ from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
-from sqlalchemy import create_engine, text
-from zgate_control.store import Lease, LeaseConflict, ServiceConflict, Store, StoreError
+from sqlalchemy import Connection, create_engine, text
+from sqlalchemy.exc import IntegrityError
+from zgate_control.store import (
+    ClientRecord,
+    Lease,
+    LeaseConflict,
+    ServiceConflict,
+    Store,
+    StoreError,
+)
+from zgate_control.store import store as store_module
 from zgate_control.store.schema import metadata
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, 250, tzinfo=UTC)
@@ -91,15 +100,59 @@ def test_remove_lease_only_if_unseen(target: str) -> None:
 
 def test_clients_keep_their_last_certificate(target: str) -> None:
     with Store(target) as store:
-        for groups, serial, now in ((["x"], "01", NOW), (["y", "z"], "02", NOW + timedelta(1))):
-            store.note_client(
-                "a", groups=groups, certificate_serial=serial, certificate_not_after=NOW, now=now
-            )
+        for groups, serial, now in ((("x",), "01", NOW), (("y", "z"), "02", NOW + timedelta(1))):
+            store.note_clients([ClientRecord("a", groups, serial, NOW, now, now)])
         (found,) = store.clients()
         assert found == store.client("a")
         assert (found.groups, found.certificate_serial) == (("y", "z"), "02")
         assert (found.created_at, found.last_seen_at) == (NOW, NOW + timedelta(1))
         assert store.client("b") is None
+
+
+def test_many_clients_are_noted_together(target: str) -> None:
+    def noted(name: str, now: datetime) -> ClientRecord:
+        return ClientRecord(name, (), "01", NOW, now, now)
+
+    later = NOW + timedelta(1)
+    with Store(target) as store:
+        store.note_clients([])
+        store.note_clients([noted("a", NOW), noted("b", NOW)])
+        store.note_clients([noted("b", later), noted("c", later)])
+        found = {one.name: (one.created_at, one.last_seen_at) for one in store.clients()}
+        assert found == {"a": (NOW, NOW), "b": (NOW, later), "c": (later, later)}
+
+
+def test_clients_that_another_gateway_notes_at_the_same_moment(
+    target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Store(target) as here, Store(target) as there:
+        mine, theirs = (ClientRecord(name, (), "01", NOW, NOW, NOW) for name in ("a", "b"))
+        note = store_module._note
+
+        def too_late(connection: Connection, record: ClientRecord) -> None:
+            monkeypatch.setattr(store_module, "_note", note)
+            raise IntegrityError("INSERT", {}, Exception("UNIQUE"))
+
+        there.note_clients([theirs])
+        monkeypatch.setattr(store_module, "_note", too_late)
+        here.note_clients([mine, theirs])
+        assert [one.name for one in here.clients()] == ["a", "b"]
+
+
+def test_leases_are_seen_each_at_its_time_and_never_earlier(target: str) -> None:
+    with Store(target) as store:
+        for number, name in enumerate("abc", 2):
+            store.add_lease(lease(name, f"10.0.0.{number}"))
+        store.add_lease(lease("a", "fd00::2"))
+        second = timedelta(seconds=1)
+        store.note_leases_seen(4, {})
+        store.note_leases_seen(4, {"a": NOW + second, "b": NOW - second, "nobody": NOW + second})
+        assert {one.client: one.last_seen_at - NOW for one in store.leases(4)} == {
+            "a": second,
+            "b": timedelta(),
+            "c": timedelta(),
+        }
+        assert store.leases(6)[0].last_seen_at == NOW
 
 
 def test_policy_numbers_grow_and_an_unchanged_policy_keeps_its_number(target: str) -> None:
