@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -12,7 +13,8 @@ from zgate_lab.deployment import Deployment
 from zgate_lab.process import Process
 from zgate_lab.stream import TcpStream
 from zgate_lab.traffic import PingResult, parse_ping
-from zgate_lab.waiting import wait_until
+from zgate_lab.unix_http import get_json
+from zgate_lab.waiting import SLOWNESS, wait_until
 
 PING_INTERVAL_S = 0.05
 #: Of a steady 20 a second: what may be under way when a session is replaced.
@@ -22,21 +24,43 @@ SOME_BYTES = 1 << 20
 
 
 @contextmanager
-def steady_ping(world: World, namespace: str) -> Iterator[Process]:
+def steady_ping(world: World, namespace: str, *, is_answered: bool = True) -> Iterator[Process]:
     """20 pings a second to the office, for as long as the block takes."""
     device = next(
         one for one in (world.internet.device1, world.internet.device2)
         if one.namespace.name == namespace
     )  # fmt: skip
     argv = ["ping", "-n", "-O", "-i", str(PING_INTERVAL_S), str(world.internet.office.ipv4)]
-    process = device.namespace.spawn("ping", *argv)
+    process = device.namespace.spawn(f"ping-{device.namespace.role}", *argv)
     try:
-        process.wait_for_output(r"icmp_seq=\d+ ttl", 5.0)
+        if is_answered:
+            process.wait_for_output(r"icmp_seq=\d+ ttl", 5.0)
         yield process
     finally:
         if process.is_running():
             process.signal(2)
             process.wait(10.0)
+
+
+@contextmanager
+def two_streams(world: World) -> Iterator[tuple[TcpStream, TcpStream]]:
+    """A download and an upload, which are whole at the end."""
+    office = world.internet.office
+    down, up = (
+        TcpStream(
+            world.alice,
+            office,
+            office.ipv4,
+            STREAM_PORT + number,
+            upload=bool(number),
+            bytes_per_s=BYTES_PER_S,
+        )
+        for number in (0, 1)
+    )
+    with down, up:
+        yield down, up
+        for stream in (down, up):
+            stream.finish()
 
 
 def result_of(process: Process) -> PingResult:
@@ -68,29 +92,15 @@ def test_a_renewed_certificate_is_not_noticed(
     zgate.start_gateway(engine=engine, workers=workers)
     first = zgate.start_agent("alice", internet.device1, engine=engine)
     seen_workers = {first["worker"]}
-    office = internet.office
-    streams = [
-        TcpStream(
-            world.alice,
-            office,
-            office.ipv4,
-            STREAM_PORT + n,
-            upload=bool(n),
-            bytes_per_s=BYTES_PER_S,
-        )
-        for n in (0, 1)
-    ]
-    with streams[0] as down, streams[1] as up, steady_ping(world, world.alice) as pings:
+    with two_streams(world) as streams, steady_ping(world, world.alice) as pings:
         for _ in range(3):
             renew(zgate, "alice")
             session = zgate.sessions()["alice"]
             seen_workers.add(session["worker"])
             assert session["addresses"] == first["addresses"]
-            for stream in (down, up):
+            for stream in streams:
                 stream.wait_for_more(SOME_BYTES, 10.0)
         result = result_of(pings)
-        for stream in (down, up):
-            stream.finish()
     assert result.lost <= MAX_LOST, result.output
     assert re.search(r"DUP!", result.output) is None
     status = zgate.agent_status("alice")
@@ -106,3 +116,84 @@ def test_a_renewed_certificate_is_not_noticed(
     # What was counted for the client went on, and each session tells its own part.
     assert all(one["up_bytes"] > 0 and one["down_bytes"] > 0 for one in downs)
     assert sum(one["down_bytes"] for one in downs) <= zgate.counters("alice")["down_bytes"]
+
+
+#: From a gateway that is ready until agents are back that have something to send.
+BACK_WITHIN_S = 2.0
+
+
+@pytest.mark.parametrize("how", ["stopped", "killed"])
+def test_a_restart_is_survived_by_open_connections(deployment: Deployment, how: str) -> None:
+    """Downloads, too, of which the client says nothing while it waits."""
+    zgate, internet = deployment, deployment.internet
+    world = World(internet, zgate, internet.start_web_server(internet.office))
+    gateway = zgate.start_gateway()
+    before = {
+        name: zgate.start_agent(name, device)["addresses"]
+        for name, device in (("alice", internet.device1), ("bob", internet.device2))
+    }
+    with (
+        two_streams(world) as streams,
+        steady_ping(world, world.alice),
+        steady_ping(world, world.bob, is_answered=False),
+    ):
+        for stream in streams:
+            stream.wait_for_more(SOME_BYTES, 10.0)
+        gateway.stop() if how == "stopped" else gateway.kill()
+        zgate.start_gateway()
+        ready_s = time.monotonic()
+        for name, addresses in before.items():
+            session = zgate.wait_connected(name, zgate.agents[name])
+            assert session["addresses"] == addresses
+        assert time.monotonic() - ready_s < BACK_WITHIN_S * SLOWNESS
+        for stream in streams:
+            # The server tries again after a while that grew while nobody answered.
+            stream.wait_for_more(SOME_BYTES, 60.0)
+    drops = zgate.gateway_status()["drops"]
+    assert not drops.get("UNSOLICITED"), drops
+
+
+def test_a_goodbye_is_heeded_at_once(deployment: Deployment) -> None:
+    """Who was told that the gateway stops asks again and again, and not slower each time."""
+    zgate, internet = deployment, deployment.internet
+    gateway = zgate.start_gateway()
+    agent = zgate.start_agent("alice", internet.device1)
+    assert agent["addresses"]
+    gateway.stop()
+    zgate.wait_agent("alice", "backoff")
+    for _ in range(5):
+        status = zgate.wait_agent("alice", "backoff")
+        assert status["next_attempt_s"] <= 0.7
+        assert status["addresses"] and status["routes"], "nothing leaves beside the tunnel"
+        attempt = zgate.agents["alice"].output().count("connecting to")
+        zgate.agents["alice"].wait_for(
+            lambda attempt=attempt: zgate.agents["alice"].output().count("connecting to") > attempt,
+            5.0,
+        )
+
+
+def test_a_client_that_is_displaced_by_another_begins_no_fight(deployment: Deployment) -> None:
+    """The same certificate on two devices: the newer one has the session, the older one waits."""
+    zgate, internet = deployment, deployment.internet
+    zgate.start_gateway()
+    first = zgate.spawn_agent("alice", internet.device1)
+    zgate.wait_connected("alice", first)
+    runtime = {"runtime_dir": str(zgate.directory / "second-run")}
+    second = zgate.spawn_agent("alice", internet.device2, **runtime)
+    wait_until(lambda: len(zgate.audit("session_up", client="alice")) == 2, 10.0, "the second")
+    status = wait_until(
+        lambda: get_json(zgate.directory / "alice-run" / "agent.sock", "/v1/status"),
+        5.0,
+        "the first agent's status",
+    )
+
+    def is_waiting() -> bool:
+        nonlocal status
+        status = get_json(zgate.directory / "alice-run" / "agent.sock", "/v1/status") or {}
+        return bool(status.get("state") == "backoff")
+
+    wait_until(is_waiting, 5.0, "the first agent to wait")
+    assert status["reason"] == "replaced by a newer session of the same client"
+    assert 50 < status["next_attempt_s"] <= 75
+    assert second.is_running()
+    assert len(zgate.audit("session_up", client="alice")) == 2
