@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 from units_support import (
@@ -124,7 +126,7 @@ def test_a_handshake_that_begins_while_the_gateway_is_down_completes(units: Unit
     inodes, pid = port_inodes(units), main_pid(units.gateway, GATEWAY)
     assert len(inodes) == 16
     units.device.run("systemctl", "stop", AGENT)
-    with drop_in(units.gateway, GATEWAY, "[Service]\nExecStartPre=/bin/sleep 3\n"):
+    with held_down(units):
         units.gateway.run("systemctl", "restart", "--no-block", GATEWAY)
         wait_until(
             lambda: units.gateway.unit(GATEWAY, "SubState")["SubState"] == "start-pre",
@@ -138,7 +140,7 @@ def test_a_handshake_that_begins_while_the_gateway_is_down_completes(units: Unit
         )
         assert units.agent_status()["state"] == "connecting"
         assert units.gateway.unit(GATEWAY, "SubState")["SubState"] == "start-pre"
-        wait_active(units.gateway, GATEWAY, other_than=pid)
+    wait_active(units.gateway, GATEWAY, other_than=pid)
     assert port_inodes(units) == inodes
     found = units.wait_connected()
     assert (found["reconnects"], found["failed_addresses"]) == (0, [])
@@ -148,10 +150,55 @@ def test_a_handshake_that_begins_while_the_gateway_is_down_completes(units: Unit
     wait_until(units.reaches_office, TIMEOUT_S, "a ping through the tunnel")
 
 
+@contextmanager
+def held_down(units: Units) -> Iterator[None]:
+    """The gateway's next start waits until the block ends."""
+    units.gateway.write("/run/held-down", "")
+    line = "ExecStartPre=/bin/sh -c 'while [ -e /run/held-down ]; do sleep 0.1; done'"
+    with drop_in(units.gateway, GATEWAY, f"[Service]\n{line}\n"):
+        try:
+            yield
+        finally:
+            units.gateway.run("rm", "/run/held-down")
+
+
 def waiting(units: Units) -> list[str]:
     """What waits in each of the port's sockets, in bytes."""
     lines = units.gateway.output("ss", "-Huln", "sport = :443").splitlines()
     return [line.split()[1] for line in lines]
+
+
+def test_a_connection_through_the_tunnel_survives_a_restart(units: Units) -> None:
+    """Under traffic: the agent is back with its addresses, and the download goes on."""
+    before, pid = units.wait_connected(), main_pid(units.gateway, GATEWAY)
+    server = units.internet.start_web_server(units.internet.office)
+    units.device.write("/root/office.crt", server.certificate_file.read_text())
+    download = subprocess.Popen(
+        units.device.command(
+            *("curl", "-sS", "--cacert", "/root/office.crt", "--limit-rate", "2M"),
+            *("-w", "%{size_download}", "-o", "/dev/null", f"{server.url_ipv4}bytes/{40 << 20}"),
+        ),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        wait_until(lambda: tunnel_bytes(units) > 4 << 20, TIMEOUT_S, "traffic")
+        units.gateway.run("systemctl", "restart", GATEWAY)
+        assert main_pid(units.gateway, GATEWAY) != pid
+        assert download.poll() is None, "it was to go on over the restart"
+        told = download.communicate(timeout=TIMEOUT_S)
+    finally:
+        download.kill()
+        server.process.kill()
+    assert (download.returncode, told) == (0, (str(40 << 20), ""))
+    after = units.wait_connected()
+    assert after["addresses"] == before["addresses"]
+
+
+def tunnel_bytes(units: Units) -> int:
+    """What has come out of the tunnel on the device."""
+    return int(units.device.read("/sys/class/net/zgate-agent0/statistics/rx_bytes"))
 
 
 def test_only_the_workers_sockets_are_used(units: Units) -> None:
