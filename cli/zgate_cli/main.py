@@ -31,6 +31,10 @@ _COMMANDS = {
     "ping": ("zgate_cli.ping:ping", "Is a client there, and how far away?"),
     "why": ("zgate_cli.why:why", "Would this packet pass, and which rule says so?"),
     "doctor": ("zgate_cli.doctor.command:doctor", "Is this host fit, and the gateway well?"),
+    "netcheck": (
+        "zgate_cli.netcheck.command:netcheck",
+        "On an agent's device: what is on the way to the gateway?",
+    ),
     "audit": ("zgate_cli.audit:audit", "Is the audit log what the gateway wrote?"),
     "pki": ("zgate_cli.pki:pki", "The certificate authority: issue, revoke, list."),
     "completion": ("zgate_cli.completion:completion", "Print a shell completion script."),

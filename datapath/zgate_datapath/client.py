@@ -274,7 +274,9 @@ class TunnelClient:
             verify_mode=ssl.CERT_REQUIRED,
             cafile=config.ca_file,
         )
-        load_own_certificate(configuration, Path(config.certificate_file), Path(config.key_file))
+        if config.certificate_file:
+            own = Path(config.certificate_file), Path(config.key_file)
+            load_own_certificate(configuration, *own)
         return configuration
 
     def _timeout_text(self, timeout_s: float) -> str:
