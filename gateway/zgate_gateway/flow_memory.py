@@ -24,6 +24,9 @@ logger = logging.getLogger(__name__)
 IpNetwork = IPv4Network | IPv6Network
 #: So many addresses are asked for one by one; for more the whole record is read once.
 _FEW_ADDRESSES = 8
+#: After a reading: the kernel goes through its whole table for each, and after a restart of the
+#: gateway clients come by the hundred.
+_PAUSE_S = 0.05
 #: Of one client: its flow table is not to be filled by what it once had.
 MAX_PER_ADDRESS = 4096
 
@@ -76,6 +79,7 @@ class FlowMemory:
                 self._told(str(error))
                 return
             self._restore(addresses, found)
+            await asyncio.sleep(_PAUSE_S)
 
     def _restore(self, addresses: set[IpAddress], found: Iterable[Connection]) -> None:
         counts = dict.fromkeys(addresses, 0)

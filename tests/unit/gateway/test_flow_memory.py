@@ -63,6 +63,23 @@ async def test_many_that_come_together_are_asked_for_at_once() -> None:
     assert record.asked == [list(POOLS)]
 
 
+async def test_who_comes_one_after_the_other_is_asked_for_together_too() -> None:
+    addresses = [IPv4Address("10.100.0.2") + n for n in range(5)]
+    record = Record(*(connection(one) for one in addresses))
+    subject = memory(record)
+    subject.recall(addresses[:1])
+    await eventually(lambda: subject.restored)
+    for one in addresses[1:]:
+        subject.recall([one])
+        await asyncio.sleep(0)
+    await eventually(lambda: len(record.asked) == 2)
+    assert [sorted(map(str, asked)) for asked in record.asked] == [
+        ["10.100.0.2"],
+        [str(one) for one in addresses[1:]],
+    ]
+    await subject.close()
+
+
 async def test_one_client_fills_no_table() -> None:
     record = Record(*(connection("10.100.0.2", port % 65536) for port in range(5000)))
     subject = memory(record)
