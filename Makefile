@@ -10,7 +10,7 @@ PACKAGES := protocol bpf datapath identity config gateway host agent connector c
 # The demo and the bench make network namespaces. Root's bytecode would be in the way of `git clean`.
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo env PYTHONDONTWRITEBYTECODE=1)
 
-.PHONY: help demo test check lint types bench bench-policy fuzz-policy fuzz-datapath soak test-vm test-appliance deb root venv packages-appliance packages-test packages-bench packages-vm clean
+.PHONY: help demo test check lint types bench bench-policy fuzz-policy fuzz-datapath soak test-vm test-appliance vagrant-box vagrant-up deb root venv packages-appliance packages-vagrant packages-test packages-bench packages-vm clean
 
 help:
 	@echo "make demo    see a gateway and two agents work, in namespaces of this machine"
@@ -23,6 +23,7 @@ help:
 	@echo "make soak SECONDS=300  bulk both ways over a bad path, new keys, new addresses"
 	@echo "make deb     a Debian package, in build/deb"
 	@echo "make test-appliance  packages, units and playbooks, on machines with systemd"
+	@echo "make vagrant-box, make vagrant-up  the Vagrant lab without KVM (vagrant/README.md)"
 	@echo "make test-vm  the kernel's part on Debian 12's own kernel, in a virtual machine"
 
 demo: root venv
@@ -74,6 +75,16 @@ $(ANSIBLE)/.installed: tools/requirements-appliance.txt
 	$(PYTHON) -m venv $(ANSIBLE)
 	$(ANSIBLE)/bin/pip install --quiet --disable-pip-version-check -r $<
 	touch $@
+
+# Emulated machines, in namespaces of their own.
+vagrant-box: root venv packages-vagrant
+	$(AS_ROOT) env PYTHONDONTWRITEBYTECODE=1 $(BIN)/python vagrant/box.py build/vagrant
+
+vagrant-up: root packages-vagrant $(ANSIBLE)/.installed
+	$(AS_ROOT) vagrant/emulated.sh ./up.sh
+
+packages-vagrant:
+	@tools/install-packages.sh packages-vagrant.txt
 
 deb: venv packages-appliance
 	tools/build-deb.sh
