@@ -33,6 +33,7 @@ from zgate_config.dialling import (
     GatewayAddress,
     IntermediateServer,
     LogSettings,
+    MetricsSettings,
     Settings,
     load_with_flags,
 )
@@ -122,6 +123,7 @@ class AgentConfig(StrictModel):
     engine: Literal["auto", "native", "python"] = "auto"
     congestion: Literal["auto", "model", "cubic", "reno", "none"] = "auto"
     log: LogSettings = LogSettings()
+    metrics: MetricsSettings = MetricsSettings()
 
     @property
     def all_gateways(self) -> tuple[GatewayAddress, ...]:

@@ -232,6 +232,7 @@ class Agent:
             mtu_bytes=plan.mtu_bytes or None,
             reconnects=machine.reconnects,
             rebinds=self._rebinds,
+            failures=self._dialler.failures,
             next_attempt_s=waits,
             is_renewing=machine.renewal is not None,
             renewal_problem=machine.renewal_problem or self._identity_problem,

@@ -136,6 +136,7 @@ class Dialler:
 
     Attributes:
         failed: the addresses that gave no session at the last attempt, and why.
+        failures: how many did not, since the start.
         notes: what is not as wanted, and did not hinder it.
     """
 
@@ -157,6 +158,7 @@ class Dialler:
         self._last: dict[GatewayAddress, IpAddress] = {}
         self._drained: dict[GatewayAddress, float] = {}
         self.failed: list[FailedAddress] = []
+        self.failures = 0
         self.notes: tuple[str, ...] = ()
 
     async def dial(self, attempt: int, *, stands_by: bool) -> Line:
@@ -235,6 +237,7 @@ class Dialler:
         except TunnelError as error:
             failed = FailedAddress(address=str(address), error=_describe(error))
             self.failed.append(failed)
+            self.failures += 1
             logger.info("no session with %s: %s", address, failed.error)
             return None
         return line

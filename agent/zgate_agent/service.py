@@ -76,7 +76,7 @@ async def serve(config: AgentConfig, directory: RuntimeDir) -> int:
             backoff=Backoff(random.random),
         )
         tun_index = socket.if_nametoindex(config.tun.name)
-        async with _status_server(directory, agent):
+        async with _status_server(directory, agent), _metrics(config, agent):
             watch = NetWatch(tun_index, agent.network_changed)
             files = IdentityFiles(config.ca, config.certificate, config.key)
             identity = asyncio.create_task(watch_identity(files, agent.identity_changed))
@@ -96,6 +96,21 @@ async def _status_server(directory: RuntimeDir, agent: Agent) -> AsyncIterator[N
         yield
     finally:
         server.close()
+
+
+@contextlib.asynccontextmanager
+async def _metrics(config: AgentConfig, agent: Agent) -> AsyncIterator[None]:
+    if config.metrics.port is None:
+        yield
+        return
+    # Not without need: it is a library more.
+    from zgate_host.metrics_port import serving_metrics
+
+    from zgate_agent.metrics import families
+
+    address, port = str(config.metrics.address), config.metrics.port
+    async with serving_metrics(address, port, lambda: families(agent.status())):
+        yield
 
 
 @contextlib.contextmanager

@@ -61,6 +61,8 @@ class AgentStatus(BaseModel):
     """Sessions after the first."""
     rebinds: int
     """Moves of a session to another local address."""
+    failures: int = 0
+    """Attempts at an address of a gateway that gave no session."""
     next_attempt_s: float | None
     """Seconds until the next attempt: in backoff, or of a renewal that failed."""
     is_renewing: bool = False

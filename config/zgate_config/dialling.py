@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
@@ -14,7 +15,7 @@ from zgate_config.document import parse_document, read_document
 from zgate_config.errors import ConfigError, Mistake
 from zgate_config.load import validate
 from zgate_config.model import StrictModel, expected
-from zgate_config.types import Host, Port, parse_host
+from zgate_config.types import Host, IpAddress, Port, parse_host
 
 DEFAULT_PORT = 443
 COMMAND_LINE = "command line"
@@ -95,6 +96,14 @@ class LogSettings(StrictModel):
     """The log on standard error."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class MetricsSettings(StrictModel):
+    """Prometheus metrics over TCP. No authentication."""
+
+    address: IpAddress = IPv4Address("127.0.0.1")
+    port: Port | None = None
+    """None: none of it."""
 
 
 def load_with_flags(path: Path | None, flags: Settings, model: type[ModelT]) -> ModelT:

@@ -46,6 +46,7 @@ from zgate_config.dialling import (
     GatewayAddress,
     IntermediateServer,
     LogSettings,
+    MetricsSettings,
     Settings,
     load_with_flags,
     split_port,
@@ -317,6 +318,7 @@ class ConnectorConfig(StrictModel):
     engine: Literal["auto", "native", "python"] = "auto"
     congestion: Literal["auto", "model", "cubic", "reno", "none"] = "auto"
     log: LogSettings = LogSettings()
+    metrics: MetricsSettings = MetricsSettings()
 
     @property
     def all_gateways(self) -> tuple[GatewayAddress, ...]:

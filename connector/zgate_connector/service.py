@@ -9,6 +9,7 @@ import random
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 
+from zgate_config.dialling import MetricsSettings
 from zgate_datapath.client import ClientConfig, TunnelClient, TunnelState
 from zgate_datapath.engine import engine_name
 from zgate_datapath.offers import ClientOffers, Notices
@@ -45,7 +46,8 @@ async def serve(config: ConnectorConfig, directory: RuntimeDir, reload: Reload) 
     """
     reloads = _Reloads(config, reload)
     with _signals(reloads):
-        async with _status_server(directory, reloads.status) as listen, _told(reloads) as tell:
+        telling = _status_server(directory, config.metrics, reloads.status)
+        async with telling as listen, _told(reloads) as tell:
             while not reloads.is_stopped:
                 async with _running(reloads.config, directory) as connector:
                     reloads.watch(connector)
@@ -92,7 +94,7 @@ class _Reloads:
         except Exception as error:
             logger.error("the configuration is not taken: %s", error)
             return
-        fixed = {"runtime_dir": self.config.runtime_dir, "log": self.config.log}
+        fixed = {name: getattr(self.config, name) for name in ("runtime_dir", "log", "metrics")}
         config = config.model_copy(update=fixed)
         if config == self.config:
             logger.info("the configuration has not changed")
@@ -176,22 +178,39 @@ def _make_tunnel(
 
 @contextlib.asynccontextmanager
 async def _status_server(
-    directory: RuntimeDir, current: Callable[[], ConnectorStatus]
+    directory: RuntimeDir, metrics: MetricsSettings, current: Callable[[], ConnectorStatus]
 ) -> AsyncIterator[Callable[[], Awaitable[None]]]:
-    """The status socket; it listens as soon as there is something to say."""
+    """Status socket and metrics port; they listen as soon as there is something to say."""
     server = StatusServer(directory.socket_file, current)
-    is_listening = False
+    async with contextlib.AsyncExitStack() as stack:
+        is_listening = False
 
-    async def listen() -> None:
-        nonlocal is_listening
-        if not is_listening:
-            await server.start()
-            is_listening = True
+        async def listen() -> None:
+            nonlocal is_listening
+            if not is_listening:
+                is_listening = True
+                await server.start()
+                stack.callback(server.close)
+                await stack.enter_async_context(_metrics(metrics, current))
 
-    try:
         yield listen
-    finally:
-        server.close()
+
+
+@contextlib.asynccontextmanager
+async def _metrics(
+    settings: MetricsSettings, current: Callable[[], ConnectorStatus]
+) -> AsyncIterator[None]:
+    if settings.port is None:
+        yield
+        return
+    # Not without need: it is a library more.
+    from zgate_host.metrics_port import serving_metrics
+
+    from zgate_connector.metrics import families
+
+    address = str(settings.address)
+    async with serving_metrics(address, settings.port, lambda: families(current())):
+        yield
 
 
 @contextlib.asynccontextmanager

@@ -194,6 +194,7 @@ class GatewaySession:
         self._address: IpAddress | None = None
         self._source: str | None = None
         self._failed: list[FailedAddress] = []
+        self._failures = 0
         self._told: dict[tuple[OfferKind, str], RegistrationCode] = {}
 
     # What others call.
@@ -256,6 +257,7 @@ class GatewaySession:
             answers=[_shown(one) for one in live.answers],
             services=[_service_state(one) for one in self._plane.statuses()],
             reconnects=max(0, self._sessions - 1),
+            failures=self._failures,
             next_attempt_s=None if self._wake_at is None else max(0.0, self._wake_at - now),
             failed_addresses=self._failed,
             counters=self._tunnel.statistics() if self._tunnel is not None else {},
@@ -310,6 +312,7 @@ class GatewaySession:
         except TunnelError as error:
             failed = FailedAddress(address=str(address), error=_describe(error))
             self._failed.append(failed)
+            self._failures += 1
             logger.info("no session with %s: %s", address, failed.error)
             return None
         finally:

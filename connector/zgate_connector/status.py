@@ -80,6 +80,8 @@ class GatewayStatus(_Frozen):
     services: list[ServiceState]
     reconnects: int
     """Sessions after the first."""
+    failures: int = 0
+    """Attempts at an address of the gateway that gave no session."""
     next_attempt_s: float | None
     failed_addresses: list[FailedAddress]
     counters: dict[str, float]

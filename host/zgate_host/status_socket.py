@@ -8,24 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import os
 from collections.abc import Callable
-from http import HTTPStatus
 from pathlib import Path
 from typing import TypeVar
 
-import h11
 import httpx
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-logger = logging.getLogger(__name__)
+from zgate_host.small_http import REQUEST_TIMEOUT_S, SmallHttp
 
 STATUS_PATH = "/v1/status"
-_MAX_REQUEST_BYTES = 16 * 1024
-_MAX_CLIENTS = 16
-_REQUEST_TIMEOUT_S = 5.0
-_READ_BYTES = 4096
 
 StatusT = TypeVar("StatusT", bound=BaseModel)
 
@@ -57,7 +50,7 @@ def fetch_status(socket_file: Path, model: type[StatusT], role: str, start: str)
     """
     transport = httpx.HTTPTransport(uds=str(socket_file))
     try:
-        with httpx.Client(transport=transport, timeout=_REQUEST_TIMEOUT_S) as client:
+        with httpx.Client(transport=transport, timeout=REQUEST_TIMEOUT_S) as client:
             answer = client.get(f"http://{role}{STATUS_PATH}")
             answer.raise_for_status()
             return model.model_validate_json(answer.content)
@@ -81,13 +74,13 @@ class StatusServer:
         self._socket_file = socket_file
         self._current = current
         self._server: asyncio.Server | None = None
-        self._clients = 0
+        self._pages = SmallHttp({STATUS_PATH: self._page})
 
     async def start(self) -> None:
         """Listen. A socket that a killed process left is replaced. OSError if it cannot."""
         with contextlib.suppress(FileNotFoundError):
             self._socket_file.unlink()
-        self._server = await asyncio.start_unix_server(self._serve, self._socket_file)
+        self._server = await asyncio.start_unix_server(self._pages.serve, self._socket_file)
         os.chmod(self._socket_file, 0o666)  # noqa: PTH101, S103 - it only tells
 
     def close(self) -> None:
@@ -97,41 +90,5 @@ class StatusServer:
             self._server = None
             self._socket_file.unlink(missing_ok=True)
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._clients += 1
-        try:
-            if self._clients <= _MAX_CLIENTS:
-                async with asyncio.timeout(_REQUEST_TIMEOUT_S):
-                    await self._answer(reader, writer)
-        except (TimeoutError, OSError, h11.RemoteProtocolError) as error:
-            logger.debug("a status request failed: %s", error)
-        finally:
-            self._clients -= 1
-            writer.close()
-
-    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        connection = h11.Connection(h11.SERVER, max_incomplete_event_size=_MAX_REQUEST_BYTES)
-        while (event := connection.next_event()) is h11.NEED_DATA:
-            connection.receive_data(await reader.read(_READ_BYTES))
-        if not isinstance(event, h11.Request):
-            return
-        status, body = self._content(event)
-        headers = [
-            ("Content-Type", "application/json"),
-            ("Content-Length", str(len(body))),
-            ("Connection", "close"),
-        ]
-        for part in (
-            h11.Response(status_code=status, headers=headers, reason=status.phrase.encode()),
-            h11.Data(data=b"" if event.method == b"HEAD" else body),
-            h11.EndOfMessage(),
-        ):
-            writer.write(connection.send(part) or b"")
-        await writer.drain()
-
-    def _content(self, request: h11.Request) -> tuple[HTTPStatus, bytes]:
-        if request.target != STATUS_PATH.encode():
-            return HTTPStatus.NOT_FOUND, b'{"detail": "there is only /v1/status"}'
-        if request.method not in (b"GET", b"HEAD"):
-            return HTTPStatus.METHOD_NOT_ALLOWED, b'{"detail": "only GET"}'
-        return HTTPStatus.OK, self._current().model_dump_json().encode()
+    def _page(self) -> tuple[str, bytes]:
+        return "application/json", self._current().model_dump_json().encode()

@@ -20,14 +20,14 @@ import yaml
 from e2e_support.world import POLICY, prepare
 from zgate_lab.connectors import Connectors
 from zgate_lab.deployment import Deployment
-from zgate_lab.internet import Internet
+from zgate_lab.internet import Host, Internet
 from zgate_lab.private_site import LAN_IPV4, PrivateSite, add_private_sites
 from zgate_lab.process import Process
 from zgate_lab.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
 PROMETHEUS = ROOT / "deploy" / "prometheus"
-METRICS_PORT, PROMETHEUS_PORT = 9464, 9090
+METRICS_PORT, SPOKE_PORT, PROMETHEUS_PORT = 9464, 9465, 9090
 INTERVAL = "500ms"
 WAIT_S = 20.0
 RIGHTS = f"""\
@@ -48,10 +48,10 @@ class Watched:
     site: PrivateSite
     prometheus: Process
 
-    def get(self, port: int, path: str) -> tuple[int, str]:
-        """GET from a server on the gateway's localhost."""
+    def get(self, port: int, path: str, host: Host | None = None) -> tuple[int, str]:
+        """GET from a server on a host's localhost: the gateway's, unless another is named."""
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
-        with self.zgate.host.namespace.entered():
+        with (host or self.zgate.host).namespace.entered():
             connection.connect()
         try:
             connection.request("GET", path)
@@ -119,7 +119,7 @@ def watched(identities: Path) -> Iterator[Watched]:
         connectors.issue("west")
         zgate.start_gateway()
         made = Watched(zgate, connectors, site, _start_prometheus(internet, zgate))
-        zgate.spawn_agent("alice", internet.device1)
+        zgate.spawn_agent("alice", internet.device1, metrics={"port": SPOKE_PORT})
         start_connector(made)
         zgate.wait_connected("alice", zgate.agents["alice"])
 
@@ -140,6 +140,7 @@ def start_connector(watched: Watched) -> None:
         watched.site.connector,
         networks=[{"network": str(LAN_IPV4)}],
         services=[{**SERVICE, "health": {"kind": "none"}}],
+        metrics={"port": SPOKE_PORT},
     )
 
 
@@ -157,10 +158,17 @@ def series(text: str) -> Iterator[tuple[str, set[str]]]:
 # What it reads.
 
 
-def test_names_and_types_are_as_prometheus_wants_them(watched: Watched) -> None:
+def documented(heading: str) -> dict[str, set[str]]:
+    """The metrics of a section of docs/metrics.md, with their labels."""
+    text = (ROOT / "docs" / "metrics.md").read_text().partition(f"## {heading}\n")[2]
+    rows = re.findall(r"^\| `(zgate_\w+)` \|([^|]*)\|", text.partition("\n## ")[0], re.MULTILINE)
+    return {name: set(re.findall(r"`(\w+)`", labels)) for name, labels in rows}
+
+
+def check_metrics(text: str) -> None:
     done = subprocess.run(
         ["promtool", "check", "metrics"],
-        input=watched.metrics(),
+        input=text,
         capture_output=True,
         text=True,
         check=False,
@@ -169,11 +177,12 @@ def test_names_and_types_are_as_prometheus_wants_them(watched: Watched) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+def test_names_and_types_are_as_prometheus_wants_them(watched: Watched) -> None:
+    check_metrics(watched.metrics())
+
+
 def test_the_documented_metrics_are_those_that_are_there(watched: Watched) -> None:
-    table = re.findall(
-        r"^\| `(zgate_\w+)` \|([^|]*)\|", (ROOT / "docs" / "metrics.md").read_text(), re.MULTILINE
-    )
-    told = {name: set(re.findall(r"`(\w+)`", labels)) for name, labels in table}
+    told = documented("All metrics")
     text = watched.metrics()
     assert set(re.findall(r"^# TYPE (\w+) ", text, re.MULTILINE)) == set(told)
     found = dict(series(text))
@@ -186,6 +195,21 @@ def test_the_documented_metrics_are_those_that_are_there(watched: Watched) -> No
         "zgate_registrations_refused_total",
         "zgate_dns_queries_total",
     }
+
+
+@pytest.mark.parametrize("role", ["agent", "connector"])
+def test_an_agent_and_a_connector_that_are_asked(watched: Watched, role: str) -> None:
+    host = watched.zgate.internet.device1 if role == "agent" else watched.site.connector
+    status, text = watched.get(SPOKE_PORT, "/metrics", host)
+    assert status == 200
+    check_metrics(text)
+    told = {n: one for n, one in documented("Agents and connectors").items() if f"_{role}_" in n}
+    assert set(re.findall(r"^# TYPE (\w+) ", text, re.MULTILINE)) == set(told)
+    found = dict(series(text))
+    assert found == {name: labels for name, labels in told.items() if name in found}
+    assert set(told) - set(found) <= {f"zgate_{role}_drops_total"}
+    assert re.search(rf'^zgate_{role}_state\{{.*state="connected"\}} 1.0$', text, re.MULTILINE)
+    assert watched.get(SPOKE_PORT, "/health", host)[0] == 200
 
 
 def test_the_numbers_are_those_of_zgatectl(watched: Watched) -> None:
