@@ -18,9 +18,12 @@ def read_process(pid: int, loop_lag_s: float) -> ProcessLoad | None:
     folder = Path(f"/proc/{pid}")
     try:
         fields = (folder / "stat").read_text().rpartition(")")[2].split()
-        open_fds = len(os.listdir(folder / "fd"))  # noqa: PTH208 - counted, not walked
     except (FileNotFoundError, ProcessLookupError):
         return None
+    try:
+        open_fds = len(os.listdir(folder / "fd"))  # noqa: PTH208 - counted, not walked
+    except OSError:
+        open_fds = None  # a hardened host may keep them from us
     return ProcessLoad(
         cpu_s=(int(fields[_UTIME]) + int(fields[_STIME])) / _TICKS_PER_S,
         resident_bytes=int(fields[_RSS]) * _PAGE_BYTES,

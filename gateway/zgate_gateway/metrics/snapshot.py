@@ -43,11 +43,14 @@ class WorkerLoad:
 
 @dataclass(frozen=True, slots=True)
 class ProcessLoad:
-    """What a process takes, as the kernel counts; ``loop_lag_s`` as its event loop does."""
+    """What a process takes, as the kernel counts; ``loop_lag_s`` as its event loop does.
+
+    ``open_fds``: None: not to be known.
+    """
 
     cpu_s: float
     resident_bytes: int
-    open_fds: int
+    open_fds: int | None
     loop_lag_s: float
 
 

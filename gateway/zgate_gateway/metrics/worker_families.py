@@ -68,7 +68,7 @@ def process_families(now: MetricsSnapshot) -> Iterator[Metric]:
         "zgate_process_open_fds",
         "Descriptors that a process has open",
         "process",
-        {name: load.open_fds for name, load in processes},
+        {name: load.open_fds for name, load in processes if load.open_fds is not None},
     )
     yield gauges(
         "zgate_event_loop_lag_seconds",
