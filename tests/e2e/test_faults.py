@@ -163,7 +163,7 @@ def test_the_clock_jumps(world: FaultyWorld, ahead: timedelta) -> None:
     with sessions_go_on(world), short_lived(world, "olivia", timedelta(minutes=30)):
         session = session_ids(zgate)["olivia"]
         uptime_s = zgate.gateway_status()["uptime_s"]
-        with world.clock_set(ahead):
+        with world.clock.being_set(ahead):
             word = "ahead" if ahead > timedelta(0) else "back"
             assert re.search(rf"(3599|3600|3601) s {word}", world.wait_alert("clock_jumped"))
             assert abs(world.audited("clock_jumped")[-1]["seconds"] - ahead.total_seconds()) < 5

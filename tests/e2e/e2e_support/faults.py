@@ -15,7 +15,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -23,22 +22,14 @@ from zgate_lab.deployment import BIN, START_TIMEOUT_S, Deployment
 from zgate_lab.internet import Internet
 from zgate_lab.stream import TcpStream
 from zgate_lab.waiting import wait_until
+from zgate_lab.wall_clock import WallClock
 
 from e2e_support.world import STREAM_PORT, World, prepare
 
 STATE_BYTES = 4 << 20
-_FAKETIME = "/usr/lib/{}/faketime/libfaketime.so.1"
 _PREPARE = 'mount -t tmpfs -o size="$1",mode=700 tmpfs "$2" && shift 2 && exec "$@"'
 _RATE_BYTES_PER_S = 500_000
 _SAMPLE_S = 0.02
-
-
-def faketime_library() -> Path:
-    """Where Debian has it."""
-    triplet = subprocess.run(
-        ["gcc", "-print-multiarch"], capture_output=True, text=True, check=True
-    ).stdout.strip()
-    return Path(_FAKETIME.format(triplet))
 
 
 @dataclass
@@ -46,24 +37,7 @@ class FaultyWorld(World):
     """A world whose gateway's surroundings break."""
 
     state: Path = field(default_factory=Path)
-    clock_file: Path = field(default_factory=Path)
-
-    # The clock.
-
-    @contextmanager
-    def clock_set(self, ahead: timedelta) -> Iterator[None]:
-        """The daemon's wall clock is wrong, and right again after the block."""
-        self.set_clock(ahead)
-        try:
-            yield
-        finally:
-            self.set_clock(timedelta(0))
-
-    def set_clock(self, ahead: timedelta) -> None:
-        """From now on the daemon's wall clock is so far ahead of the host's (or behind)."""
-        draft = self.clock_file.with_suffix(".new")
-        draft.write_text(f"{ahead.total_seconds():+.0f}")
-        draft.rename(self.clock_file)
+    clock: WallClock = field(init=False)
 
     # Files and mounts, as the daemon sees them.
 
@@ -164,9 +138,8 @@ def open_faulty_world(identities: Path) -> Iterator[FaultyWorld]:
         office = internet.start_web_server(internet.office)
         state = zgate.directory / "state"
         state.mkdir()
-        clock = zgate.directory / "clock"
-        made = FaultyWorld(internet, zgate, office, state=state, clock_file=clock)
-        made.set_clock(timedelta(0))
+        made = FaultyWorld(internet, zgate, office, state=state)
+        made.clock = WallClock(zgate.directory)
         zgate.policy_file = _in_a_folder_of_its_own(zgate)
         zgate.socket = zgate.directory / "run" / "gateway.sock"
         zgate.audit_file = state / "audit.jsonl"
@@ -190,12 +163,7 @@ def _start(world: FaultyWorld) -> None:
         zgate.name,
         *("unshare", "--mount", "--propagation", "private", "sh", "-c", _PREPARE, "sh"),
         *(str(STATE_BYTES), world.state, BIN / "zgate-gateway", "--config", config_file),
-        environment={
-            "LD_PRELOAD": str(faketime_library()),
-            "FAKETIME_TIMESTAMP_FILE": str(world.clock_file),
-            "FAKETIME_CACHE_DURATION": "1",
-            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-        },
+        environment=world.clock.environment,
     )
     zgate.gateway = process
     process.wait_for(
