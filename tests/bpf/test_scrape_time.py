@@ -96,7 +96,7 @@ def gateway() -> Iterator[Any]:
             services=SimpleNamespace(connectors=connectors),
             network=SimpleNamespace(verify_programs=lambda: None),
             store=SimpleNamespace(check=lambda: None),
-            drain=None,
+            drain=SimpleNamespace(state=None),
         )
 
 

@@ -191,6 +191,7 @@ def test_the_documented_metrics_are_those_that_are_there(watched: Watched) -> No
     # All but what nothing has happened of yet.
     assert set(told) - set(found) <= {
         "zgate_drain_deadline_timestamp_seconds",
+        "zgate_drain_sessions_left",
         "zgate_sessions_refused_total",
         "zgate_registrations_refused_total",
         "zgate_dns_queries_total",

@@ -36,9 +36,15 @@ def state_families(now: MetricsSnapshot) -> Iterator[Metric]:
         "Unix time at which sessions are closed",
         labels=[],
     )
+    left = GaugeMetricFamily(
+        "zgate_drain_sessions_left",
+        "Sessions that have not gone yet, connectors not counted",
+        labels=[],
+    )
     if now.drain is not None:
         deadline.add_metric([], now.drain.deadline_at_s)
-    yield deadline
+        left.add_metric([], now.drain.sessions_left)
+    yield from (deadline, left)
     alerts = {name: int(lasts) for name, lasts in now.alerts.items()}
     yield gauges("zgate_alert", "1 while somebody has to look at it", "name", alerts)
 

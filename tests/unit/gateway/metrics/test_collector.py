@@ -35,6 +35,7 @@ def test_every_number_of_the_snapshot_is_there(full: MetricsSnapshot) -> None:
         ("zgate_uptime_seconds",): 77.25,
         ("zgate_draining",): 1,
         ("zgate_drain_deadline_timestamp_seconds",): 2000.5,
+        ("zgate_drain_sessions_left",): 2,
         ("zgate_alert", "name=map_flows"): 1,
         ("zgate_alert", "name=disk_full"): 0,
         ("zgate_sessions",): 2,
