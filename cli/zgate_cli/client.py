@@ -66,6 +66,10 @@ class GatewayClient:
         """Who offers something, and who is drained."""
         return self._ask(schemas.ConnectorList, "GET", "/v1/connectors")
 
+    def drain_gateway(self, request: schemas.GatewayDrainRequest) -> schemas.GatewayDrain:
+        """Have the clients go elsewhere, or come again."""
+        return self._ask(schemas.GatewayDrain, "POST", "/v1/drain", json=request.model_dump())
+
     def drain(self, connector: str, request: schemas.DrainRequest) -> schemas.Drain:
         """Give a connector no new flows, or new ones again."""
         path = f"/v1/connectors/{_segment(connector)}/drain"
@@ -123,6 +127,16 @@ class GatewayClient:
     def ping(self, client: str) -> schemas.Ping:
         """Measure the round trip to a client once."""
         return self._ask(schemas.Ping, "POST", f"/v1/sessions/{_segment(client)}/ping")
+
+    def metrics(self) -> str:
+        """The metrics, as Prometheus reads them."""
+        try:
+            response = self._http.get("/metrics")
+        except httpx.HTTPError as error:
+            raise self._unreachable(error) from error
+        if response.is_error:
+            raise self._refused(response)
+        return response.text
 
     def why(self, query: schemas.WhyQuery) -> schemas.Why:
         """Ask for the verdict on one packet."""

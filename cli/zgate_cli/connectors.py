@@ -15,6 +15,7 @@ from zgate_gateway.api import schemas
 from .client import GatewayClient
 from .completion import complete_connector
 from .errors import CommandError
+from .gateway_drain import drain_gateway
 from .options import Invocation, gateway_command
 from .output import byte_text, cell, console, duration_text, print_json, table, time_text
 from .services import STATE_STYLE
@@ -100,30 +101,39 @@ def _ago(moment: datetime | None) -> str | None:
 
 
 @click.command()
-@click.argument("connector", shell_complete=complete_connector)
-@click.option("--undo", is_flag=True, help="Give it new flows again.")
+@click.argument("connector", required=False, shell_complete=complete_connector)
+@click.option("--undo", is_flag=True, help="Take sessions, or give it new flows, again.")
 @click.option(
     "--deadline", "deadline_s", type=click.FloatRange(0, schemas.MAX_DRAIN_S), metavar="SECONDS",
-    help="Then the flows that it still has choose another connector.",
+    help="Then what is left is closed.  [default for the gateway: 30; for a connector: none]",
 )  # fmt: skip
-@click.option("--no-wait", is_flag=True, help="Do not wait until its flows are gone.")
+@click.option("--no-wait", is_flag=True, help="Do not wait until all are gone.")
 @gateway_command
 def drain(
     invocation: Invocation,
     *,
-    connector: str,
+    connector: str | None,
     undo: bool,
     deadline_s: float | None,
     no_wait: bool,
 ) -> None:
-    """Give CONNECTOR no new flows, and wait until those that it has are gone.
+    """Take no new session, and wait until clients have gone to another gateway.
 
-    It stays drained when it comes back, until --undo or the gateway's next start. Ctrl-C ends the
-    waiting, not the drain; --json does not wait. With --deadline, exit code 1 if flows were open
-    when it was over. --undo ends the connector's session, for it to begin anew.
+    The gateway stays drained until --undo or its next start: stop it, or start it anew, when the
+    command is done. At the deadline the sessions that are left are closed, and the exit code is 1.
+    Clients that know no other gateway stay until then. Connectors are left alone.
+
+    With CONNECTOR: give it no new flows, and wait until those that it has are gone. It stays
+    drained  when it comes back. --json does not wait then. With --deadline, exit code 1 if
+    flows were open when it was over. --undo ends the connector's session, for it to begin anew.
+
+    Ctrl-C ends the waiting, not the drain.
     """
     if undo and deadline_s is not None:
         raise click.UsageError("--undo takes no --deadline.")
+    if connector is None:
+        drain_gateway(invocation, undo=undo, deadline_s=deadline_s, waits=not no_wait)
+        return
     request = schemas.DrainRequest(undo=undo, deadline_s=deadline_s)
     with GatewayClient(invocation.socket_path) as gateway:
         answer = gateway.drain(connector, request)

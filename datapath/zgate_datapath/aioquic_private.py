@@ -11,7 +11,8 @@ from __future__ import annotations
 from typing import Any
 
 from aioquic import tls
-from aioquic.h3.connection import H3Connection
+from aioquic.buffer import encode_uint_var
+from aioquic.h3.connection import FrameType, H3Connection, encode_frame
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import QuicConnection, QuicConnectionState, QuicNetworkPath
 from aioquic.quic.crypto import (
@@ -79,7 +80,13 @@ STREAM_NAMES = ("receiver", "sender")
 STREAM_RECEIVER_NAMES = ("_buffer", "is_finished")
 STREAM_SENDER_NAMES = ("_buffer", "_buffer_fin", "is_finished")
 RETRY_NAMES = ("_aead",)
-H3_NAMES = ("_decoder", "_get_local_settings", "_is_done", "_stream")
+H3_NAMES = (
+    "_decoder",
+    "_get_local_settings",
+    "_is_done",
+    "_local_control_stream_id",
+    "_stream",
+)
 RECOVERY_NAMES = ("_cc", "_rtt_smoothed", "_rtt_min", "_time_of_last_sent_ack_eliciting_packet")
 CRYPTO_PAIR_NAMES = ("_update_key", "_update_key_requested", "recv", "send", "key_phase")
 CRYPTO_CONTEXT_NAMES = ("aead", "cipher_suite", "hp", "key_phase", "secret", "version")
@@ -194,6 +201,15 @@ def next_phase(context: CryptoContext) -> CryptoContext:
 def peer_reset_token(quic: QuicConnection) -> bytes:
     """The token of a stateless reset for the peer's connection ID in use; b"" if it gave none."""
     return quic._peer_cid.stateless_reset_token
+
+
+def send_goaway(h3: H3Connection, quic: QuicConnection) -> None:
+    """A GOAWAY frame with the first request stream that was not begun (RFC 9114 section 5.2)."""
+    begun = [stream_id for stream_id in quic._streams if stream_id % 4 == 0]
+    refused = encode_uint_var(max(begun, default=-4) + 4)
+    control = h3._local_control_stream_id
+    assert control is not None
+    quic.send_stream_data(control, encode_frame(FrameType.GOAWAY, refused))
 
 
 def retry_tokens(key: bytes | None) -> QuicRetryTokenHandler:

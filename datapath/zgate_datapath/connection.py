@@ -591,6 +591,12 @@ class Connection:
         self._control_due = True
         self.quic.close(error_code=error_code, reason_phrase=reason)
 
+    def send_goaway(self) -> None:
+        """No request is taken any more but those that came (RFC 9114 section 5.2)."""
+        if self.h3 is not None and not self.is_terminated and not private.is_ending(self.quic):
+            self._control_due = True
+            private.send_goaway(self.h3, self.quic)
+
     def ping(self) -> None:
         """Ask for a sign of life, sent by the next flush."""
         self._control_due = True

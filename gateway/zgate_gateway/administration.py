@@ -18,6 +18,8 @@ from zgate_control.store import StoreError
 
 from zgate_gateway.api import schemas
 from zgate_gateway.api.facade import (
+    NotDrained,
+    NotReady,
     OperationFailed,
     PolicyConflict,
     PolicyRefused,
@@ -33,6 +35,7 @@ from zgate_gateway.api.policy_report import (
     rights_in,
     warnings_among,
 )
+from zgate_gateway.drain import gateway_drain_in
 from zgate_gateway.flows import open_flows
 from zgate_gateway.kernel import KernelError
 from zgate_gateway.metrics.snapshot import MetricsSnapshot
@@ -104,6 +107,7 @@ class Administration:
             version=gateway.version,
             state=schemas.GatewayState(gateway.state),
             not_ready_because=self._not_ready(),
+            drain=gateway_drain_in(gateway.drain),
             started_at=gateway.started_at,
             uptime_s=time.monotonic() - gateway.started_s,
             pid=os.getpid(),
@@ -399,6 +403,17 @@ class Administration:
                 for one, has_text in found
             ]
         )
+
+    async def drain_gateway(self, request: schemas.GatewayDrainRequest) -> schemas.GatewayDrain:
+        """See `GatewayFacade.drain_gateway`."""
+        gateway = self._gateway
+        if gateway.state not in ("ready", "draining"):
+            raise NotReady(f"the gateway is {gateway.state}", "wait until it has started")
+        if not request.undo:
+            gateway.drain.begin(request.deadline_s)
+        elif not gateway.drain.undo():
+            raise NotDrained("the gateway is not drained", "zgatectl status says so")
+        return schemas.GatewayDrain(drain=gateway_drain_in(gateway.drain))
 
     async def drain(self, connector: str, request: schemas.DrainRequest) -> schemas.Drain:
         """See `GatewayFacade.drain`."""

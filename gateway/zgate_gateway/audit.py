@@ -59,6 +59,8 @@ class AuditEvent(StrEnum):
     OFFER_HEALTH = "offer_health"
     CONNECTOR_SILENT = "connector_silent"
     CONNECTOR_HEARD = "connector_heard"
+    GATEWAY_DRAINED = "gateway_drained"
+    GATEWAY_UNDRAINED = "gateway_undrained"
     CONNECTOR_DRAINED = "connector_drained"
     CONNECTOR_UNDRAINED = "connector_undrained"
     ROUTE_HANDED_OVER = "route_handed_over"
@@ -162,6 +164,14 @@ class AuditLog:
     def gateway_stopped(self, *, cause: str) -> None:
         """Record that the daemon ends in an orderly way."""
         self.write(AuditEvent.GATEWAY_STOPPED, cause=cause)
+
+    def gateway_drained(self, *, deadline_s: float, sessions: int) -> None:
+        """Record that an administrator has the clients go elsewhere, and how many there are."""
+        self.write(AuditEvent.GATEWAY_DRAINED, deadline_s=deadline_s, sessions=sessions)
+
+    def gateway_undrained(self) -> None:
+        """Record that they may come again."""
+        self.write(AuditEvent.GATEWAY_UNDRAINED)
 
     def session_up(
         self,

@@ -33,7 +33,7 @@ from zgate_protocol.drop_reason import DropReason
 from zgate_protocol.errors import H3Error
 from zgate_protocol.icmp import TokenBucket, answer_echo, error_for_drop
 from zgate_protocol.ip_range import IpRange
-from zgate_protocol.service_capsule import ObservedAddress, ServiceCapsule
+from zgate_protocol.service_capsule import Drain, ObservedAddress, ServiceCapsule
 from zgate_protocol.structured_field import ProxyError
 from zgate_protocol.uri_template import Scope
 
@@ -485,6 +485,13 @@ class ClientConnection:
         if data:  # a dialect may have no word for it
             self.connection.send_data(session.tunnel.stream_id, data)
             self._flush_soon()
+
+    def leave(self, session: Session, deadline_ms: int) -> None:
+        """No request is taken any more; and who leads nowhere itself is to go elsewhere."""
+        self.connection.send_goaway()
+        if not session.offers:
+            self.tell(session, Drain(deadline_ms))
+        self._flush_soon()
 
     def agent_changed(self, service: str, addresses: Sequence[IpAddress]) -> None:
         """Only the ztna-v1 dialect has agents that register."""

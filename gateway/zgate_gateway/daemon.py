@@ -52,6 +52,7 @@ from zgate_gateway.certificates import CertificateKeeper
 from zgate_gateway.config import GatewayConfig
 from zgate_gateway.dns.access import Access
 from zgate_gateway.dns.responder import DnsResponder
+from zgate_gateway.drain import GatewayDrain
 from zgate_gateway.edge import Edge, EdgeError
 from zgate_gateway.flow_memory import FlowMemory
 from zgate_gateway.head_start import HeadStart
@@ -326,6 +327,13 @@ class Gateway:
         pool = self.config.pool
         self.flow_memory = FlowMemory(self.kernel.programs, (pool.ipv4, pool.ipv6))
         self.sessions.on_arrival = self.flow_memory.recall
+        self.drain = GatewayDrain(
+            self.sessions,
+            self.crew,
+            self.audit,
+            self._set_state,
+            lambda session_id: session_id in self.services.connectors.by_session,
+        )
         self.services.open(
             kernel=self.kernel,
             steering=self.steering.owners,
@@ -335,6 +343,10 @@ class Gateway:
             audit=self.audit,
             loop=loop,
         )
+
+    def _set_state(self, state: str) -> None:
+        if not self._stop_requested.is_set():
+            self.state = state
 
     def _open_dns(self, loop: asyncio.AbstractEventLoop) -> None:
         """Names of services, for the tunnel's clients. Without them the rest goes on."""
@@ -565,6 +577,7 @@ class Gateway:
         if was_ready:
             self.sessions.accepting = False
             self.crew.tell(messages.StopAccepting())
+            self.drain.close()
             self._holds = bool(self.sessions.by_client)
             for session in list(self.sessions.by_id.values()):
                 self.sessions.close(session, goodbye.STOPPING)

@@ -83,6 +83,9 @@ class SessionOwner(Protocol):
     def tell(self, session: Session, capsule: ServiceCapsule) -> None:
         """Tell the peer."""
 
+    def leave(self, session: Session, deadline_ms: int) -> None:
+        """The gateway is to stop: let the peer know, if it can go elsewhere."""
+
     def agent_changed(self, service: str, addresses: Sequence[IpAddress]) -> None:
         """Another agent registered last for a service that the session offers; or none is left."""
 
@@ -316,6 +319,18 @@ class SessionTable:
     def drain(self, session_id: str, deadline_ms: int) -> None:
         """A session gets no new flows; 0: its open ones have no deadline."""
         self._tell(session_id, Drain(deadline_ms))
+
+    def drain_all(self, deadline_ms: int) -> None:
+        """The gateway is to stop: all but connectors are told, a few at a time."""
+        self._drain_some(deque(self.by_id), deadline_ms)
+
+    def _drain_some(self, session_ids: deque[str], deadline_ms: int) -> None:
+        for _ in range(min(_TOLD_AT_ONCE, len(session_ids))):
+            session = self.by_id.get(session_ids.popleft())
+            if session is not None:
+                self._notify(session, lambda told: told.owner.leave(told, deadline_ms))
+        if session_ids:
+            self.loop.call_soon(self._drain_some, session_ids, deadline_ms)
 
     def set_routes(self, routes: tuple[IpRange, ...]) -> None:
         """What all clients are to send here from now on."""

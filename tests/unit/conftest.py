@@ -113,6 +113,8 @@ class FakeGateway:
 
         self.up = [self._session(name) for name in ("client-1", "client-2")]
         self.rtts_ms: list[float | None] = []
+        #: How a drain of the gateway goes: each look takes the next, the last one stays.
+        self.drains: list[schemas.GatewayDrainState | None] = []
         self.offering = [_connector("site-a"), _connector("site-b", is_up=False)]
 
     def _called(self, *call: Any) -> None:
@@ -160,7 +162,13 @@ class FakeGateway:
             drops={"POLICY_RULE": 5, "NO_CLIENT": 0},
             audit=schemas.AuditState(path="/var/log/zgate/audit.jsonl", written=20),
             edge=self.edge,
+            drain=self._next_drain(),
         )
+
+    def _next_drain(self) -> schemas.GatewayDrainState | None:
+        if len(self.drains) > 1:
+            return self.drains.pop(0)
+        return self.drains[0] if self.drains else None
 
     async def sessions(self, query: schemas.SessionQuery) -> schemas.SessionList:
         self._called("sessions", query)
@@ -237,6 +245,12 @@ class FakeGateway:
     def connectors(self) -> list[schemas.Connector]:
         self._called("connectors")
         return self.offering
+
+    async def drain_gateway(self, request: schemas.GatewayDrainRequest) -> schemas.GatewayDrain:
+        self._called("drain_gateway", request)
+        if request.undo:
+            return schemas.GatewayDrain(drain=None)
+        return schemas.GatewayDrain(drain=self._next_drain())
 
     async def drain(self, connector: str, request: schemas.DrainRequest) -> schemas.Drain:
         self._called("drain", connector, request)

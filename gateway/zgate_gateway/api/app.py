@@ -198,6 +198,11 @@ def _change_routes(facade: GatewayFacade) -> APIRouter:
         """Load the policy file again. If it is refused, the policy in force stays."""
         return await facade.reload_policy()
 
+    @router.post("/drain")
+    async def drain_gateway(request: schemas.GatewayDrainRequest) -> schemas.GatewayDrain:
+        """Take no new session and have the clients go elsewhere; with ``undo``, take them again."""
+        return await facade.drain_gateway(request)
+
     @router.post("/connectors/{connector:path}/drain")
     async def drain(
         connector: Annotated[schemas.ClientName, Path()], request: schemas.DrainRequest

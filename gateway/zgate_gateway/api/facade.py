@@ -69,6 +69,13 @@ class UnknownPolicy(FacadeError):
     title = "Unknown revision"
 
 
+class NotDrained(FacadeError):
+    """The gateway is not drained."""
+
+    status = 409
+    title = "Not drained"
+
+
 class NotReady(FacadeError):
     """The gateway is starting or stopping."""
 
@@ -116,6 +123,12 @@ class GatewayFacade(Protocol):
 
     def connectors(self) -> list[schemas.Connector]:
         """Return who offers something, and who is drained, by name."""
+
+    async def drain_gateway(self, request: schemas.GatewayDrainRequest) -> schemas.GatewayDrain:
+        """Have the clients go elsewhere, or come again.
+
+        Raises :class:`NotReady`, :class:`NotDrained`.
+        """
 
     async def drain(self, connector: str, request: schemas.DrainRequest) -> schemas.Drain:
         """Give a connector no new flows, or new ones again. Raises :class:`UnknownConnector`."""

@@ -328,6 +328,9 @@ class ZtnaConnection:
             self._endpoint.flush(self.connection)
             self._beat = self._table.loop.call_later(_BEAT_INTERVAL_S, self._keep_beating)
 
+    def leave(self, session: Session, deadline_ms: int) -> None:
+        """This protocol has no word for it."""
+
     def agent_changed(self, service: str, addresses: Sequence[IpAddress]) -> None:
         """Whose the packets for nobody's address are, of a service that is offered here."""
         self._translation.answer_to(service, addresses)

@@ -21,6 +21,7 @@ from zgate_protocol.drop_reason import DropReason
 from zgate_gateway.metrics.processes import read_process
 from zgate_gateway.metrics.snapshot import (
     ClientTraffic,
+    DrainLevel,
     MetricsSnapshot,
     PoolLevel,
     ProcessLoad,
@@ -91,6 +92,7 @@ class MetricsSource:
             started_at_s=gateway.started_at.timestamp(),
             uptime_s=time.monotonic() - gateway.started_s,
             checks={name: name not in objections for name in CHECKS},
+            drain=_drain_of(gateway),
             sessions=len(gateway.sessions.by_client),
             sessions_max=gateway.config.sessions.max,
             sessions_total=gateway.sessions.established_total,
@@ -194,3 +196,10 @@ def _size(values: tuple[int, ...]) -> int:
 def _processes(pids: Mapping[str, tuple[int, float]]) -> dict[str, ProcessLoad]:
     found = {name: read_process(pid, lag_s) for name, (pid, lag_s) in pids.items()}
     return {name: load for name, load in found.items() if load is not None}
+
+
+def _drain_of(gateway: Gateway) -> DrainLevel | None:
+    drain = gateway.drain
+    if drain.state is None:
+        return None
+    return DrainLevel(drain.state.deadline_at.timestamp(), drain.sessions_left)

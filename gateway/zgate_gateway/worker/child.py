@@ -276,6 +276,8 @@ class Worker:
                 self._table.closed(session_id, cause)
             case messages.OffersAnswered() | messages.Grant() | messages.DrainSession():
                 self._on_offers(message)
+            case messages.DrainAll(deadline_ms):
+                self._table.drain_all(deadline_ms)
             case messages.Routes(routes, networks):
                 self._table.set_networks(_networks(networks))
                 self._table.set_routes(_ranges(routes))

@@ -201,6 +201,13 @@ class DrainSession:
 
 
 @dataclass(frozen=True, slots=True)
+class DrainAll:
+    """The gateway is to stop: tell all clients but connectors to go elsewhere by then."""
+
+    deadline_ms: int
+
+
+@dataclass(frozen=True, slots=True)
 class Routes:
     """What agents are told to send here from now on; and which networks lie behind connectors,
     whether one is there now or not."""
@@ -421,6 +428,7 @@ Message = (
     | Grant
     | ServiceAgent
     | DrainSession
+    | DrainAll
     | Routes
     | ReloadTrust
     | ReloadCertificate

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from pydantic import AwareDatetime, Field
 
-from zgate_gateway.api.schemas.base import Answer, GatewayState, VerdictAction
+from zgate_gateway.api.schemas.base import (
+    MAX_DRAIN_S,
+    Answer,
+    GatewayState,
+    Request,
+    VerdictAction,
+)
 
 
 class PoolUse(Answer):
@@ -102,12 +108,39 @@ class Worker(Answer):
     misdirected_packets: int = Field(0, ge=0, description="of another worker's sessions; lost")
 
 
+class GatewayDrainState(Answer):
+    """A drain of the gateway that goes on."""
+
+    since: AwareDatetime
+    deadline_s: float = Field(ge=0, description="from `since` on")
+    deadline_at: AwareDatetime = Field(description="when the sessions that are left are closed")
+    sessions_left: int = Field(ge=0)
+    is_over: bool = Field(False, description="the deadline has passed")
+    closed_sessions: int = Field(0, ge=0, description="those that were left then")
+
+
+class GatewayDrain(Answer):
+    """``POST /v1/drain``; it returns at once."""
+
+    drain: GatewayDrainState | None = Field(description="null: it is drained no more")
+
+
+class GatewayDrainRequest(Request):
+    """The body of ``POST /v1/drain``."""
+
+    deadline_s: float = Field(
+        30.0, ge=0, le=MAX_DRAIN_S, description="then the sessions that are left are closed"
+    )
+    undo: bool = Field(False, description="take sessions again")
+
+
 class Status(Answer):
     """The gateway at a glance (``GET /v1/status``)."""
 
     version: str
     state: GatewayState
     not_ready_because: list[str] = Field(default_factory=list)
+    drain: GatewayDrainState | None = Field(None, description="null: it is not drained")
     started_at: AwareDatetime
     uptime_s: float = Field(ge=0)
     pid: int = Field(gt=0)

@@ -92,6 +92,7 @@ ALL: list[Any] = [
     messages.Grant("s1", (V4, V6), ("10.20.0.0/16",)),
     messages.ServiceAgent("s1", "räume", (V4, V6)),
     messages.DrainSession("s1", 30_000),
+    messages.DrainAll(30_000),
     messages.Routes(("0.0.0.0/0", "10.20.0.0/16"), ("10.20.0.0/16", "fd20::/48")),
     messages.OfferServices("s1", 7, (OfferedService("pacs", (ServicePorts(6, 104, 106),)),), False),
     messages.OfferStates("s1", (OfferStatus("pacs", Health.DOWN, 1, 2, 3, 4, "refused"),)),
