@@ -35,6 +35,7 @@ _COMMANDS = {
         "zgate_cli.netcheck.command:netcheck",
         "On an agent's device: what is on the way to the gateway?",
     ),
+    "bundle": ("zgate_cli.bundle.command:bundle", "A support archive, without secrets."),
     "audit": ("zgate_cli.audit:audit", "Is the audit log what the gateway wrote?"),
     "pki": ("zgate_cli.pki:pki", "The certificate authority: issue, revoke, list."),
     "completion": ("zgate_cli.completion:completion", "Print a shell completion script."),
