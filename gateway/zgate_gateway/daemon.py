@@ -79,7 +79,9 @@ from zgate_gateway.worker.process import WorkerProcess
 logger = logging.getLogger(__name__)
 
 _UPKEEP_INTERVAL_S = 0.25
-_LEASE_INTERVAL_S = 60.0
+_SEEN_INTERVAL_S = 5.0
+#: Leases every minute: nobody is after one before an hour is over.
+_LEASE_INTERVALS = 12
 #: How long the workers of a killed predecessor may take to die.
 _PREDECESSOR_S = 2.0
 _RETRY_KEY_BYTES = 16
@@ -545,8 +547,10 @@ class Gateway:
 
     async def _keep_leases(self) -> None:
         while True:
-            await asyncio.sleep(_LEASE_INTERVAL_S)
-            self._write_seen()
+            for _ in range(_LEASE_INTERVALS):
+                await asyncio.sleep(_SEEN_INTERVAL_S)
+                self.journal.write_seen()
+            self.sessions.touch_leases()
 
     def _write_seen(self) -> None:
         """Who is there and who was, to the store: not with each session, but now and then."""

@@ -13,7 +13,7 @@ from datetime import datetime
 from ipaddress import ip_address
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from sqlalchemy import (
     BindParameter,
@@ -213,8 +213,8 @@ class Store:
 
     def _note(self, records: Sequence[ClientRecord]) -> None:
         with self._write() as connection:
-            for record in records:
-                _note(connection, record)
+            for start in range(0, len(records), _BATCH):
+                _note(connection, records[start : start + _BATCH])
 
     def clients(self) -> list[ClientRecord]:
         """Return every client that ever connected, by name."""
@@ -357,17 +357,35 @@ def _client(row: Row[*tuple[object, ...]]) -> ClientRecord:
     )
 
 
-def _note(connection: Connection, record: ClientRecord) -> None:
-    values = {
-        "groups": list(record.groups),
-        "certificate_serial": record.certificate_serial,
-        "certificate_not_after": record.certificate_not_after,
-        "last_seen_at": record.last_seen_at,
-    }
-    change = update(clients).where(clients.c.name == record.name).values(values)
-    if not connection.execute(change).rowcount:
-        row = {"name": record.name, "created_at": record.created_at, **values}
-        connection.execute(insert(clients).values(row))
+def _note(connection: Connection, records: Sequence[ClientRecord]) -> None:
+    names = select(clients.c.name).where(clients.c.name.in_([one.name for one in records]))
+    known = set(connection.execute(names).scalars())
+    rows = [
+        {
+            "name": one.name,
+            "groups": list(one.groups),
+            "certificate_serial": one.certificate_serial,
+            "certificate_not_after": one.certificate_not_after,
+            "created_at": one.created_at,
+            "last_seen_at": one.last_seen_at,
+        }
+        for one in records
+    ]
+    new = [row for row in rows if row["name"] not in known]
+    if new:
+        connection.execute(insert(clients), new)
+    columns = ("groups", "certificate_serial", "certificate_not_after", "last_seen_at")
+    changed = [
+        {"who": row["name"], **{f"new_{column}": row[column] for column in columns}}
+        for row in rows
+        if row["name"] in known
+    ]
+    if changed:
+        values: dict[str, BindParameter[Any]] = {
+            column: bindparam(f"new_{column}") for column in columns
+        }
+        change = update(clients).where(clients.c.name == bindparam("who"))
+        connection.execute(change.values(values), changed)
 
 
 def _newest_policy(connection: Connection) -> PolicyRevision | None:

@@ -129,7 +129,7 @@ def test_clients_that_another_gateway_notes_at_the_same_moment(
         mine, theirs = (ClientRecord(name, (), "01", NOW, NOW, NOW) for name in ("a", "b"))
         note = store_module._note
 
-        def too_late(connection: Connection, record: ClientRecord) -> None:
+        def too_late(connection: Connection, records: list[ClientRecord]) -> None:
             monkeypatch.setattr(store_module, "_note", note)
             raise IntegrityError("INSERT", {}, Exception("UNIQUE"))
 
