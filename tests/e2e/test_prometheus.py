@@ -254,6 +254,7 @@ QUIET = {
     "What lasts now",
     "What is missing to be ready",
     "Drops by reason",
+    "Sessions, and those that a drain waits for",
     "Comings and goings",
     "What XDP dropped",
     "Packets that are nobody's, resets, failed sends",
