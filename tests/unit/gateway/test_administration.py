@@ -32,10 +32,12 @@ from zgate_gateway.api.facade import (
     UnknownPolicy,
 )
 from zgate_gateway.audit import AuditLog
+from zgate_gateway.drain import DrainState
 from zgate_gateway.edge import EdgeState
 from zgate_gateway.flows import FlowFeed
 from zgate_gateway.kernel import Kernel
 from zgate_gateway.loop_lag import LoopLag
+from zgate_gateway.metrics.snapshot import DrainLevel
 from zgate_gateway.net.errors import NetError
 from zgate_gateway.policy.lookup import Tables
 from zgate_gateway.policy_keeper import PolicyKeeper
@@ -232,6 +234,7 @@ class World:
             started_at=NOW,
             started_s=time.monotonic() - 60,
             loop_lag=LoopLag(),
+            drain=SimpleNamespace(state=None, sessions_left=0),
             network=SimpleNamespace(verify_programs=self._verify_programs),
             certificates=SimpleNamespace(expiries=lambda: {"gateway": NOW + HOUR}),
             config=SimpleNamespace(
@@ -431,6 +434,14 @@ async def test_some_clients_have_no_series(world: World) -> None:
     metrics = await world.administration.metrics()
     assert (metrics.clients, metrics.clients_left_out) == ({}, 1)
     assert metrics.traffic.up_packets == 1
+
+
+async def test_a_drain_is_among_the_metrics(world: World) -> None:
+    assert (await world.administration.metrics()).drain is None
+    world.gateway.drain.state = DrainState(NOW, 30.0)
+    world.gateway.drain.sessions_left = 4
+    drain = (await world.administration.metrics()).drain
+    assert drain == DrainLevel((NOW + timedelta(seconds=30)).timestamp(), 4)
 
 
 # Ready, or why not.
