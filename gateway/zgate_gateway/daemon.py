@@ -57,6 +57,7 @@ from zgate_gateway.edge import Edge, EdgeError
 from zgate_gateway.flow_memory import FlowMemory
 from zgate_gateway.head_start import HeadStart
 from zgate_gateway.journal import Journal
+from zgate_gateway.keep_going import keep_going
 from zgate_gateway.kernel import Kernel, KernelError
 from zgate_gateway.loop_lag import LoopLag
 from zgate_gateway.net.errors import NetError
@@ -502,20 +503,21 @@ class Gateway:
         )
 
     async def _serve(self) -> None:
-        tasks = [
-            asyncio.create_task(self._keep_events()),
-            asyncio.create_task(Upkeep(self).keep()),
-            asyncio.create_task(self._keep_leases()),
-            asyncio.create_task(self.audit.run()),
-            asyncio.create_task(self.policy.watch()),
-            asyncio.create_task(self.crew.watch()),
-            asyncio.create_task(self.alerts.watch()),
-            asyncio.create_task(self.loop_lag.watch()),
-            asyncio.create_task(self.edge.keep()),
-            asyncio.create_task(self.dns.keep()),
-            asyncio.create_task(self.manager.keep()),
-            asyncio.create_task(self.api.load()),
-        ]
+        works = {
+            "reading the kernel's events": self._keep_events,
+            "touching leases": self._keep_leases,
+            "syncing the audit log": self.audit.run,
+            "watching the policy file": self.policy.watch,
+            "watching the workers": self.crew.watch,
+            "watching the kernel's tables": self.alerts.watch,
+            "measuring the event loop": self.loop_lag.watch,
+            "keeping the edge": self.edge.keep,
+            "keeping the DNS responder": self.dns.keep,
+            "telling the service manager": self.manager.keep,
+            "loading the API": self.api.load,
+            **Upkeep(self).works,
+        }
+        tasks = [asyncio.create_task(keep_going(what, work)) for what, work in works.items()]
         try:
             await self._stop_requested.wait()
         finally:

@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 _INTERVAL_S = 1.0
 #: All of the file is read so often.
-_LOOKS_PER_READING = 30
+_LOOKS_PER_READING = 10
 NAME = "store_unavailable"
 _MEANWHILE = "clients that are known come and go; one that never was here has to wait"
 

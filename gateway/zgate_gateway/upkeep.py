@@ -8,20 +8,20 @@
     API socket     made anew when somebody has removed it
     parts          DNS, edge, workers, policy file: what they say of themselves becomes a problem
 
-Nothing here stops the gateway. A look that fails in a way that nobody thought of is logged, and the
-next one comes.
+Nothing here stops the gateway (`zgate_gateway.keep_going`).
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import Awaitable, Callable
+import contextlib
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from zgate_control.store import ClientRecord, Memory
 
+from zgate_gateway.net.errors import NetError
 from zgate_gateway.state_watch import StateWatch
 from zgate_gateway.steady_clock import ACCEPTED_AFTER_S
 from zgate_gateway.store_keeper import StoreKeeper
@@ -29,11 +29,11 @@ from zgate_gateway.store_keeper import StoreKeeper
 if TYPE_CHECKING:
     from zgate_gateway.daemon import Gateway
 
-logger = logging.getLogger(__name__)
-
 _LOOK_INTERVAL_S = 1.0
 _AUDIT_INTERVAL_S = 2.0
-_SOCKET_INTERVAL_S = 2.0
+_NAMES_INTERVAL_S = 2.0
+
+Work = Callable[[], Awaitable[None]]
 
 
 class Upkeep:
@@ -51,16 +51,21 @@ class Upkeep:
             gateway.store, self._problems, memory=self._memory, mended=self._mended
         )
 
-    async def keep(self) -> None:
-        """All of it; forever."""
-        gateway = self._gateway
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(gateway.certificates.keep())
-            tasks.create_task(self._store.keep())
-            tasks.create_task(self._state.keep())
-            tasks.create_task(_again_and_again(self._look, _LOOK_INTERVAL_S))
-            tasks.create_task(_again_and_again(self._look_at_audit, _AUDIT_INTERVAL_S))
-            tasks.create_task(_again_and_again(self._look_at_names, _SOCKET_INTERVAL_S))
+    @property
+    def works(self) -> Mapping[str, Work]:
+        """What goes on for ever, by what it does."""
+
+        def every(interval_s: float, look: Work) -> Work:
+            return lambda: _again_and_again(look, interval_s)
+
+        return {
+            "following the certificates": self._gateway.certificates.keep,
+            "looking after the store": self._store.keep,
+            "looking at the directories": self._state.keep,
+            "looking at clock and parts": every(_LOOK_INTERVAL_S, self._look),
+            "looking at the audit log": every(_AUDIT_INTERVAL_S, self._look_at_audit),
+            "looking at the API socket": every(_NAMES_INTERVAL_S, self._look_at_names),
+        }
 
     # The store.
 
@@ -160,13 +165,11 @@ class Upkeep:
         gateway = self._gateway
         self._problems.set("api_socket_missing", await gateway.api.look())
         self._problems.set("metrics_port_taken", await gateway.api.look_at_metrics_port())
-        await asyncio.to_thread(gateway.network.look_at_state_file)
+        with contextlib.suppress(NetError):  # the directory's own problem is told
+            await asyncio.to_thread(gateway.network.look_at_state_file)
 
 
-async def _again_and_again(look: Callable[[], Awaitable[None]], interval_s: float) -> None:
+async def _again_and_again(look: Work, interval_s: float) -> None:
     while True:
         await asyncio.sleep(interval_s)
-        try:
-            await look()
-        except Exception:
-            logger.exception("a look at the gateway's state failed")
+        await look()

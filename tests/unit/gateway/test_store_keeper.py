@@ -41,7 +41,7 @@ def keeper(store: KeptStore, problems: Problems, mended: list[Memory]) -> StoreK
 async def test_a_store_in_order_is_left_alone(
     keeper: StoreKeeper, problems: Problems, mended: list[Memory], store: KeptStore
 ) -> None:
-    for _ in range(31):  # one of them reads all of it
+    for _ in range(11):  # one of them reads all of it
         await keeper.look()
     assert (problems.active(), mended, store.leases(4)) == ([], [], [])
 

@@ -1,0 +1,31 @@
+"""Tasks that go on for as long as the gateway does, whatever happens to one of them.
+
+What raises out of one is a fault of ours. It is logged once with its place, and the task begins
+anew: a gateway that carries packets does not end for it, nor does it go on without its audit log or
+its revocations because nobody looked at a task's result.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+logger = logging.getLogger(__name__)
+
+_PAUSE_S = 1.0
+
+
+async def keep_going(what: str, work: Callable[[], Awaitable[object]]) -> None:
+    """Run ``work`` until it ends by itself, or is cancelled; begin anew when it fails."""
+    told = ""
+    while True:
+        try:
+            await work()
+        except Exception as error:
+            if repr(error) != told:
+                logger.exception("%s failed, and begins anew", what)
+            told = repr(error)
+            await asyncio.sleep(_PAUSE_S)
+        else:
+            return
