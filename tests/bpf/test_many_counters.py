@@ -26,9 +26,7 @@ def table() -> Iterator[PerCpuArray]:
 
 
 def _values(index: int) -> list[bytes]:
-    return [
-        struct.pack("=3Q", index, cpu << 40, index * 7 + cpu) for cpu in range(possible_cpus())
-    ]
+    return [struct.pack("=3Q", index, cpu << 40, index * 7 + cpu) for cpu in range(possible_cpus())]
 
 
 def _expected(index: int) -> tuple[int, ...]:
