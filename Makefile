@@ -10,7 +10,7 @@ PACKAGES := protocol bpf datapath identity config gateway host agent connector c
 # The demo and the bench make network namespaces. Root's bytecode would be in the way of `git clean`.
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo env PYTHONDONTWRITEBYTECODE=1)
 
-.PHONY: help demo test check lint types bench bench-policy fuzz-policy fuzz-datapath soak test-vm test-appliance vagrant-box vagrant-up deb root venv packages-appliance packages-vagrant packages-test packages-bench packages-vm clean
+.PHONY: help demo test check lint types bench bench-policy fuzz-policy fuzz-datapath soak test-vm test-appliance vagrant-box vagrant-up deb man screenshots root venv packages-appliance packages-vagrant packages-test packages-bench packages-vm clean
 
 help:
 	@echo "make demo    see a gateway and two agents work, in namespaces of this machine"
@@ -22,6 +22,8 @@ help:
 	@echo "make fuzz-datapath SECONDS=60  the native engine's parsers, with sanitizers"
 	@echo "make soak SECONDS=300  bulk both ways over a bad path, new keys, new addresses"
 	@echo "make deb     a Debian package, in build/deb"
+	@echo "make man     manual pages, in build/man"
+	@echo "make screenshots  docs/images, from a gateway in namespaces of this machine"
 	@echo "make test-appliance  packages, units and playbooks, on machines with systemd"
 	@echo "make vagrant-box, make vagrant-up  the Vagrant lab without KVM (vagrant/README.md)"
 	@echo "make test-vm  the kernel's part on Debian 12's own kernel, in a virtual machine"
@@ -85,6 +87,12 @@ vagrant-up: root packages-vagrant $(ANSIBLE)/.installed
 
 packages-vagrant:
 	@tools/install-packages.sh packages-vagrant.txt
+
+man: venv
+	$(BIN)/python -m zgate_cli.manual_pages build/man
+
+screenshots: root venv
+	$(AS_ROOT) $(BIN)/python tools/screenshots.py
 
 deb: venv packages-appliance
 	tools/build-deb.sh

@@ -85,3 +85,89 @@ class BundleReport(Answer):
     with_addresses: bool
     redactions: dict[str, int] = Field(default_factory=dict, description="what was masked, by kind")
     files: list[BundleFile]
+
+
+class AuthorityAnswer(Answer):
+    """``zgatectl pki crl --json``: the authority, and its revocation list."""
+
+    authority: str = Field(description="the subject of its certificate (RFC 4514)")
+    not_after: AwareDatetime
+    ca_file: str
+    crl_file: str
+    crl_number: int
+    crl_next_update: AwareDatetime
+
+
+class AuthorityMade(AuthorityAnswer):
+    """``zgatectl pki init --json``."""
+
+    created: bool = Field(description="false: it was there already")
+
+
+class CertificateAnswer(Answer):
+    """One of the list that ``zgatectl pki list --json`` prints."""
+
+    name: str
+    groups: list[str]
+    usage: str = Field(description="client or server")
+    serial: str = Field(description="hexadecimal")
+    not_before: AwareDatetime
+    not_after: AwareDatetime
+    fingerprint_sha256: str
+    dns_names: list[str]
+    ips: list[str]
+    offers: list[str] = Field(description="services that it may offer")
+    reaches: list[str] | None = Field(
+        description="services that it is narrowed to; null: it is not"
+    )
+    revoked_at: AwareDatetime | None
+    status: str = Field(description="valid, revoked or expired")
+
+
+class CertificateFiles(Answer):
+    """Where an issued certificate was written."""
+
+    ca: str
+    certificate: str
+    key: str
+
+
+class CertificateIssued(CertificateAnswer):
+    """``zgatectl pki issue --json``."""
+
+    files: CertificateFiles
+
+
+class CertificatesRevoked(AuthorityAnswer):
+    """``zgatectl pki revoke --json``."""
+
+    revoked: list[CertificateAnswer]
+
+
+class AuditFinding(Answer):
+    """Something that was done to an audit log."""
+
+    kind: str
+    file: str
+    line: int | None
+    seq: int | None = Field(description="the record's number")
+    text: str
+    expected: str | None
+    found: str | None
+
+
+class AuditReport(Answer):
+    """``zgatectl audit verify --json``."""
+
+    intact: bool
+    files: list[str]
+    records: int
+    first_seq: int | None
+    last_seq: int
+    last_sha256: str
+    signed_heads: int
+    signed_seq: int = Field(description="nothing up to there can change unnoticed")
+    keys: list[str] = Field(description="public keys, in hexadecimal")
+    findings: list[AuditFinding]
+    findings_left_out: int
+    notes: list[str]

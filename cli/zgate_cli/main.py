@@ -78,3 +78,7 @@ def cli(**_options: Any) -> None:
 def main() -> None:
     """Run zgatectl."""
     cli(prog_name="zgatectl")
+
+
+if __name__ == "__main__":
+    main()
