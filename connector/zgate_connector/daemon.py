@@ -58,6 +58,11 @@ class Connector:
         for session in self._sessions:
             session.reconnect()
 
+    def identity_changed(self, problem: str) -> None:
+        """Certificate, key or CA are others, or cannot be used: see `GatewaySession`."""
+        for session in self._sessions:
+            session.identity_changed(problem)
+
     def network_changed(self) -> None:
         """The host's network may have changed: look."""
         for session in self._sessions:

@@ -64,6 +64,8 @@ def gateway_lines(status: GatewayStatus, now: datetime) -> Iterator[tuple[str, s
         elif answer.service_addresses:
             what += f" at {', '.join(answer.service_addresses)}"
         yield answer.kind, what + (f"; {_service(state)}" if state else "")
+    if status.renewal_problem:
+        yield "not renewed", status.renewal_problem
     yield "reconnects", str(status.reconnects)
     if status.drops:
         drops = (f"{reason} {count}" for reason, count in sorted(status.drops.items()))

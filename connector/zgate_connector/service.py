@@ -15,6 +15,7 @@ from zgate_datapath.engine import engine_name
 from zgate_datapath.offers import ClientOffers, Notices
 from zgate_datapath.tun import Tun
 from zgate_host.backoff import Backoff
+from zgate_host.identity_watch import IdentityFiles, watch_identity
 from zgate_host.netwatch import NetWatch
 from zgate_host.resolve import resolve
 from zgate_host.runtime_dir import RuntimeDir
@@ -138,6 +139,9 @@ async def _running(config: ConnectorConfig, directory: RuntimeDir) -> AsyncItera
         connector = Connector(config, sessions, lambda: _notes(planes))
         health.add_listener(lambda _: connector.health_changed())
         stack.callback(NetWatch(0, connector.network_changed).close)
+        files = IdentityFiles(config.ca, config.certificate, config.key)
+        watch = asyncio.create_task(watch_identity(files, connector.identity_changed))
+        stack.callback(watch.cancel)
         yield connector
 
 

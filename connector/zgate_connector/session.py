@@ -2,6 +2,9 @@
 
     CONNECTING ──session──> CONNECTED ──lost──> BACKOFF ──1 s to 30 s──> CONNECTING ...
 
+Another certificate is for another session: as soon as nothing is open, but in time before the one
+of the present session expires, it is ended and dialled again at once.
+
 Everything waits in a way that cancelling interrupts at once: that is how a connector ends. What is
 offered is offered anew with each session. Once a second, and whenever a backend's health changes,
 the gateway is told how the services do: that is also the sign of life by which it notices within
@@ -19,6 +22,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Protocol
 
 from zgate_config.dialling import GatewayAddress
@@ -35,6 +39,8 @@ from zgate_datapath.udp import Address
 from zgate_host.backoff import Backoff
 from zgate_host.resolve import ResolveError
 from zgate_host.status_socket import FailedAddress
+from zgate_identity.files import IdentityFileError
+from zgate_identity.tls_files import read_certificates
 from zgate_protocol.drop_reason import DropReason
 from zgate_protocol.ip_range import IpAddress, networks_of
 from zgate_protocol.service_capsule import (
@@ -62,6 +68,10 @@ STABLE_AFTER_S = 30.0
 FIRST_RETRY_S = 30.0
 LAST_RETRY_S = 300.0
 CLOSE_TIMEOUT_S = 2.0
+RENEW_WITHIN_S = 300.0
+"""So long may open flows put off the session with another certificate."""
+RENEW_BEFORE_EXPIRY_S = 10.0
+_RENEWED = "another certificate"
 _SOMEWHERE = "192.0.2.1"
 
 Resolve = Callable[[str], Awaitable[Sequence[IpAddress]]]
@@ -188,6 +198,9 @@ class GatewaySession:
         self._wake_at: float | None = None
         self._wake = asyncio.Event()
         self._beat_now = asyncio.Event()
+        self._identity_changed = asyncio.Event()
+        self._identity_problem = ""
+        self._certificate_until: datetime | None = None
         self._sessions = 0
         self._live = _Live()
         self._tunnel: TunnelLike | None = None
@@ -206,9 +219,12 @@ class GatewaySession:
                 self._enter(State.CONNECTING)
                 logger.info("connecting to %s", self._gateway)
                 reason = await self._attempt()
-                if self._state is State.CONNECTED and self._age_s() >= STABLE_AFTER_S:
-                    self._backoff.reset()
-                await self._back_off(reason)
+                if self._state is State.CONNECTED:
+                    if self._age_s() >= STABLE_AFTER_S or reason == _RENEWED:
+                        self._backoff.reset()
+                    self._backoff.heed(reason, self._loop.time())
+                if reason != _RENEWED:
+                    await self._back_off(reason)
         finally:
             self._enter(State.STOPPED)
             await self._plane.close()
@@ -217,6 +233,16 @@ class GatewaySession:
         """Dial now, if we wait for the next attempt."""
         self._backoff.reset()
         self._wake.set()
+
+    def identity_changed(self, problem: str) -> None:
+        """Certificate, key or CA are others; a problem: they cannot be used, and why."""
+        self._identity_problem = problem
+        if problem:
+            logger.error("%s: the session is not renewed: %s", self._gateway, problem)
+        elif self._state is State.BACKOFF:
+            self.reconnect()
+        else:
+            self._identity_changed.set()
 
     def network_changed(self) -> None:
         """The host's network may have changed: a session moves to the address that it has now."""
@@ -257,6 +283,7 @@ class GatewaySession:
             answers=[_shown(one) for one in live.answers],
             services=[_service_state(one) for one in self._plane.statuses()],
             reconnects=max(0, self._sessions - 1),
+            renewal_problem=self._identity_problem,
             failures=self._failures,
             next_attempt_s=None if self._wake_at is None else max(0.0, self._wake_at - now),
             failed_addresses=self._failed,
@@ -293,6 +320,9 @@ class GatewaySession:
     async def _try(self, address: IpAddress) -> str | None:
         """Why the session with this address has ended; None if there was none."""
         live = self._live = _Live()
+        # Read anew by each attempt.
+        self._identity_changed.clear()
+        self._certificate_until = _expiry_of(self._config.certificate)
         tun = await self._plane.open()
         notices = Notices(
             on_registered=live.take_answers,
@@ -335,6 +365,7 @@ class GatewaySession:
                     self._beat(tunnel),
                     self._ask_again(tunnel, live),
                     self._drain(live),
+                    self._renew(),
                 )
             ]
             stack.push_async_callback(_end_all, tasks)
@@ -380,6 +411,26 @@ class GatewaySession:
         logger.info("%s: drained", self._gateway)
         return await asyncio.Future[str]()
 
+    async def _renew(self) -> str:
+        """Wait for another certificate, and then for a moment that disturbs nobody."""
+        await self._identity_changed.wait()
+        deadline = self._loop.time() + self._renew_within_s()
+        logger.info("%s: another certificate: the session is renewed", self._gateway)
+        while True:
+            if not self._open_flows() or self._loop.time() >= deadline:
+                return _RENEWED
+            await asyncio.sleep(HEARTBEAT_S)
+
+    def _open_flows(self) -> int:
+        return sum(one.open_flows for one in self._plane.statuses())
+
+    def _renew_within_s(self) -> float:
+        until = self._certificate_until
+        if until is None:
+            return 0.0
+        left_s = (until - datetime.now(UTC)).total_seconds() - RENEW_BEFORE_EXPIRY_S
+        return max(0.0, min(RENEW_WITHIN_S, left_s))
+
     def _log_answers(self, answers: Sequence[RegistrationAnswer]) -> None:
         told = {(one.kind, one.name): one.code for one in answers}
         for one in answers:
@@ -414,7 +465,7 @@ class GatewaySession:
         self._told.clear()
         self._wake.clear()
         self._source = self._find_source()
-        delay_s = self._backoff.next_delay_s()
+        delay_s = self._backoff.next_delay_s(self._loop.time())
         self._wake_at = self._loop.time() + delay_s
         logger.warning(
             "%s: not connected: %s; next attempt in %.1f s", self._gateway, reason, delay_s
@@ -458,6 +509,14 @@ def source_towards(gateway: Address) -> str | None:
             probe.connect(gateway)  # which sends nothing
             return str(probe.getsockname()[0])
     except OSError:
+        return None
+
+
+def _expiry_of(certificate: Path) -> datetime | None:
+    """Until when a certificate is valid; None: it cannot be read, as whoever dials will say."""
+    try:
+        return read_certificates(certificate)[0].not_valid_after_utc
+    except IdentityFileError:
         return None
 
 

@@ -78,6 +78,8 @@ class GatewayStatus(_Frozen):
     is_draining: bool
     answers: list[OfferAnswer]
     services: list[ServiceState]
+    renewal_problem: str = ""
+    """Why another certificate is not taken; empty: it is, or there is none."""
     reconnects: int
     """Sessions after the first."""
     failures: int = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address, ip_network
 
 import pytest
@@ -359,3 +360,67 @@ def load_networks(*texts: str) -> tuple[object, ...]:
     from zgate_connector.config import NetworkSettings
 
     return tuple(NetworkSettings(network=one) for one in texts)  # type: ignore[arg-type]
+
+
+# Another certificate.
+
+
+async def test_another_certificate_is_for_another_session_at_once(config: ConnectorConfig) -> None:
+    dial, plane = Dialler(UP), FakePlane()
+    async with running(config, dial, plane, delay_s=LONG_S) as session:
+        await live(session, dial)
+        session.identity_changed("")
+        await until(lambda: len(dial.tunnels) == 2 and connected(session.status()))
+        assert dial.tunnels[0].close_reasons
+        assert session.status().reconnects == 1
+
+
+async def test_open_flows_put_it_off(
+    config: ConnectorConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "HEARTBEAT_S", 0.01)
+    monkeypatch.setattr(module, "_expiry_of", lambda _: datetime.now(UTC) + timedelta(hours=1))
+    dial, plane = Dialler(UP), FakePlane()
+    async with running(config, dial, plane, delay_s=LONG_S) as session:
+        await live(session, dial)
+        monkeypatch.setattr(session, "_open_flows", lambda: 3)
+        session.identity_changed("")
+        await asyncio.sleep(0.1)
+        assert len(dial.tunnels) == 1
+        monkeypatch.setattr(session, "_open_flows", lambda: 0)
+        await until(lambda: len(dial.tunnels) == 2)
+
+
+async def test_but_not_beyond_the_expiry_of_the_old_one(
+    config: ConnectorConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "HEARTBEAT_S", 0.01)
+    expiry = datetime.now(UTC) + timedelta(seconds=module.RENEW_BEFORE_EXPIRY_S + 0.1)
+    monkeypatch.setattr(module, "_expiry_of", lambda _: expiry)
+    dial, plane = Dialler(UP), FakePlane()
+    async with running(config, dial, plane, delay_s=LONG_S) as session:
+        await live(session, dial)
+        monkeypatch.setattr(session, "_open_flows", lambda: 3)
+        session.identity_changed("")
+        await until(lambda: len(dial.tunnels) == 2)
+
+
+async def test_files_that_cannot_be_used_leave_the_session(config: ConnectorConfig) -> None:
+    dial, plane = Dialler(UP), FakePlane()
+    async with running(config, dial, plane) as session:
+        await live(session, dial)
+        session.identity_changed("the key is another certificate's")
+        await asyncio.sleep(0.05)
+        assert len(dial.tunnels) == 1
+        assert session.status().renewal_problem == "the key is another certificate's"
+        session.identity_changed("")
+        await until(lambda: len(dial.tunnels) == 2)
+        assert session.status().renewal_problem == ""
+
+
+async def test_another_certificate_ends_the_wait(config: ConnectorConfig) -> None:
+    dial, plane = Dialler(ClientCertificateRefused("expired"), UP), FakePlane()
+    async with running(config, dial, plane, delay_s=LONG_S) as session:
+        await reach(session, lambda one: one.state is State.BACKOFF)
+        session.identity_changed("")
+        await live(session, dial)
