@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import struct
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -394,19 +394,27 @@ class KernelPolicy:
         value = self._gates.lookup(index_key(gate))
         return sum(layouts.GATE.unpack(value)[-2:]) if value is not None else 0
 
-    def map_usage(self) -> dict[str, MapUsage]:
+    def map_usage(self, known: Mapping[str, MapUsage] | None = None) -> dict[str, MapUsage]:
         """How full every map is that can be full. Reads the flow table through: not per packet.
+
+        ``known`` is an earlier answer; what would have to be read through is taken from it, which
+        is then quick enough for an event loop.
 
         The flow table keeps flows that have ended until it needs their place. ``events`` are
         bytes. What has a place for each client is used by those that have an address. Left out
         are ``active``, ``drops``, ``statistics``, ``masks`` and ``scratch``: nothing is ever added.
         """
         fit = self.capacity
+        if known and "flows" in known and "fragments" in known:
+            flows, fragments = known["flows"], known["fragments"]
+        else:
+            flows = MapUsage(self._flows.count(), fit.max_flows)
+            fragments = MapUsage(self._fragments.count(), fit.max_fragments)
         present = MapUsage(len(set(self._holders.values())), fit.max_clients)
         usage = {
             "clients": MapUsage(len(self._holders), fit.max_clients * _ADDRESSES_PER_CLIENT),
-            "flows": MapUsage(self._flows.count(), fit.max_flows),
-            "fragments": MapUsage(self._fragments.count(), fit.max_fragments),
+            "flows": flows,
+            "fragments": fragments,
             "counters": present,
             "gates": present,
             "limiters": present,

@@ -151,7 +151,7 @@ class Administration:
             ],
             kernel_maps={
                 name: schemas.MapUse(used=use.used, size=use.capacity)
-                for name, use in programs.map_usage().items()
+                for name, use in programs.map_usage(gateway.alerts.usage).items()
             },
             kernel_events=schemas.EventState(
                 received=gateway.journal.events_received,

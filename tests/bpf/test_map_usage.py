@@ -52,9 +52,13 @@ def test_what_traffic_takes(small):
     usage = small.kernel.map_usage()
     assert usage["flows"] == MapUsage(5, 1024)
     assert usage["fragments"] == MapUsage(1, 128)
+    small.up(p.ipv4(ALICE4, SERVER4, p.UDP, p.udp(7, 53)))
+    assert small.kernel.map_usage(usage)["flows"] == usage["flows"], "not read through again"
+    assert small.kernel.map_usage(usage)["events"].used > usage["events"].used
+    assert small.kernel.map_usage()["flows"] == MapUsage(6, 1024)
     assert usage["assignments"] == MapUsage(1, 4)
     assert usage["policies"].used == 1
     # Records begin at multiples of 8.
     assert usage["events"] == MapUsage(5 * (-(-RECORD_BYTES // 8) * 8), 4096)
-    assert len(small.events()) == 5
+    assert len(small.events()) == 6
     assert small.kernel.map_usage()["events"].used == 0

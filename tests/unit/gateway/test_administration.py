@@ -146,7 +146,7 @@ class FakePrograms:
     def suppressed_events(self) -> int:
         return 2
 
-    def map_usage(self) -> dict[str, MapUsage]:
+    def map_usage(self, _known: object = None) -> dict[str, MapUsage]:
         return {"flows": MapUsage(95, 100)}
 
     def flows(self) -> list[Any]:
