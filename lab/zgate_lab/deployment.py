@@ -150,9 +150,13 @@ class Deployment:
 
     def spawn_agent(self, name: str, device: Host, **changes: Any) -> Process:
         """Start an agent on a device; returns at once."""
+        return self.spawn_agent_with(name, device, {**self.agent_config(name), **changes})
+
+    def spawn_agent_with(self, name: str, device: Host, config: Mapping[str, Any]) -> Process:
+        """The same with a whole configuration."""
         self.resolv_conf(name).write_text(RESOLV_CONF)
         config_file = self.directory / f"{name}.yaml"
-        config_file.write_text(json.dumps({**self.agent_config(name), **changes}, indent=2))
+        config_file.write_text(json.dumps(config, indent=2))
         process = device.namespace.spawn(name, BIN / "zgate-agent", "run", "--config", config_file)
         self.agents[name] = process
         return process

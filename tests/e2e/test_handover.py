@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import re
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from ipaddress import ip_address
 
 import pytest
-from e2e_support.world import STREAM_PORT, World
-from zgate_lab.deployment import Deployment
+from e2e_support.dns import NXDOMAIN, ask_dns
+from e2e_support.world import POLICY, STREAM_PORT, World
+from zgate_lab.deployment import CommandFailed, Deployment
 from zgate_lab.process import Process
+from zgate_lab.second_gateway import add_second_gateway
 from zgate_lab.stream import TcpStream
 from zgate_lab.traffic import PingResult, parse_ping
 from zgate_lab.unix_http import get_json
@@ -197,3 +201,104 @@ def test_a_client_that_is_displaced_by_another_begins_no_fight(deployment: Deplo
     assert 50 < status["next_attempt_s"] <= 75
     assert second.is_running()
     assert len(zgate.audit("session_up", client="alice")) == 2
+
+
+@pytest.fixture
+def pair(deployment: Deployment) -> Iterator[tuple[Deployment, Deployment]]:
+    """Two gateways of the same authority."""
+    first, internet = deployment, deployment.internet
+    second = Deployment(internet, POLICY, add_second_gateway(internet))
+    second.pki = first.pki
+    second.issue_own()
+    for one in (first, second):
+        one.start_gateway()
+    yield first, second
+    second.stop()
+
+
+def gateways_of(*deployments: Deployment) -> list[str]:
+    return [f"{one.host.ipv4}:443" for one in deployments]
+
+
+def wait_at(agent: Deployment, gateway: Deployment) -> None:
+    """Wait until alice has a session there, and packets pass."""
+    wait_until(lambda: "alice" in gateway.sessions(), 20.0, f"alice at {gateway.name}")
+    wait_until(
+        lambda: (
+            agent.is_connected("alice")
+            and agent.agent_status("alice")["gateway"] == gateways_of(gateway)[0]
+        ),
+        10.0,
+        "the agent to say so",
+    )
+    device = agent.internet.device1.namespace.name
+    asked = ask_dns(device, ip_address("10.100.0.1"), "nobody.zgate.internal")
+    assert asked.code == NXDOMAIN
+
+
+def test_a_drained_gateway_is_left_and_a_killed_one_too(
+    pair: tuple[Deployment, Deployment],
+) -> None:
+    first, second = pair
+    config = first.agent_config("alice")
+    del config["gateway"]
+    first.spawn_agent_with(
+        "alice", first.internet.device1, {**config, "gateways": gateways_of(*pair)}
+    )
+    wait_at(first, first)
+
+    answer = first.ask("drain", "--deadline", "20")
+    assert (answer["drain"]["sessions_left"], answer["drain"]["is_over"]) == (0, False)
+    wait_at(first, second)
+    status = first.gateway_status()
+    assert (status["state"], status["sessions"]) == ("draining", 0)
+    assert status["drain"]["deadline_s"] == 20
+    assert not get_json(first.socket, "/ready"), "it is not ready for a load balancer"
+    [down] = first.audit("session_down", client="alice")
+    assert down["cause"] == "renewed", "the agent left by itself, when it was elsewhere already"
+    assert first.audit("gateway_drained", sessions=1)
+
+    # The first one takes nobody; when the second ends too, the agent waits for either.
+    second_gateway = second.gateway
+    assert second_gateway is not None
+    second_gateway.stop()
+    first.wait_agent("alice", "backoff")
+    wait_until(
+        lambda: "the gateway is draining" in first.agent_status("alice")["reason"],
+        10.0,
+        "the refusal in the agent's status",
+    )
+    assert first.ask("drain", "--undo")["drain"] is None
+    wait_at(first, first)
+
+
+def test_who_knows_one_gateway_only_stays_until_the_deadline(deployment: Deployment) -> None:
+    zgate, internet = deployment, deployment.internet
+    zgate.start_gateway()
+    zgate.start_agent("alice", internet.device1)
+    with pytest.raises(CommandFailed, match="1 session had to be closed"):
+        zgate.run("--socket", str(zgate.socket), "drain", "--deadline", "1.5")
+    told = zgate.wait_agent("alice", "backoff")
+    assert "drain" in told["reason"]
+    with pytest.raises(CommandFailed, match="status 1"):
+        zgate.run_agent("status", "--runtime-dir", str(zgate.directory / "alice-run"))
+    zgate.run("--socket", str(zgate.socket), "drain", "--undo")
+    zgate.wait_connected("alice", zgate.agents["alice"])
+
+
+def test_the_next_gateway_is_tried_when_the_first_is_dead(
+    pair: tuple[Deployment, Deployment],
+) -> None:
+    first, second = pair
+    config = first.agent_config("alice")
+    del config["gateway"]
+    impatient = {"gateways": gateways_of(*pair), "connect_timeout_s": 2.0}
+    first.spawn_agent_with("alice", first.internet.device1, {**config, **impatient})
+    wait_at(first, first)
+    assert first.gateway is not None
+    first.gateway.stop()
+    wait_at(first, second)
+    # It stays there, though the first is back: what is open would not survive going back.
+    first.start_gateway()
+    first.agents["alice"].signal(signal.SIGHUP)
+    wait_at(first, first)
