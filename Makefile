@@ -24,6 +24,7 @@ help:
 	@echo "make deb     a Debian package, in build/deb"
 	@echo "make man     manual pages, in build/man"
 	@echo "make screenshots  docs/images, from a gateway in namespaces of this machine"
+	@echo "make image   a container image of the gateway, in the host's store"
 	@echo "make test-appliance  packages, units and playbooks, on machines with systemd"
 	@echo "make vagrant-box, make vagrant-up  the Vagrant lab without KVM (vagrant/README.md)"
 	@echo "make test-vm  the kernel's part on Debian 12's own kernel, in a virtual machine"
@@ -96,6 +97,14 @@ screenshots: root venv
 
 deb: venv packages-appliance
 	tools/build-deb.sh
+
+# The image stays in this host's store (`podman images`).
+IMAGE ?= localhost/zgate
+BASE ?= docker.io/library/debian:12-slim
+image: packages-appliance
+	buildah bud --format docker --isolation chroot --layers --tag $(IMAGE) --build-arg BASE=$(BASE) \
+		--build-arg SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(BUILD_FLAGS) \
+		--ignorefile deploy/container/ignore --file deploy/container/Containerfile .
 
 packages-appliance:
 	@tools/install-packages.sh packages-appliance.txt
