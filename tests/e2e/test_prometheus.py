@@ -309,7 +309,7 @@ def test_a_connector_that_goes_is_an_alert_until_it_comes_back(watched: Watched)
 
 
 def test_programs_that_somebody_takes_from_the_tun(watched: Watched) -> None:
-    """Packets would not be judged: somebody is woken."""
+    """What is not judged is not forwarded: users are cut off, and somebody is woken."""
     watched.zgate.host.namespace.run("tc", "filter", "del", "dev", "zgate0", "ingress")
 
     def because() -> list[str]:
