@@ -99,8 +99,9 @@ class StartError(Exception):
 class Gateway:
     """One gateway: the supervisor's side of it (`zgate_gateway.worker.crew.CrewOwner`)."""
 
-    def __init__(self, config: GatewayConfig, head_start: HeadStart) -> None:
+    def __init__(self, config: GatewayConfig, port: UdpPort, head_start: HeadStart) -> None:
         self.config = config
+        self._port = port
         self._head_start = head_start
         self.version = version("zgate")
         self.started_at = datetime.now(UTC)
@@ -114,6 +115,7 @@ class Gateway:
         self.manager = ServiceManager(self._describe)
         self._undo = contextlib.ExitStack()
         self._undo.callback(head_start.close)
+        self._undo.callback(port.close)
         self._stop_requested = asyncio.Event()
         self._stop_cause = ""
         self._exit_status = 0
@@ -170,8 +172,6 @@ class Gateway:
             engine_name(self.config.engine)
         except ValueError as error:
             raise StartError(str(error), is_bad_input=True) from error
-        self._port = UdpPort(self.config.listen, self.config.worker_count)
-        self._undo.callback(self._port.close)
         self._make_directories()
         self.manager.opening_state()
         self._open_state()

@@ -85,13 +85,21 @@ def _check(config: GatewayConfig) -> None:
 
 
 def _run(config: GatewayConfig) -> NoReturn:
-    from zgate_gateway.head_start import HeadStart
+    from zgate_config import ConfigError
 
+    from zgate_gateway.head_start import HeadStart
+    from zgate_gateway.port import UdpPort
+
+    try:
+        # First of all: what is handed over by the environment is not for child processes.
+        port = UdpPort(config.listen, config.worker_count)
+    except ConfigError as error:
+        _stop(EXIT_BAD_INPUT, str(error))
     head_start = HeadStart(config)
     from zgate_gateway.daemon import Gateway, StartError
 
     try:
-        status = asyncio.run(Gateway(config, head_start).run())
+        status = asyncio.run(Gateway(config, port, head_start).run())
     except StartError as error:
         _stop(EXIT_BAD_INPUT if error.is_bad_input else EXIT_FAILED, str(error))
     _end_now(status)
