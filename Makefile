@@ -10,7 +10,7 @@ PACKAGES := protocol bpf datapath identity config gateway host agent connector c
 # The demo and the bench make network namespaces. Root's bytecode would be in the way of `git clean`.
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo env PYTHONDONTWRITEBYTECODE=1)
 
-.PHONY: help demo test check lint types bench bench-policy fuzz-policy fuzz-datapath soak test-vm test-appliance vagrant-box vagrant-up deb man screenshots root venv packages-appliance packages-vagrant packages-test packages-bench packages-vm clean
+.PHONY: help demo test check lint types bench bench-policy fuzz-policy fuzz-datapath soak soak-certificates test-vm test-appliance vagrant-box vagrant-up deb man screenshots root venv packages-appliance packages-vagrant packages-test packages-bench packages-vm clean
 
 help:
 	@echo "make demo    see a gateway and two agents work, in namespaces of this machine"
@@ -21,6 +21,7 @@ help:
 	@echo "make fuzz-policy SECONDS=60  the kernel's verdicts against a reference evaluator's"
 	@echo "make fuzz-datapath SECONDS=60  the native engine's parsers, with sanitizers"
 	@echo "make soak SECONDS=300  bulk both ways over a bad path, new keys, new addresses"
+	@echo "make soak-certificates RENEWALS=1440  a day of certificates that live for a minute"
 	@echo "make deb     a Debian package, in build/deb"
 	@echo "make man     manual pages, in build/man"
 	@echo "make screenshots  docs/images, from a gateway in namespaces of this machine"
@@ -65,6 +66,10 @@ fuzz-datapath: venv packages-test
 soak: SECONDS := $(if $(filter command line environment,$(origin SECONDS)),$(SECONDS),300)
 soak: root venv packages-test
 	$(AS_ROOT) $(BIN)/python tests/soak/soak.py $(SECONDS)
+
+soak-certificates: RENEWALS := $(if $(filter command line environment,$(origin RENEWALS)),$(RENEWALS),1440)
+soak-certificates: root venv packages-test
+	$(AS_ROOT) $(BIN)/python tests/soak/certificates.py $(RENEWALS)
 
 # All of the file system is root's; the clone is only read.
 test-vm: root venv packages-vm
