@@ -264,3 +264,13 @@ def kill_the_other_worker(world: FaultyWorld) -> None:
     wait_until(is_another, 10.0, "another worker")
     world.wait_alert("certificate_not_loaded")
     wait_until(lambda: "worker_restarting" not in world.alerts(), 10.0, "a worker that is ready")
+
+
+def test_it_ends_in_order_when_nothing_can_be_written(world: FaultyWorld) -> None:
+    """The last test: the world is gone after it."""
+    world.zgate.reconnect("bob")
+    world.fill_disk()
+    world.wait_alert("disk_full")
+    gateway = world.gateway
+    assert gateway.stop() == 0
+    assert "Traceback" not in gateway.output()

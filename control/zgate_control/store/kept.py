@@ -63,14 +63,14 @@ class KeptStore(Store):
 
     def look(self, *, thoroughly: bool = False) -> None:
         """See whether the file is still there and, ``thoroughly``, all of it can be read."""
-        with self._lock:
-            try:
+        try:
+            with self._lock:
                 if self._identity() != self._held:
                     raise self._gone()
-                if thoroughly:
-                    self._read_all()
-            except StoreError as error:
-                self.lost = error
+            if thoroughly:
+                self._read_all()  # without the lock: nobody waits for a slow disk
+        except StoreError as error:
+            self.lost = error
 
     def mend(self, memory: Memory, now: datetime) -> None:
         """Try to write what is known; it is not ``lost`` any more if that was possible."""

@@ -81,14 +81,19 @@ class FaultyWorld(World):
     @contextmanager
     def full_disk(self) -> Iterator[None]:
         """Not one byte more fits into the state directory."""
-        fill = self.inside(self.state) / "fill"
-        with contextlib.suppress(OSError), fill.open("wb", buffering=0) as file:
-            while file.write(bytes(4096)):
-                pass
+        fill = self.fill_disk()
         try:
             yield
         finally:
             fill.unlink()
+
+    def fill_disk(self) -> Path:
+        """Fill it with a file, which is returned."""
+        fill = self.inside(self.state) / "fill"
+        with contextlib.suppress(OSError), fill.open("wb", buffering=0) as file:
+            while file.write(bytes(4096)):
+                pass
+        return fill
 
     @contextmanager
     def read_only_state(self) -> Iterator[None]:
