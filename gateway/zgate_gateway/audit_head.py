@@ -13,6 +13,7 @@ All in the gateway's state directory:
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 from datetime import UTC, datetime
@@ -65,9 +66,10 @@ class HeadKeeper:
     def __init__(self, directory: Path) -> None:
         """Load the key, or make it. Raises :class:`AuditError`."""
         self._head_file = directory / HEAD_NAME
+        self._key_file = directory / KEY_NAME
         try:
             with locked_directory(directory):
-                self._key = _load_or_make(directory / KEY_NAME)
+                self._key = _load_or_make(self._key_file)
                 public = self._key.public_key()
                 _write_public(directory / PUBLIC_NAME, public)
         except IdentityFileError as error:
@@ -81,7 +83,12 @@ class HeadKeeper:
         return self._key.sign(message)
 
     def note(self, head: Head) -> None:
-        """Write down that the log is on the disk up to ``head``. Raises :class:`OSError`."""
+        """Write down that the log is on the disk up to ``head``. Raises :class:`OSError`.
+
+        A key that somebody has deleted is written again: the next start has to sign with this one.
+        """
+        if not self._key_file.exists():
+            self._write_key()
         body = {
             "ts": datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"),
             "event": CHAIN_POSITION,
@@ -91,6 +98,13 @@ class HeadKeeper:
         draft = self._head_file.with_name(HEAD_NAME + ".new")
         draft.write_bytes(next_line(head, text, self.sign))
         draft.replace(self._head_file)
+
+    def _write_key(self) -> None:
+        try:
+            write_file(self._key_file, _pem_of(self._key), PRIVATE_MODE)
+            _write_public(self._key_file.with_name(PUBLIC_NAME), self._key.public_key())
+        except IdentityFileError as error:
+            raise OSError(errno.EIO, str(error)) from error
 
     def noted(self) -> Head | None:
         """Return the head of the last note; None: there is none that can be believed."""
@@ -145,8 +159,7 @@ def read_public_key(file: Path) -> str:
 def _load_or_make(file: Path) -> Ed25519PrivateKey:
     if not file.exists():
         made = Ed25519PrivateKey.generate()
-        pem = made.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-        write_file(file, pem, PRIVATE_MODE)
+        write_file(file, _pem_of(made), PRIVATE_MODE)
         return made
     if file.stat().st_mode & 0o077:
         raise IdentityFileError(file, "others may read it", f"chmod 600 {file}")
@@ -159,6 +172,10 @@ def _load_or_make(file: Path) -> Ed25519PrivateKey:
             file, "no Ed25519 key in PEM", "restore it, or move it away for a new one"
         )
     return key
+
+
+def _pem_of(key: Ed25519PrivateKey) -> bytes:
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
 
 def _write_public(file: Path, key: Ed25519PublicKey) -> None:

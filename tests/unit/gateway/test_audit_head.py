@@ -31,6 +31,16 @@ def test_a_public_key_that_was_replaced_is_put_back(tmp_path: Path) -> None:
     assert read_public_key(tmp_path / "audit.pub") == keeper.public_key
 
 
+def test_a_key_that_was_deleted_is_written_again_with_the_next_note(tmp_path: Path) -> None:
+    keeper = HeadKeeper(tmp_path)
+    for file in tmp_path.iterdir():
+        file.unlink()
+    keeper.note(HEAD)
+    again = HeadKeeper(tmp_path)
+    assert (again.public_key, again.noted()) == (keeper.public_key, HEAD)
+    assert stat.S_IMODE((tmp_path / "audit.key").stat().st_mode) == 0o600
+
+
 def test_a_key_that_cannot_be_used_is_an_error_with_a_cure(tmp_path: Path) -> None:
     HeadKeeper(tmp_path)
     key = tmp_path / "audit.key"
