@@ -66,6 +66,9 @@ def test_every_rule_is_among_the_tests() -> None:
         assert name in test["expr"]
         assert all('instance="sick"' in one["labels"] for one in test["exp_samples"])
         assert test["exp_samples"], f"{name} never fires"
+    waits = {rule["alert"] for rule in alerts() if "for" in rule}
+    pending = {one["name"] for one in tests if "pending" in str(one["promql_expr_test"][1:])}
+    assert pending == waits
     for one in tests:  # and there is somebody for whom it does not
         series = [entry["series"] for entry in one["input_series"]]
         assert any('instance="well"' in text for text in series), one["name"]
