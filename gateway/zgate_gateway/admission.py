@@ -17,6 +17,9 @@ from zgate_protocol.structured_field import ProxyError, build_proxy_status
 
 IpAddress = IPv4Address | IPv6Address
 
+#: Services that one session may have registered for, or offer in the ztna-v1 dialect.
+MAX_SESSION_SERVICES = 64
+
 _PROXY_NAME = "zgate"
 
 

@@ -22,8 +22,7 @@ from zgate_datapath.path_mtu import PathMtuState
 from zgate_datapath.peer_authentication import ServerQuicConnection
 from zgate_datapath.tun import VNET_HEADER_BYTES
 from zgate_datapath.tunnel import Tunnel, add_drops
-from zgate_datapath.udp import Address, format_address
-from zgate_identity.verifier import PeerIdentity
+from zgate_datapath.udp import Address
 from zgate_protocol import events
 from zgate_protocol.address_discovery import seen_address
 from zgate_protocol.capsule import AssignedAddress
@@ -37,8 +36,9 @@ from zgate_protocol.service_capsule import Drain, ObservedAddress, ServiceCapsul
 from zgate_protocol.structured_field import ProxyError
 from zgate_protocol.uri_template import Scope
 
-from zgate_gateway.admission import Admission, Applicant, IpAddress, PeerPath, Refusal
+from zgate_gateway.admission import Admission, Applicant, IpAddress, Refusal
 from zgate_gateway.offer_intake import OfferIntake, TooMuchOffered
+from zgate_gateway.proved_connection import ProvedConnection
 from zgate_gateway.sessions import Session, SessionTable
 
 logger = logging.getLogger(__name__)
@@ -51,13 +51,14 @@ _RESOLVE_TIMEOUT_S = 5.0
 # One session per connection: a client needs one request, and a few to try again.
 _MAX_OPEN_REQUESTS = 4
 _MAX_REQUESTS = 64
-_REQUEST_TIMEOUT_S = 10.0
 _ICMP_PER_S = 100
 _PATH_TOO_SMALL = "the path carries no IPv6 packet of 1280 bytes"
 
 
-class ClientConnection:
+class ClientConnection(ProvedConnection):
     """The gateway's side of one client's connection (`zgate_datapath` ConnectionHandler)."""
+
+    nothing_asked = (ErrorCode.H3_NO_ERROR, "no session was asked for")
 
     def __init__(
         self,
@@ -66,50 +67,17 @@ class ClientConnection:
         connection: Connection,
         quic: ServerQuicConnection,
     ) -> None:
-        self._table = table
-        self._endpoint = endpoint
-        self.connection = connection
-        self._quic = quic
-        self._identity: PeerIdentity | None = None
+        super().__init__(table, endpoint, connection, quic)
         self._streams: dict[int, ConnectIpSession] = {}
         self._intakes: dict[int, OfferIntake] = {}
         self._observations = 0
         self._told_address: Address | None = None
         self._resolving: dict[int, asyncio.Task[None]] = {}
-        self._session: Session | None = None
         self._applied = False
         self._requests = 0
-        self._request_deadline: asyncio.TimerHandle | None = None
         self._icmp_bucket = TokenBucket(rate_per_s=_ICMP_PER_S, burst=_ICMP_PER_S)
 
-    @property
-    def peer(self) -> str:
-        """The client's outer address and port."""
-        return format_address(self.connection.peer_address)
-
-    def path(self) -> PeerPath:
-        """Where the client is, and which of our connection IDs it sends to."""
-        host, port, *_ = self.connection.peer_address or ("-", 0)
-        return PeerPath(str(host), int(port), self._quic.host_cid)
-
     # ConnectionHandler.
-
-    def handshake_completed(self) -> None:
-        """No identity, no session: nothing below runs for an unproved peer."""
-        self._endpoint.handshake_completed(self.connection)
-        if not self._quic.is_authenticated():
-            self.connection.close(ErrorCode.H3_REQUEST_REJECTED, "not authenticated")
-            return
-        self._identity = self._quic.peer_identity
-        self._request_deadline = self._table.loop.call_later(
-            _REQUEST_TIMEOUT_S, self._request_overdue
-        )
-
-    def _request_overdue(self) -> None:
-        """A connection is there for its session; without one it only takes up room."""
-        if self._session is None and not self.connection.is_terminated:
-            self.connection.close(ErrorCode.H3_NO_ERROR, "no session was asked for")
-            self._endpoint.flush(self.connection)
 
     def settings_received(self) -> None:
         """Requests are answered as they come."""
@@ -209,8 +177,7 @@ class ClientConnection:
 
     def terminated(self, ending: Ending) -> None:
         """The connection is gone, with all it carried."""
-        if self._request_deadline is not None:
-            self._request_deadline.cancel()
+        self._no_deadline()
         is_goodbye = ending.error_code == ErrorCode.H3_NO_ERROR and not ending.is_transport
         self._drop_all(str(ending) if ending.reason or not is_goodbye else "closed by the client")
         add_drops(self._table.drops, self.connection.dropped.items())

@@ -12,7 +12,6 @@ import logging
 from collections.abc import Sequence
 from ipaddress import IPv4Address, ip_network
 
-from aioquic.h3.connection import ErrorCode
 from zgate_datapath.connection import Connection, Ending, Headers
 from zgate_datapath.endpoint import ServerEndpoint
 from zgate_datapath.path_mtu import PathMtuState
@@ -37,25 +36,32 @@ from zgate_protocol.icmp import TokenBucket, error_for_drop
 from zgate_protocol.ip_range import IpRange, RouteTable, ranges_of
 from zgate_protocol.service_capsule import Registered, ServiceCapsule
 
-from zgate_gateway.admission import Admission, Applicant, IpAddress, PeerPath, Refusal
+from zgate_gateway.admission import (
+    MAX_SESSION_SERVICES,
+    Admission,
+    Applicant,
+    IpAddress,
+    Refusal,
+)
 from zgate_gateway.dialects.translation import Translation
 from zgate_gateway.dialects.ztna_offers import ZtnaOffers
 from zgate_gateway.dialects.ztna_tunnel import ZtnaTunnel
+from zgate_gateway.proved_connection import ProvedConnection
 from zgate_gateway.sessions import Session, SessionTable
 
 logger = logging.getLogger(__name__)
 
-_REGISTRATION_TIMEOUT_S = 10.0
 _REGISTRATIONS_PER_S = 10
 _REGISTRATIONS_BURST = 64
-_MAX_SERVICES = 64
 _ICMP_PER_S = 100
 _BEAT_INTERVAL_S = 1.0
 _NO_ERROR = 0
 
 
-class ZtnaConnection:
+class ZtnaConnection(ProvedConnection):
     """The gateway's side of it (`zgate_datapath` ConnectionHandler, `SessionOwner`)."""
+
+    nothing_asked = (_NO_ERROR, "no service was registered")
 
     def __init__(
         self,
@@ -64,19 +70,13 @@ class ZtnaConnection:
         connection: Connection,
         quic: ServerQuicConnection,
     ) -> None:
-        self.connection = connection
-        self._table = table
-        self._endpoint = endpoint
-        self._quic = quic
-        self._identity: PeerIdentity | None = None
-        self._session: Session | None = None
+        super().__init__(table, endpoint, connection, quic)
         self._tunnel: ZtnaTunnel | None = None
         settings = table.settings
         self._translation = Translation(RouteTable((*settings.pools, *settings.service_pools)))
         self._offers = ZtnaOffers()
         self._waiting: dict[Registration, None] = {}
         self._applied = False
-        self._deadline: asyncio.TimerHandle | None = None
         self._beat: asyncio.TimerHandle | None = None
         self._told_address: Address | None = None
         self._registrations = TokenBucket(
@@ -84,28 +84,7 @@ class ZtnaConnection:
         )
         self._icmp_bucket = TokenBucket(rate_per_s=_ICMP_PER_S, burst=_ICMP_PER_S)
 
-    def path(self) -> PeerPath:
-        """Where the client is, and which of our connection IDs it sends to."""
-        host, port, *_ = self.connection.peer_address or ("-", 0)
-        return PeerPath(str(host), int(port), self._quic.host_cid)
-
     # ConnectionHandler.
-
-    def handshake_completed(self) -> None:
-        """No identity, no session: nothing below runs for an unproved peer."""
-        self._endpoint.handshake_completed(self.connection)
-        if not self._quic.is_authenticated():
-            self.connection.close(ErrorCode.H3_REQUEST_REJECTED, "not authenticated")
-            return
-        self._identity = self._quic.peer_identity
-        self._deadline = self._table.loop.call_later(
-            _REGISTRATION_TIMEOUT_S, self._registration_overdue
-        )
-
-    def _registration_overdue(self) -> None:
-        if self._session is None and not self.connection.is_terminated:
-            self.connection.close(_NO_ERROR, "no service was registered")
-            self._endpoint.flush(self.connection)
 
     def settings_received(self) -> None:
         """There is no HTTP/3."""
@@ -159,8 +138,7 @@ class ZtnaConnection:
 
     def terminated(self, ending: Ending) -> None:
         """The connection is gone, with all it carried."""
-        if self._deadline is not None:
-            self._deadline.cancel()
+        self._no_deadline()
         if self._session is not None:
             is_goodbye = not ending.is_transport and not ending.reason
             self._table.close(self._session, "closed by the client" if is_goodbye else str(ending))
@@ -199,7 +177,7 @@ class ZtnaConnection:
             self._count(DropReason.QUEUE_FULL)
         elif self._session is not None:
             self._proceed(self._session, registration)
-        elif len(self._waiting) < _MAX_SERVICES:
+        elif len(self._waiting) < MAX_SESSION_SERVICES:
             self._waiting[registration] = None
             self._ask_for_session(self._identity)
 
@@ -249,7 +227,7 @@ class ZtnaConnection:
             )
         elif self._offers.is_accepted(name):
             self._say(ztna_v1.encode_registered(name))
-        elif self._offers.count < _MAX_SERVICES:
+        elif self._offers.count < MAX_SESSION_SERVICES:
             register = self._offers.add(name)
             if register is not None:
                 self._table.registrar.offer_services(session.session_id, register)
@@ -261,7 +239,7 @@ class ZtnaConnection:
         if session.closed or self.connection.is_terminated:
             return
         services = self._translation.services
-        if not found or (name not in services and len(services) >= _MAX_SERVICES):
+        if not found or (name not in services and len(services) >= MAX_SESSION_SERVICES):
             self._refuse(name, RefusalCode.NOT_AUTHORIZED)
             return
         self._translation.reach(name, found)

@@ -11,11 +11,9 @@ from collections.abc import Callable
 
 from zgate_protocol.icmp import TokenBucket
 
-from zgate_gateway.admission import IpAddress
+from zgate_gateway.admission import MAX_SESSION_SERVICES, IpAddress
 from zgate_gateway.registry import SessionRecord
 
-#: Services that one session may have registered for.
-MAX_SERVICES = 64
 #: Changes that are told at once; then so many each second, and of each service the newest only:
 #: whoever registers in turns with another must not fill the channels to the workers.
 _TOLD_BURST = 100
@@ -47,7 +45,7 @@ class Agents:
     def register(self, session: SessionRecord, service: str) -> bool:
         """A session has registered, perhaps again; False: it has too many services."""
         services = self._services.setdefault(session.session_id, set())
-        if service not in services and len(services) >= MAX_SERVICES:
+        if service not in services and len(services) >= MAX_SESSION_SERVICES:
             return False
         services.add(service)
         before = self._last(service)

@@ -11,7 +11,7 @@ from aioquic.h3.connection import ErrorCode
 from zgate_control.store import StoreError
 from zgate_datapath.client import SessionRefused
 from zgate_datapath.connection import Ending
-from zgate_gateway import client_connection
+from zgate_gateway import client_connection, proved_connection
 from zgate_protocol.capsule import (
     RouteAdvertisement,
 )
@@ -151,7 +151,7 @@ async def test_requests_that_wait_are_bounded(lab: Lab, monkeypatch: pytest.Monk
 async def test_a_connection_without_a_session_is_closed(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client_connection, "_REQUEST_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(proved_connection, "_SESSION_TIMEOUT_S", 0.1)
     gateway = lab.gateway()
     peer = await lab.peer(gateway)
     await eventually(lambda: peer.ended)

@@ -9,6 +9,7 @@ from ipaddress import ip_address
 from typing import Any
 
 import pytest
+from zgate_gateway import proved_connection
 from zgate_gateway.dialects import ztna_connection
 from zgate_protocol.drop_reason import DropReason
 from zgate_protocol.service_capsule import (
@@ -191,7 +192,7 @@ async def test_an_empty_pool(lab: Lab, dialling: Dial) -> None:
 
 
 async def test_nobody_registers(lab: Lab, dialling: Dial, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ztna_connection, "_REGISTRATION_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(proved_connection, "_SESSION_TIMEOUT_S", 0.1)
     gateway = ztna_gateway(lab)
     async with dialling(ZtnaClient, gateway) as client:
         await eventually(lambda: client.ended)
@@ -245,7 +246,7 @@ async def test_registrations_are_bounded(lab: Lab, dialling: Dial) -> None:
 async def test_services_of_a_session_are_bounded(
     lab: Lab, dialling: Dial, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ztna_connection, "_MAX_SERVICES", 1)
+    monkeypatch.setattr(ztna_connection, "MAX_SESSION_SERVICES", 1)
     gateway = ztna_gateway(lab)
     async with dialling(ZtnaClient, gateway) as client:
         await registered(gateway, client)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from zgate_gateway.admission import MAX_SESSION_SERVICES
 from zgate_gateway.services import agents as module
-from zgate_gateway.services.agents import MAX_SERVICES, Agents
+from zgate_gateway.services.agents import Agents
 
 from ....loopback import eventually  # noqa: TID252
 from .conftest import World
@@ -15,7 +16,7 @@ from .conftest import World
 async def test_the_services_of_a_session_are_bounded(world: World) -> None:
     agents = Agents(lambda service: None, asyncio.get_running_loop())
     session, other = world.session(), world.session()
-    assert all(agents.register(session, f"s{number}") for number in range(MAX_SERVICES))
+    assert all(agents.register(session, f"s{number}") for number in range(MAX_SESSION_SERVICES))
     assert not agents.register(session, "one more")
     assert agents.addresses_of("one more") == ()
     # What it has, it may ask for again; and others have their own.
