@@ -147,6 +147,10 @@ def test_what_is_installed_is_complete(story: Story, numbers: tuple[str, str]) -
     gateway = story.gateway
     for program in ("zgatectl", "zgate-gateway", "zgate-agent", "zgate-connector"):
         assert numbers[0] in gateway.run(program, "--version").stdout
+        gateway.run("man", "--where", program)
+    # By the names that the programs give themselves, not those that argv[0] would.
+    completion = gateway.read("/usr/share/bash-completion/completions/zgatectl")
+    assert "_ZGATECTL_COMPLETE" in completion and "zgatectl" in completion
     python = "/usr/lib/zgate/venv/bin/python3"
     gateway.run(python, "-c", "import bcc, nftables, zgate_datapath._native")
     assert gateway.run(python, "-c", "import zgate_lab", check=False).returncode != 0
