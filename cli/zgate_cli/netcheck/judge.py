@@ -26,6 +26,8 @@ _GOOD_JITTER_S = 0.03
 _LOSS_WARN, _LOSS_FAIL = 0.005, 0.05
 _CLOCK_WARN_S, _CLOCK_FAIL_S = 30.0, 300.0
 _FULL_PAYLOAD_BYTES = 1400
+#: No larger one is looked for.
+_SEARCHED_BYTES = 1452
 #: What the outer packet takes, with an IPv4 header around it (UDP 8, IP 20).
 _IPV4_UDP_BYTES = 28
 
@@ -116,7 +118,8 @@ def _mtu(report: PathReport, *, is_ipv6: bool) -> Finding:
             "mtu", title, f"not found in time; {payload} bytes of UDP payload pass",
             "try again: probes were lost", **values,
         )  # fmt: skip
-    text = f"path MTU {payload + headers}, {payload} bytes of UDP payload"
+    at_least = "at least " if payload >= _SEARCHED_BYTES else ""
+    text = f"path MTU {at_least}{payload + headers}, {payload} bytes of UDP payload"
     if payload < _FULL_PAYLOAD_BYTES:
         return warn(
             "mtu", title, f"{text}: less than usual",

@@ -80,8 +80,8 @@ def _rate(is_up: bool) -> Callable[[Row, int], Text]:
         rate = row.session.up_bit_per_s if is_up else row.session.down_bit_per_s
         values = row.track.up if is_up else row.track.down
         spark = sparkline(values, width - RATE_WIDTH - 1, row.blocks)
-        text = Text(spark, style=_UP if is_up else _DOWN)
-        return text.append(f" {rate_text(rate):>{RATE_WIDTH}}", "" if rate else _DIM)
+        number = f" {rate_text(rate):>{RATE_WIDTH}}"
+        return Text.assemble((spark, _UP if is_up else _DOWN), (number, "" if rate else _DIM))
 
     return make
 

@@ -13,6 +13,7 @@ POINTS = 120
 #: Sessions that were scrolled past are remembered, but not for ever.
 _MAX_SESSIONS = 2000
 
+_HEADROOM = 1.3
 #: Eight heights, then the same for terminals that know ASCII only.
 BLOCKS = "▁▂▃▄▅▆▇█"
 ASCII_BLOCKS = "_.-=oO#@"
@@ -61,9 +62,12 @@ class History:
 
 
 def sparkline(values: Sequence[float] | Iterable[float], width: int, blocks: str = BLOCKS) -> str:
-    """The newest values as a line of blocks, the highest of them full; a blank for nothing."""
+    """The newest values as a line of blocks; a blank for nothing.
+
+    The highest is not quite full: a steady rate is a line, and not a wall.
+    """
     newest = list(values)[-width:] if width > 0 else []
-    top = max(newest, default=0.0)
+    top = max(newest, default=0.0) * _HEADROOM
     if top <= 0:
         return " " * width
     steps = len(blocks) - 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from textwrap import wrap
 
 from rich.text import Text
 from zgate_gateway.api import schemas
@@ -14,6 +15,9 @@ from zgate_cli.top.history import BLOCKS, sparkline
 from zgate_cli.top.state import MAX_ALERT_LINES, FilterPrompt, KickPrompt, Mode, State
 
 _STATE_STYLE = {schemas.GatewayState.READY: "bold green", schemas.GatewayState.STOPPED: "bold red"}
+_WIDE = 120
+#: Of a kernel's table, on a narrow screen.
+_WORTH_A_WORD = 0.5
 _FULL_STYLE = ((0.9, "bold red"), (0.8, "yellow"), (0.0, ""))
 _KEYS = (
     ("↑ ↓ PgUp PgDn Home End", "choose a session"),
@@ -61,10 +65,10 @@ def _title(state: State, clock: datetime) -> Text:
         line.append(" PAUSED", "bold yellow")
     count = sessions.total if sessions is not None else status.sessions
     parts = [
-        f"{count:,} of {status.sessions_max:,} sessions",
+        f"{count:,}/{status.sessions_max:,} sessions",
         f"policy revision {status.policy.revision}",
-        f"up {duration_text(status.uptime_s)}",
         f"{clock:%T}Z",
+        f"up {duration_text(status.uptime_s)}",
     ]
     if status.policy.not_in_force_because is not None:
         parts[1] += " (file refused)"
@@ -81,15 +85,20 @@ def _numbers(state: State, blocks: str) -> Text:
         rate = rate_text(values[-1] if values else None)
         line.append(f"{name} ").append(sparkline(values, width, blocks), style)
         line.append(f" {rate:>5}b/s  ")
+    for name, use in _fullest(state):
+        line.append_text(cell(f"map {name} {_full(use):.0%}", _full_style(use))).append("  ")
     drops = state.drops
     text = f"drops {rate_text(drops.per_s)}/s" + (f" {drops.most}" if drops.most else "")
-    line.append_text(cell(text, "yellow" if drops.per_s else ""))
-    if state.status is not None and state.status.kernel_maps:
-        fullest = sorted(state.status.kernel_maps.items(), key=lambda item: -_full(item[1]))
-        line.append("  maps")
-        for name, use in fullest[: 1 if state.width < 100 else 4]:
-            line.append_text(cell(f" {name} {_full(use):.0%}", _full_style(use)))
-    return line
+    return line.append_text(cell(text, "yellow" if drops.per_s else ""))
+
+
+def _fullest(state: State) -> list[tuple[str, schemas.MapUse]]:
+    """The kernel's tables that there is something to say of; more where there is room."""
+    maps = state.status.kernel_maps if state.status is not None else {}
+    fullest = sorted(maps.items(), key=lambda item: -_full(item[1]))
+    if state.width >= _WIDE:
+        return fullest[:3]
+    return [item for item in fullest[:1] if _full(item[1]) >= _WORTH_A_WORD]
 
 
 def _full(use: schemas.MapUse) -> float:
@@ -138,9 +147,8 @@ def _sessions(state: State, blocks: str) -> list[Text]:
         line = row_line(columns, Row(session, state.history.of(session.session_id), blocks))
         if state.failure:
             line.stylize("dim")  # these were true once
-        if number == state.cursor:
-            line.stylize("reverse")
-        lines.append(line)
+        # Colours that are reversed, too, are hard to read.
+        lines.append(Text(line.plain, "reverse") if number == state.cursor else line)
     if state.sessions is not None and not state.shown:
         found = "No session fits the filter." if state.filter else "No session is up."
         lines.append(Text(found, style="dim"))
@@ -184,14 +192,14 @@ def _details(state: State) -> list[Text]:
         return [Text("nothing is known yet", style="dim")]
     lines = [Text("Alerts", style="bold")]
     for alert in status.alerts:
-        told = cell(f"  {alert.name} since {time_text(alert.since)}: {alert.text}", "red")
+        told = cell(f"{alert.name} since {time_text(alert.since)}: {alert.text}", "red")
         lines += _folded(told, state.width)
     if not status.alerts:
         lines.append(Text("  none", style="green"))
     lines.append(Text("Dropped packets since start", style="bold"))
     most = sorted(status.drops.items(), key=lambda item: -item[1])
     dropped = ", ".join(f"{name} {count:,}" for name, count in most if count) or "none"
-    lines += _folded(cell(f"  {dropped}"), state.width)
+    lines += _folded(cell(dropped), state.width)
     lines.append(Text("Workers and pools", style="bold"))
     for one in status.workers:
         what = f"pid {one.pid}" if one.pid is not None else "ended, being started again"
@@ -212,9 +220,9 @@ def _maps(status: schemas.Status) -> list[Text]:
 
 
 def _folded(text: Text, width: int) -> list[Text]:
-    plain, style = text.plain, text.style
-    step = max(10, width)
-    return [Text(plain[at : at + step], style=style) for at in range(0, len(plain), step)]
+    """Folded at words, what follows indented as the first line is."""
+    lines = wrap(text.plain, max(10, width), initial_indent="  ", subsequent_indent="    ")
+    return [Text(one, style=text.style) for one in lines]
 
 
 def _help() -> list[Text]:

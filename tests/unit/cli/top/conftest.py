@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from screen import Screen, zgatectl
+from zgate_lab.screen import Screen, zgatectl
 
 Open = Callable[..., Screen]
 

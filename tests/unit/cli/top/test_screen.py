@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from screen import Screen, zgatectl
 from zgate_gateway.api import schemas
+from zgate_lab.screen import Screen, zgatectl
 
 NO_QUERY_LARGER_THAN = 60
 
@@ -32,8 +32,8 @@ def queries(fake_gateway: Any) -> list[schemas.SessionQuery]:
 def test_what_is_seen_and_q_quits(open_top: Any) -> None:
     top = open_top()
     lines = top.text.splitlines()
-    assert lines[0].startswith("zgate ready  2 of 10,000 sessions  policy revision 7")
-    assert "maps flows 0%" in lines[1]
+    assert lines[0].startswith("zgate ready  2/10,000 sessions  policy revision 7")
+    assert lines[1].startswith("up ") and " drops " in lines[1]
     assert lines[2].split()[:3] == ["client", "virtual", "IP"]
     assert lines[3].split()[:2] == ["client-1", "10.100.0.2"]
     assert "1-2 of 2" in lines[23] and "q quit" in lines[23]

@@ -29,11 +29,11 @@ def test_rates_take_five_characters(bit_per_s: float | None, text: str) -> None:
 
 
 def test_sparklines() -> None:
-    assert sparkline([0, 1, 4, 7], 6) == "   ▂▅█"
-    assert sparkline([1] * 10, 3) == "███"
+    assert sparkline([0, 1, 4, 7], 6) == "   ▂▄▆"
+    assert sparkline([1] * 10, 3) == "▆▆▆"
     assert sparkline([], 3) == sparkline([0, 0], 3) == "   "
     assert sparkline([5], 0) == ""
-    assert sparkline([0, 7], 2, "_.-=oO#@") == " @"
+    assert sparkline([0, 7], 2, "_.-=oO#@") == " O"
 
 
 def test_both_ends_of_a_long_address() -> None:
@@ -128,7 +128,7 @@ def test_rates_and_sparklines_are_shown(fake_gateway: Any) -> None:
     state = filled(fake_gateway)
     lines = draw(state)
     assert "1.00Gb/s" in lines[1] and "2.00Gb/s" in lines[1]
-    assert "█ 5.00M" in lines[5] and "█ 1.00G" in lines[5]
+    assert "▆ 5.00M" in lines[5] and "▆ 1.00G" in lines[5]
 
 
 def test_before_the_first_answer() -> None:
@@ -140,7 +140,11 @@ def test_drops_are_told_per_second(fake_gateway: Any) -> None:
     status = fake_gateway.status().model_copy(update={"drops": {"POLICY_RULE": 25, "X": 1}})
     assert state.status is not None and state.sessions is not None
     state.handle(Answered(state.query(), status, state.sessions), 3.0)
-    assert "drops 10/s POLICY_RULE" in draw(state)[1]  # 5 before, and X came: 21 in 2 s
+    assert "drops 10/s POLICY_RULE" in draw(state)[1]
+    # 5 before, and X came: 21 in 2 s
+    assert "map" not in draw(state)[1]
+    state.width = 120
+    assert "map flows 0%" in draw(state)[1]
     restarted = status.model_copy(update={"drops": {"POLICY_RULE": 1}})
     state.handle(Answered(state.query(), restarted, state.sessions), 5.0)
     assert "-" not in draw(state)[1].split("drops")[1].split()[0]

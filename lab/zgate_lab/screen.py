@@ -122,7 +122,7 @@ class Screen:
         assert self.display.cursor.attrs == pyte.screens.Char(" ")
 
 
-class _AlternateScreen(pyte.Screen):
+class _AlternateScreen(pyte.Screen):  # type: ignore[misc]  # pyte has no types
     """pyte does not know the alternate screen (xterm's mode 1049)."""
 
     is_alternate = False
@@ -150,5 +150,5 @@ def _environment(changes: Mapping[str, str]) -> dict[str, str]:
 
 
 def zgatectl(*arguments: str | Path) -> list[str | Path]:
-    """The command line that runs zgatectl here."""
-    return [sys.executable, "-c", "from zgate_cli.main import main; main()", *arguments]
+    """The command line that runs zgatectl with this interpreter."""
+    return [sys.executable, "-m", "zgate_cli.main", *arguments]
