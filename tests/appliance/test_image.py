@@ -138,6 +138,32 @@ def test_the_base_is_debians_public_image() -> None:
     assert text.count("FROM ${BASE}") == text.count("FROM ") == 2
 
 
+def group(name: str) -> set[str]:
+    """The system calls of one of systemd's groups, with those of the groups in it."""
+    found = set[str]()
+    for line in step("systemd-analyze", "syscall-filter", name).splitlines()[1:]:
+        word = line.strip()
+        if word and not word.startswith("#"):
+            found |= group(word) if word.startswith("@") else {word}
+    return found
+
+
+def test_system_calls_are_those_of_the_unit() -> None:
+    allowed = set[str]()
+    for line in (ROOT / "systemd/zgate-gateway.service").read_text().splitlines():
+        key, _, value = line.partition("=")
+        if key == "SystemCallFilter":
+            words = value.removeprefix("~").split()
+            named = set[str]().union(
+                *(group(word) if word.startswith("@") else {word} for word in words)
+            )
+            allowed = allowed - named if value.startswith("~") else allowed | named
+    profile = json.loads((FOLDER / "seccomp.json").read_text())
+    assert profile["defaultAction"] == "SCMP_ACT_ERRNO"
+    (rule,) = profile["syscalls"]
+    assert set(rule["names"]) == allowed | group("@default")
+
+
 def test_the_documents_list_its_capabilities() -> None:
     text = (ROOT / "docs/install.md").read_text()
     assert f"--cap-add {','.join(CAPABILITIES)}" in text
