@@ -105,13 +105,15 @@ static bool check_open(const Session *self)
 	return self->is_open;
 }
 
-static struct zdp_key *parse_key(PyObject *args, unsigned int *phase)
+/* The key that a method of an open session was given, and its phase; NULL with an exception. */
+static struct zdp_key *given_key(const Session *self, PyObject *args, unsigned int *phase)
 {
 	unsigned int cipher;
 	Py_buffer key, iv, header_key;
 	struct zdp_key *made = NULL;
 
-	if (!PyArg_ParseTuple(args, "Iy*y*y*I", &cipher, &key, &iv, &header_key, phase))
+	if (!check_open(self) ||
+	    !PyArg_ParseTuple(args, "Iy*y*y*I", &cipher, &key, &iv, &header_key, phase))
 		return NULL;
 	if (cipher > ZDP_CHACHA20_POLY1305 || iv.len != ZDP_IV_BYTES || *phase > 1 ||
 	    (size_t)key.len != zdp_cipher_key_bytes((enum zdp_cipher)cipher) ||
@@ -131,11 +133,8 @@ static struct zdp_key *parse_key(PyObject *args, unsigned int *phase)
 static PyObject *session_set_receive_key(Session *self, PyObject *args)
 {
 	unsigned int phase;
-	struct zdp_key *key;
+	struct zdp_key *key = given_key(self, args, &phase);
 
-	if (!check_open(self))
-		return NULL;
-	key = parse_key(args, &phase);
 	if (!key)
 		return NULL;
 	zdp_opener_set_key(&self->session.opener, key, (uint8_t)phase);
@@ -145,11 +144,8 @@ static PyObject *session_set_receive_key(Session *self, PyObject *args)
 static PyObject *session_set_next_receive_key(Session *self, PyObject *args)
 {
 	unsigned int phase;
-	struct zdp_key *key;
+	struct zdp_key *key = given_key(self, args, &phase);
 
-	if (!check_open(self))
-		return NULL;
-	key = parse_key(args, &phase);
 	if (!key)
 		return NULL;
 	zdp_opener_set_next(&self->session.opener, key);
@@ -159,11 +155,8 @@ static PyObject *session_set_next_receive_key(Session *self, PyObject *args)
 static PyObject *session_set_send_key(Session *self, PyObject *args)
 {
 	unsigned int phase;
-	struct zdp_key *key;
+	struct zdp_key *key = given_key(self, args, &phase);
 
-	if (!check_open(self))
-		return NULL;
-	key = parse_key(args, &phase);
 	if (!key)
 		return NULL;
 	zdp_sealer_set_key(&self->session.sealer, key, (uint8_t)phase);
