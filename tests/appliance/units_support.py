@@ -109,7 +109,12 @@ class Units:
 
     def _configure_agent(self) -> None:
         self._hand_over("alice", self.device, "/etc/zgate/credentials/agents/laptop")
-        config = {"gateway": str(self.gateway.address), **_CREDENTIALS, "dns": "off"}
+        config = {
+            "gateway": str(self.gateway.address),
+            "connect_timeout_s": TIMEOUT_S,  # a first attempt may last as long as a busy start
+            "dns": "off",
+            **_CREDENTIALS,
+        }
         self.device.write("/etc/zgate/agents/laptop.yaml", json.dumps(config))
 
     def _configure_connector(self) -> None:
