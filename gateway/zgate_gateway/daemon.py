@@ -157,7 +157,6 @@ class Gateway:
                 raise StartError(
                     str(error), is_bad_input=isinstance(error, ConfigError | IdentityError)
                 ) from error
-            loop.add_signal_handler(signal.SIGHUP, self._reload_soon)
             await self._serve()
         finally:
             await self._stop()
@@ -188,6 +187,8 @@ class Gateway:
         await self.crew.work()
         self.edge.open()
         self.state = "ready"
+        # Before anybody is told: a SIGHUP without a handler ends the process.
+        loop.add_signal_handler(signal.SIGHUP, self._reload_soon)
         self.manager.ready()
         self.audit.gateway_started(
             version=self.version, pid=os.getpid(), listen=[self.local_address]
