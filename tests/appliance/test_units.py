@@ -267,6 +267,24 @@ def test_a_gateway_that_cannot_start_says_why_and_needs_nobody_to_start_it(units
     units.wait_connected()
 
 
+def test_a_program_that_is_gone_for_a_while_is_started_when_it_is_back(units: Units) -> None:
+    """However fast it fails: neither the service nor its socket gives up."""
+    gateway, program = units.gateway, "/usr/bin/zgate-gateway"
+    gateway.run("mv", program, f"{program}.gone")
+    gateway.run("systemctl", "kill", "--signal=KILL", "--kill-who=main", GATEWAY)
+    try:
+        wait_until(
+            lambda: gateway.journal(GATEWAY).count("status=203/EXEC") >= 25,
+            TIMEOUT_S,
+            "more tries than any limit that systemd has by default",
+        )
+    finally:
+        gateway.run("mv", f"{program}.gone", program)
+    wait_active(gateway, GATEWAY)
+    assert len(port_inodes(units)) == 16
+    units.wait_connected()
+
+
 def test_secrets_of_root_alone_are_handed_over(units: Units) -> None:
     gateway, folder = units.gateway, "/etc/zgate/credentials/gateway"
     for name in ("ca.crt", "crl.pem", "gateway.crt", "gateway.key"):
