@@ -13,6 +13,7 @@
 
 #include "zgate/edge_reason.h"
 #include "zgate/edge_tables.h"
+#include "zgate/ipv6_extension.h"
 #include "../policy/maps.h"
 #include "parse.h"
 #include "limit.h"

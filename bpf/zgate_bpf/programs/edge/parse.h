@@ -95,17 +95,16 @@ static __always_inline int zg_edge_extension_header(struct xdp_md *ctx, struct z
 
 	if (p->protocol == ZG_EDGE_UDP)
 		return ZG_EDGE_OURS;
-	if (p->protocol != 0 && p->protocol != 43 && p->protocol != 44 && p->protocol != 51 &&
-	    p->protocol != 60)
+	if (!zg_is_extension(p->protocol))
 		return ZG_EDGE_NOT_OURS;
 	if (!zg_edge_load(ctx, p->upper, head, sizeof(head)))
 		return ZG_EDGE_NOT_OURS;
-	if (p->protocol == 44) {
+	if (p->protocol == ZG_FRAGMENT) {
 		header_bytes = 8;
 		if (head[2] || head[3] & 0xF8)
 			return ZG_EDGE_NOT_OURS; /* a later fragment */
 		p->is_fragment = head[3] & 1; /* else an atomic one (RFC 6946): a whole packet */
-	} else if (p->protocol == 51) {
+	} else if (p->protocol == ZG_AUTHENTICATION) {
 		header_bytes = (head[1] + 2) * 4;
 	} else {
 		header_bytes = (head[1] + 1) * 8;

@@ -15,15 +15,10 @@
 #define ZG_TCP_ACK 0x10
 
 enum zg_protocol {
-	ZG_HOP_BY_HOP = 0,
 	ZG_ICMP4 = 1,
 	ZG_TCP = 6,
 	ZG_UDP = 17,
-	ZG_ROUTING = 43,
-	ZG_FRAGMENT = 44,
-	ZG_AUTHENTICATION = 51,
 	ZG_ICMP6 = 58,
-	ZG_DESTINATION_OPTIONS = 60,
 	ZG_SCTP = 132,
 	ZG_MOBILITY = 135,
 	ZG_HIP = 139,
@@ -232,12 +227,6 @@ static __always_inline int zg_parse_ipv4(struct __sk_buff *skb, struct zg_packet
 	else if (fragment & 0x2000)
 		p->fragmentation = ZG_FIRST_FRAGMENT;
 	return ZG_DROP_NONE;
-}
-
-static __always_inline bool zg_is_extension(__u8 next)
-{
-	return next == ZG_HOP_BY_HOP || next == ZG_ROUTING || next == ZG_FRAGMENT ||
-	       next == ZG_AUTHENTICATION || next == ZG_DESTINATION_OPTIONS;
 }
 
 static __always_inline bool zg_is_unknown(__u8 next)

@@ -24,6 +24,7 @@
 #include <linux/pkt_cls.h>
 
 #include "zgate/drop_reason.h"
+#include "zgate/ipv6_extension.h"
 #include "zgate/policy_tables.h"
 #include "maps.h"
 #include "parse.h"
