@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, TypeVar
 
 from pydantic import BaseModel, PlainSerializer, PlainValidator
 
@@ -90,12 +90,6 @@ class IntermediateServer(StrictModel):
     def address(self) -> GatewayAddress:
         """The same as a gateway's address."""
         return GatewayAddress(self.host, self.port)
-
-
-class LogSettings(StrictModel):
-    """The log on standard error."""
-
-    level: Literal["debug", "info", "warning", "error"] = "info"
 
 
 class MetricsSettings(StrictModel):

@@ -45,12 +45,12 @@ from zgate_config.dialling import (
     Gateway,
     GatewayAddress,
     IntermediateServer,
-    LogSettings,
     MetricsSettings,
     Settings,
     load_with_flags,
     split_port,
 )
+from zgate_config.log_settings import LogSettings
 from zgate_config.types import CredentialPath, Host, IpNetwork, Port
 from zgate_host.runtime_dir import service_runtime_dir
 

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 from zgate_config import StrictModel, expected, load_yaml, misfit
+from zgate_config.log_settings import LogSettings
 from zgate_config.types import (
     Host,
     InterfaceName,
@@ -202,12 +203,6 @@ class EdgeConfig(StrictModel):
     blocklist_file: ReadableFile | None = None
 
 
-class LogConfig(StrictModel):
-    """The daemon's own log, on standard error."""
-
-    level: Literal["debug", "info", "warning", "error"] = "info"
-
-
 class MetricsConfig(StrictModel):
     """Prometheus metrics and probes over TCP. No authentication: whoever reaches the port reads.
 
@@ -267,7 +262,7 @@ class GatewayConfig(StrictModel):
     dialects: tuple[Literal["stream", "ztna-v1"], ...] = ()
     edge: EdgeConfig = EdgeConfig()
     audit: AuditConfig = AuditConfig()
-    log: LogConfig = LogConfig()
+    log: LogSettings = LogSettings()
     metrics: MetricsConfig = MetricsConfig()
     limits: LimitsConfig = LimitsConfig()
 

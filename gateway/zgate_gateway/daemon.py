@@ -410,6 +410,7 @@ class Gateway:
             worker=index,
             workers=config.worker_count,
             log_level=config.log.level,
+            log_format=config.log.format,
             secret=self._secret,
             retry_key=self._retry_key,
             certificate_file=files.certificate,

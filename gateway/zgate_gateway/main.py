@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import faulthandler
 import logging
 import os
 import sys
@@ -52,9 +51,7 @@ def main(config_path: Path | None, check: bool) -> None:
             EXIT_FAILED,
             "CAP_NET_ADMIN is missing: run as root, or as the zgate-gateway systemd unit does",
         )
-    # The watchdog ends us by SIGABRT: where every thread was goes to standard error first.
-    faulthandler.enable()
-    configure_logging(config.log.level)
+    configure_logging(config.log.level, config.log.format)
     _run(config)
 
 

@@ -40,7 +40,7 @@ def main() -> int:
         return 0  # the supervisor's own start has failed
     if not isinstance(configure, Configure):
         raise TypeError(f"the first message has to configure: {configure}")
-    configure_logging(configure.log_level)
+    configure_logging(configure.log_level, configure.log_format)
     logging.getLogger(__name__).debug("worker %d, pid %d", configure.worker, os.getpid())
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
         return runner.run(_work(sock, configure, descriptors))

@@ -87,6 +87,7 @@ class Configure:
     worker: int
     workers: int
     log_level: str
+    log_format: str
     secret: bytes = field(repr=False)
     retry_key: bytes = field(repr=False)
     certificate_file: Path

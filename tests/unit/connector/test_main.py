@@ -114,7 +114,7 @@ def test_flags_become_the_configuration(
         return 0
 
     monkeypatch.setattr(cli, "_run", run)
-    monkeypatch.setattr(cli, "configure_logging", lambda level: None)
+    monkeypatch.setattr(cli, "configure_logging", lambda level, log_format: None)
     monkeypatch.setattr(cli, "end_now", sys.exit)
     more = "--server-name gw.other --log-level debug --runtime-dir /r"
     result = call("--config", write(tmp_path, files), *more.split())

@@ -185,7 +185,7 @@ def test_paths_are_relative_to_the_file(tmp_path):
         ("uplink: {masquerade: no}", '1: uplink.masquerade: expected true or false, got "no"'),
         (
             "log: {levle: info}",
-            "1: log.levle: expected one of level; "
+            "1: log.levle: expected one of level, format; "
             'got the unknown key "levle" (did you mean level?)',
         ),
         ("runtime_dir: 5", "1: runtime_dir: expected a path, got 5"),

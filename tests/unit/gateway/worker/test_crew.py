@@ -66,6 +66,7 @@ class Supervisor:
             worker=index,
             workers=len(self.tuns),
             log_level="info",
+            log_format="auto",
             secret=SECRET,
             retry_key=bytes(16),
             certificate_file=self.pki.gateway.certificate,

@@ -45,6 +45,7 @@ CONFIGURE = messages.Configure(
     worker=1,
     workers=2,
     log_level="info",
+    log_format="auto",
     secret=bytes(32),
     retry_key=bytes(16),
     certificate_file=Path("/etc/zgate/gateway.crt"),
