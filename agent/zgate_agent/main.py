@@ -6,6 +6,7 @@ Exit codes: 0 all is well; 1 failed, or not connected; 2 the input is no good.
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -44,7 +45,13 @@ def main() -> None:
     type=_file,
     help=f"YAML or JSON; flags replace its values.  [default: {DEFAULT_CONFIG} if it is there]",
 )
-@click.option("--gateway", metavar="HOST[:PORT]", help="The gateway; UDP port 443 by default.")
+@click.option(
+    "--gateway",
+    "gateways",
+    multiple=True,
+    metavar="HOST[:PORT]",
+    help="The gateway; UDP port 443 by default.  [repeatable: in the order in which to try them]",
+)
 @click.option("--ca", type=_file, help="The CA that the gateway's certificate must come from.")
 @click.option("--cert", "certificate", type=_file, help="This client's certificate.")
 @click.option("--key", type=_file, help="Its key.")
@@ -68,8 +75,8 @@ def main() -> None:
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]))
 @click.option("--check", is_flag=True, help="Check the configuration and the files, then exit.")
 def run(config_path: Path | None, check: bool, **flags: object) -> None:
-    """Run the agent in the foreground, until SIGTERM; SIGHUP makes it reconnect."""
-    if config_path is None and not flags["gateway"] and DEFAULT_CONFIG.exists():
+    """Run the agent in the foreground, until SIGTERM; SIGHUP: a new session."""
+    if config_path is None and not flags["gateways"] and DEFAULT_CONFIG.exists():
         config_path = DEFAULT_CONFIG
     try:
         config = load_config(config_path, _settings(flags))
@@ -82,7 +89,9 @@ def run(config_path: Path | None, check: bool, **flags: object) -> None:
         return
     if not has_net_admin():
         stop(EXIT_FAILED, "the capability CAP_NET_ADMIN is missing: run as root")
-    configure_logging(config.log.level, config.log.format)
+    # A watchdog ends us by SIGABRT: where every thread was goes to standard error first.
+    faulthandler.enable(2)  # not sys.stderr, which need not be a file
+    configure_logging(config.log.level)
     sys.exit(_run(config))
 
 
@@ -124,6 +133,11 @@ def _settings(flags: dict[str, object]) -> dict[str, object]:
     settings: dict[str, object] = {}
     for flag, value in flags.items():
         if value is None or value == ():
+            continue
+        if flag == "gateways":
+            # In the place of those in the file, whichever way they are written there.
+            assert isinstance(value, tuple)
+            settings |= {"gateway": None, "gateways": list(value)}
             continue
         plain = list(value) if isinstance(value, tuple) else value
         plain = str(plain) if isinstance(plain, Path) else plain

@@ -7,7 +7,7 @@ that does not know them skips them; a malformed one ends the session.
     0x267A6702 REGISTER          connector -> gateway  { Revision (i), Services }
     0x267A6703 REGISTERED        gateway -> connector  { Revision (i), Answers }
     0x267A6704 OFFER_STATE       connector -> gateway  { Statuses }
-    0x267A6705 DRAIN             gateway -> connector  { Deadline in ms (i) }
+    0x267A6705 DRAIN             gateway -> peer       { Deadline in ms (i) }
 
     Services   { Count (i), { Text: name, Ports } ... }
     Ports      { Count (i), { Protocol (8), First (16), Last (16) } ... }
@@ -19,7 +19,8 @@ that does not know them skips them; a malformed one ends the session.
     Address    { Version (8), Address (32..128) }
 
 REGISTER is the full list and replaces the earlier one; OFFER_STATE comes at every change and
-each second, and is the connector's sign of life. DNS_ASSIGN is in ``dns_capsule``.
+each second, and is the connector's sign of life. DRAIN tells a connector that it gets no new flows,
+and any other client that the gateway is to stop. DNS_ASSIGN is in ``dns_capsule``.
 """
 
 import re

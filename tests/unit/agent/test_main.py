@@ -121,17 +121,28 @@ def test_flags_become_the_configuration(
 
     monkeypatch.setattr(cli, "_run", run)
     monkeypatch.setattr(cli, "has_net_admin", lambda: True)
-    monkeypatch.setattr(cli, "configure_logging", lambda level, log_format: None)
+    monkeypatch.setattr(cli, "configure_logging", lambda level: None)
     more = "--name vpn0 --mtu 1300 --mode split --route 10.0.0.0/8 --route fd00::/8"
     more += " --on-disconnect release --server-name gw.other --log-level debug --runtime-dir /r"
-    result = call("run", "--gateway", "gw.example:8443", *flags, *more.split())
+    more += " --gateway gw.example:8443 --gateway two.example"
+    result = call("run", *flags, *more.split())
     assert result.exit_code == 0, result.output
     config = seen[0].model_dump(mode="json")
-    assert config["given_gateway"] == "gw.example:8443"
+    assert config["given_gateways"] == ["gw.example:8443", "two.example:443"]
     assert config["tun"] == {"name": "vpn0", "mtu_bytes": 1300}
     assert config["routes"] == ["10.0.0.0/8", "fd00::/8"]
     assert (config["on_disconnect"], config["server_name"]) == ("release", "gw.other")
-    assert (config["log"], config["runtime_dir"]) == ({"level": "debug", "format": "auto"}, "/r")
+    assert (config["log"], config["runtime_dir"]) == ({"level": "debug"}, "/r")
+
+
+@pytest.mark.parametrize("in_file", ["gateway: one.example", "gateways: [one.example, b.example]"])
+def test_a_gateway_on_the_command_line_replaces_those_in_the_file(
+    no_default: None, flags: list[object], in_file: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "agent.yaml"
+    file.write_text(f"{in_file}\n")
+    result = call("run", "--config", file, "--gateway", "two.example", *flags, "--check")
+    assert result.exit_code == 0, result.output
 
 
 def test_without_the_capability(
