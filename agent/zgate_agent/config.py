@@ -32,11 +32,11 @@ from zgate_config.dialling import (
     Gateway,
     GatewayAddress,
     IntermediateServer,
-    LogSettings,
     MetricsSettings,
     Settings,
     load_with_flags,
 )
+from zgate_config.log_settings import LogSettings
 from zgate_config.types import CredentialPath, Host, InterfaceName, IpAddress, IpNetwork, Text
 from zgate_host.runtime_dir import service_runtime_dir
 

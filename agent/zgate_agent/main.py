@@ -6,7 +6,6 @@ Exit codes: 0 all is well; 1 failed, or not connected; 2 the input is no good.
 from __future__ import annotations
 
 import asyncio
-import faulthandler
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -89,9 +88,7 @@ def run(config_path: Path | None, check: bool, **flags: object) -> None:
         return
     if not has_net_admin():
         stop(EXIT_FAILED, "the capability CAP_NET_ADMIN is missing: run as root")
-    # A watchdog ends us by SIGABRT: where every thread was goes to standard error first.
-    faulthandler.enable(2)  # not sys.stderr, which need not be a file
-    configure_logging(config.log.level)
+    configure_logging(config.log.level, config.log.format)
     sys.exit(_run(config))
 
 

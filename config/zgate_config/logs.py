@@ -131,9 +131,9 @@ def configure_logging(level: str, log_format: str = LogFormat.AUTO) -> None:
     root = logging.getLogger()
     root.handlers[:] = [_handler(LogFormat(log_format))]
     set_level(level)
-    if sys.__stderr__ is not None:
-        # A watchdog ends a process that hangs with SIGABRT: where its threads were goes here.
-        faulthandler.enable(sys.__stderr__)
+    # A watchdog ends a process that hangs with SIGABRT: where its threads were goes here. Not to
+    # sys.stderr, which need not be a file.
+    faulthandler.enable(2)
 
 
 def set_level(level: str) -> None:

@@ -6,7 +6,6 @@ Exit codes: 0 all is well; 1 failed, or not connected; 2 the input is no good.
 from __future__ import annotations
 
 import asyncio
-import faulthandler
 import logging
 import os
 import sys
@@ -59,9 +58,7 @@ def main(context: click.Context, /, config_path: Path | None, check: bool, **fla
     if check:
         click.echo(f"{config_path}: ok")
         return
-    # A watchdog ends us by SIGABRT: where every thread was goes to standard error first.
-    faulthandler.enable(2)  # not sys.stderr, which need not be a file
-    configure_logging(config.log.level)
+    configure_logging(config.log.level, config.log.format)
     end_now(_run(config, config_path, settings))
 
 

@@ -121,7 +121,7 @@ def test_flags_become_the_configuration(
 
     monkeypatch.setattr(cli, "_run", run)
     monkeypatch.setattr(cli, "has_net_admin", lambda: True)
-    monkeypatch.setattr(cli, "configure_logging", lambda level: None)
+    monkeypatch.setattr(cli, "configure_logging", lambda level, log_format: None)
     more = "--name vpn0 --mtu 1300 --mode split --route 10.0.0.0/8 --route fd00::/8"
     more += " --on-disconnect release --server-name gw.other --log-level debug --runtime-dir /r"
     more += " --gateway gw.example:8443 --gateway two.example"
@@ -132,7 +132,7 @@ def test_flags_become_the_configuration(
     assert config["tun"] == {"name": "vpn0", "mtu_bytes": 1300}
     assert config["routes"] == ["10.0.0.0/8", "fd00::/8"]
     assert (config["on_disconnect"], config["server_name"]) == ("release", "gw.other")
-    assert (config["log"], config["runtime_dir"]) == ({"level": "debug"}, "/r")
+    assert (config["log"], config["runtime_dir"]) == ({"level": "debug", "format": "auto"}, "/r")
 
 
 @pytest.mark.parametrize("in_file", ["gateway: one.example", "gateways: [one.example, b.example]"])
