@@ -58,8 +58,9 @@ class Column:
     is_number: bool = False
 
 
-def _client(row: Row, _: int) -> Text:
-    return cell(row.session.client)
+def _client(row: Row, width: int) -> Text:
+    """Both ends of a long name: radiology-ws1 is not radiology-ws2."""
+    return cell(middle(row.session.client, width))
 
 
 def _address(row: Row, version: int) -> str:

@@ -1,5 +1,8 @@
 """Completion scripts, and completion of client names."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -57,3 +60,30 @@ def test_commands_are_completed() -> None:
         "show",
         "test",
     ]
+
+
+COMPLETE_IN_BASH = """
+eval "$(zgatectl completion bash)"
+COMP_WORDS=(zgatectl {words}) COMP_CWORD={count}
+_zgatectl_completion zgatectl
+printf '%s\\n' "${{COMPREPLY[@]}}"
+"""
+
+
+def in_bash(words: str) -> list[str]:
+    """What bash offers for the last of these words."""
+    programs = Path(sys.executable).parent
+    script = COMPLETE_IN_BASH.format(words=words, count=len(words.split()))
+    done = subprocess.run(
+        ["bash", "-c", script],
+        capture_output=True, text=True, check=True, timeout=60,
+        env={**os.environ, "PATH": f"{programs}:{os.environ['PATH']}"},
+    )  # fmt: skip
+    return done.stdout.split()
+
+
+def test_bash_itself(live_gateway: Any) -> None:
+    assert in_bash("sess") == ["sessions"]
+    assert in_bash("net") == ["netcheck"]
+    assert in_bash(f"--socket {live_gateway.socket_path} ping cl") == ["client-1"]
+    assert in_bash("top --sort ra") == ["rate"]

@@ -77,3 +77,10 @@ def test_audit_prints_what_its_model_says(tmp_path: Path) -> None:
     report = run("audit", "verify", str(log), code=1)
     assert_fits(report, answers.AuditReport)
     assert_fits(report["findings"][0], answers.AuditFinding)
+
+
+def test_the_document_lists_all() -> None:
+    text = (FOLDER.parent / "cli-json.md").read_text()
+    for command in ANSWERS:
+        name = file_name_of(command)
+        assert f"| `zgatectl {command}` | [{name}](schemas/{name}) |" in text
