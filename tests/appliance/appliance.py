@@ -53,20 +53,28 @@ class Appliance:
 
     @classmethod
     @contextmanager
-    def open(cls, files: Files, key: Path, folder: Path) -> Iterator[Appliance]:
-        """Boot all of them; they are gone after the block."""
+    def open(
+        cls, files: Files, key: Path, folder: Path, *, empty: Files | None = None
+    ) -> Iterator[Appliance]:
+        """Boot all of them; they are gone after the block.
+
+        Gateway and agent1 are `empty`, if that is given.
+        """
         with Internet.open() as internet, ExitStack() as stack:
 
-            def boot(host: Host) -> Machine:
+            def boot(host: Host, files: Files = files) -> Machine:
                 return stack.enter_context(
                     Machine(internet.lab, host.namespace, host.ipv4, files, key=key)
                 )
 
-            agents = {"agent1": boot(internet.device1), "agent2": boot(internet.device2)}
+            agents = {
+                "agent1": boot(internet.device1, empty or files),
+                "agent2": boot(internet.device2),
+            }
             connector = boot(_add_connector_host(internet))
             appliance = cls(
                 internet,
-                boot(internet.gateway),
+                boot(internet.gateway, empty or files),
                 agents,
                 connector,
                 internet.start_web_server(internet.office),

@@ -16,7 +16,7 @@ import packages
 import pytest
 import yaml
 from appliance import WIKI_TEXT, Appliance
-from bed import Files, package
+from bed import Files, package, with_dependencies
 from zgate_lab.process import Process
 from zgate_lab.stream import TcpStream
 from zgate_lab.traffic import https_get, parse_ping, ping
@@ -35,7 +35,9 @@ MOST_LOST_S = 10.0
 def appliance(
     empty: Files, ssh_key: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Appliance]:
-    with Appliance.open(empty, ssh_key, tmp_path_factory.mktemp("ansible")) as made:
+    folder = tmp_path_factory.mktemp("ansible")
+    # What the others' packages need is on them already: that takes the longest.
+    with Appliance.open(with_dependencies(), ssh_key, folder, empty=empty) as made:
         yield made
 
 
