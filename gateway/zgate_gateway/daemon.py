@@ -590,15 +590,15 @@ class Gateway:
             for session in list(self.sessions.by_id.values()):
                 self.sessions.close(session, goodbye.STOPPING)
             await self.flow_memory.close()
-        if hasattr(self, "crew"):
-            await self.crew.stop()
+        ends = [self.crew.stop()] if hasattr(self, "crew") else []
+        if hasattr(self, "api"):
+            self.journal.feed.close()
+            ends.append(self.api.stop())
+        await asyncio.gather(*ends)
         if was_ready:
             self._write_seen()
             self.poll_events()
             self.audit.gateway_stopped(cause=self._stop_cause or "error")
-        if hasattr(self, "api"):
-            self.journal.feed.close()
-            await self.api.stop()
         if hasattr(self, "policy"):
             await self.policy.close()
         self._undo.close()
