@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import platform
 import re
 import sys
 import time
@@ -109,6 +110,10 @@ def draw(screen: Screen, name: str, title: str) -> None:
     svg = console.export_svg(
         title=title, theme=MONOKAI, code_format=SVG_FORMAT, unique_id=f"zgate-{name}"
     )
+    # Whose kernel it is, is nobody's business: the numbers stay.
+    release = platform.release()
+    numbers = release.partition("-")[0]
+    svg = svg.replace(release, numbers + "\N{NO-BREAK SPACE}" * (len(release) - len(numbers)))
     FOLDER.mkdir(parents=True, exist_ok=True)
     (FOLDER / f"{name}.svg").write_text(svg)
     sys.stdout.write(f"{FOLDER / name}.svg\n")

@@ -135,7 +135,7 @@ _MORE = (
     Column("worker", 6, lambda row, _: Text(str(row.session.worker)), is_number=True),
 )
 #: How wide columns get before another one comes.
-_COMFORT = {"client": 20, "from": 21}
+_COMFORT = {"client": 20, "from": 21, "up bit/s": 16, "down bit/s": 16}
 _WIDEST = {"client": 40, "from": 47, "up bit/s": 46, "down bit/s": 46}
 
 
@@ -150,29 +150,20 @@ def columns_for(width: int) -> list[Column]:
         columns.pop()
     if len(columns) < len(_NARROW):
         return columns
-    columns = [
-        replace(one, width=_grown(one, width - _total(columns), _COMFORT)) for one in columns
-    ]
-    while _total(columns) > width:  # the comfort of one, not of both
-        columns = [replace(one, width=one.width - 1) if one.name in _COMFORT else one
-                   for one in columns]  # fmt: skip
+    columns = _widened(columns, width, _COMFORT)
     for extra in _MORE:
         if _total([*columns, extra]) <= width:
             columns.append(extra)
-    return _widened(columns, width)
+    return _widened(columns, width, _WIDEST)
 
 
-def _grown(column: Column, room: int, limits: dict[str, int]) -> int:
-    limit = limits.get(column.name, column.width)
-    return min(limit, column.width + max(0, room))
-
-
-def _widened(columns: list[Column], width: int) -> list[Column]:
-    """What is left goes to those that can use it, a character each in turn."""
+def _widened(columns: list[Column], width: int, limits: dict[str, int]) -> list[Column]:
+    """What is left goes to those that can use it, a character each in turn, up to their limits."""
+    columns = list(columns)
     while (room := width - _total(columns)) > 0:
         before = list(columns)
         for number, one in enumerate(columns):
-            if room > 0 and one.width < _WIDEST.get(one.name, one.width):
+            if room > 0 and one.width < limits.get(one.name, one.width):
                 columns[number] = replace(one, width=one.width + 1)
                 room -= 1
         if columns == before:

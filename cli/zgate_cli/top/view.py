@@ -93,12 +93,11 @@ def _numbers(state: State, blocks: str) -> Text:
 
 
 def _fullest(state: State) -> list[tuple[str, schemas.MapUse]]:
-    """The kernel's tables that there is something to say of; more where there is room."""
+    """The kernel's tables that there is something to say of, and where there is room, one more."""
     maps = state.status.kernel_maps if state.status is not None else {}
     fullest = sorted(maps.items(), key=lambda item: -_full(item[1]))
-    if state.width >= _WIDE:
-        return fullest[:3]
-    return [item for item in fullest[:1] if _full(item[1]) >= _WORTH_A_WORD]
+    worth = [item for item in fullest if _full(item[1]) >= _WORTH_A_WORD]
+    return worth[:2] or fullest[: int(state.width >= _WIDE)]
 
 
 def _full(use: schemas.MapUse) -> float:
