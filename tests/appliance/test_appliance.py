@@ -158,7 +158,7 @@ def test_keys_are_roots_and_stay_where_they_belong(appliance: Appliance) -> None
     on_gateway = appliance.gateway.shell(
         "find / -xdev -name '*.key' -path '*zgate*' -printf '%f\\n'"
     )
-    assert sorted(on_gateway.split()) == ["ca.key", "gateway.key", "quic.key"]
+    assert sorted(on_gateway.split()) == ["audit.key", "ca.key", "gateway.key", "quic.key"]
 
 
 def test_a_second_run_changes_nothing(appliance: Appliance, current: Path) -> None:
