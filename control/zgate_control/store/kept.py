@@ -12,7 +12,7 @@ who is known, and holds nobody up: once it was found lost, every call ends at on
                                   file knew is gone: clients that are not connected, and earlier
                                   policy revisions
 
-What stood in its place is put aside, and never deleted.
+What stood in its place is put aside; the newest few of these are kept.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from .store import Store
 
 _SIDE_FILES = ("-wal", "-shm")
 _COPY_PAGES = 256
+_KEPT_ASIDE = 5
 
 
 class KeptStore(Store):
@@ -211,7 +212,11 @@ def _remove(path: Path) -> None:
 
 def _put_aside(path: Path, stamp: str, *, with_log: bool) -> None:
     """Keep what stands there under another name; the write-ahead log too, if it belongs to it."""
-    aside = f"{path.name}.put-aside-{stamp}"
+    marker = f"{path.name}.put-aside-"
+    before = sorted({one.name.removesuffix("-wal") for one in path.parent.glob(f"{marker}*")})
+    for name in before[: max(0, len(before) - _KEPT_ASIDE + 1)]:
+        _remove(path.with_name(name))  # a disk that damages every new one is not to be filled
+    aside = f"{marker}{stamp}"
     for suffix in ("", "-wal") if with_log else ("",):
         old = path.with_name(path.name + suffix)
         if old.exists():

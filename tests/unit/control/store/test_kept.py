@@ -62,6 +62,12 @@ def mend(store: KeptStore, memory: Memory = MEMORY) -> None:
     store.mend(memory, NOW)
 
 
+def empty_the_log(path: Path) -> None:
+    """Everything is in the database's own file, then."""
+    with contextlib.closing(sqlite3.connect(path)) as other:
+        other.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
 def test_nothing_is_wrong_with_a_store_in_order(store: KeptStore) -> None:
     store.add_lease(ALICE)
     store.look(thoroughly=True)
@@ -128,8 +134,7 @@ def test_another_file_in_its_place_is_put_aside(store: KeptStore, path: Path) ->
 @pytest.mark.parametrize("how", ["zeros", "truncated", "text"])
 def test_a_damaged_file_is_written_anew_from_memory(store: KeptStore, path: Path, how: str) -> None:
     store.remember(MEMORY, NOW)
-    with contextlib.closing(sqlite3.connect(path)) as other:
-        other.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    empty_the_log(path)
     size = path.stat().st_size
     with path.open("r+b") as file:
         if how == "zeros":
@@ -144,6 +149,20 @@ def test_a_damaged_file_is_written_anew_from_memory(store: KeptStore, path: Path
     assert store.lost is None
     assert what_is_known(store)[0] == [ALICE, BOB]
     assert list(path.parent.glob("zgate.db.put-aside-*"))
+
+
+def test_only_the_newest_few_are_kept_aside(store: KeptStore, path: Path) -> None:
+    for number in range(7):
+        empty_the_log(path)
+        path.write_bytes(b"no database " * 500)
+        mend_at = NOW + timedelta(seconds=number)
+        store.look(thoroughly=True)
+        store.mend(MEMORY, mend_at)
+        assert store.lost is None
+    names = sorted(one.name for one in path.parent.glob("zgate.db.put-aside-*"))
+    bases = [name for name in names if not name.endswith("-wal")]
+    assert [name[-2:] for name in bases] == ["02", "03", "04", "05", "06"]
+    assert {name.removesuffix("-wal") for name in names} == set(bases)
 
 
 def test_a_locked_store_holds_up_the_first_who_asks_and_nobody_else(
