@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 _MIN_INTERVAL_S = 0.8
 #: Nobody wants a rate over so long a time: the first answer after it has none.
 _MAX_INTERVAL_S = 15.0
-#: Counters that are read before others get a turn.
-_AT_ONCE = 256
 PING_TIMEOUT_S = 3.0
 _BY_COUNTERS = frozenset({SessionSort.RATE, SessionSort.BYTES, SessionSort.DROPS})
 _BY_REPORTS = frozenset({SessionSort.IDLE, SessionSort.RTT})
@@ -79,15 +77,24 @@ def next_sample(before: Sample | None, counters: dict[str, ClientCounters], at_s
     return Sample(at_s, counters, rates)
 
 
-def fits(session: SessionRecord, part: str) -> bool:
-    """Whether a session has the text in one of the things that people know it by."""
-    known = (
-        session.client,
-        session.peer,
-        *session.identity.groups,
-        *map(str, session.addresses),
-    )
-    return any(part in one.casefold() for one in known)
+class Known:
+    """What people know sessions by, as one text for each: thousands are looked through at once."""
+
+    def __init__(self) -> None:
+        self._texts: dict[str, str] = {}
+
+    def fits(self, session: SessionRecord, part: str) -> bool:
+        """Whether a session has the text, in lower case, in its name, groups or addresses."""
+        text = self._texts.get(session.session_id)
+        if text is None:
+            words = (session.client, *session.identity.groups, *map(str, session.addresses))
+            text = self._texts[session.session_id] = "\n".join(words).casefold()
+        return part in text or part in session.peer.casefold()  # which moves
+
+    def forget_all_but(self, sessions: int) -> None:
+        """Those of sessions that are over are not kept for ever."""
+        if len(self._texts) > 2 * sessions + 100:
+            self._texts.clear()
 
 
 def ordered(
@@ -105,12 +112,16 @@ class SessionLists:
         self._gateway = gateway
         self._sample: Sample | None = None
         self._sampling = asyncio.Lock()
+        self._known = Known()
 
     async def list(self, query: schemas.SessionQuery) -> schemas.SessionList:
         """See `GatewayFacade.sessions`."""
         gateway = self._gateway
         part = query.filter.casefold()
-        found = [one for one in gateway.sessions.by_client.values() if not part or fits(one, part)]
+        found = list(gateway.sessions.by_client.values())
+        if part:
+            self._known.forget_all_but(len(found))
+            found = [one for one in found if self._known.fits(one, part)]
         wants_counters = query.rates or query.sort in _BY_COUNTERS
         sample = await self._take_sample() if wants_counters else None
         if query.sort in _BY_REPORTS:
@@ -164,13 +175,20 @@ class SessionLists:
             if before is not None and clock() - before.at_s < _MIN_INTERVAL_S:
                 return before
             at_s = clock()
-            counters = {}
-            for number, one in enumerate([*gateway.sessions.by_client.values()], 1):
-                counted = gateway.kernel.counters(one.client)
-                if counted is not None:
-                    counters[one.session_id] = counted
-                if number % _AT_ONCE == 0:
-                    await asyncio.sleep(0)
+            kernel = gateway.kernel
+            numbers = kernel.numbers()
+            wanted = {
+                one.session_id: numbers[one.client]
+                for one in gateway.sessions.by_client.values()
+                if one.client in numbers
+            }
+            # Thousands: not in the event loop.
+            found = await asyncio.to_thread(kernel.programs.counters_of, list(wanted.values()))
+            counters = {
+                session_id: ClientCounters(*found[number])
+                for session_id, number in wanted.items()
+                if number in found
+            }
             self._sample = next_sample(before, counters, at_s)
             return self._sample
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import astuple
 from datetime import UTC, datetime
 from ipaddress import ip_address
 from types import SimpleNamespace
@@ -37,7 +38,13 @@ class Gateway:
             by_client={name: self._session(n, name) for n, name in enumerate(NAMES)},
             loop=SimpleNamespace(time=lambda: self.now_s),
         )
-        self.kernel = SimpleNamespace(counters=self.counted.get)
+        self.kernel = SimpleNamespace(
+            counters=self.counted.get,
+            numbers=lambda: {name: NAMES.index(name) for name in self.counted},
+            programs=SimpleNamespace(
+                counters_of=lambda numbers: {n: astuple(self.counted[NAMES[n]]) for n in numbers}
+            ),
+        )
         self.crew = self
 
     def _session(self, number: int, name: str) -> Any:
