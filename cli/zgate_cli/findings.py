@@ -105,14 +105,14 @@ def _print_hanging(out: Console, line: Text, indent: int) -> None:
 
 
 def _summary(report: CheckReport) -> str:
-    count = dict.fromkeys(Verdict, 0)
+    """How many of each, and by name what is to be done something about: the last line is read."""
+    titles: dict[Verdict, list[str]] = {one: [] for one in Verdict}
     for finding in report.findings:
-        count[finding.verdict] += 1
-    parts = [f"{count[Verdict.OK]} ok"]
-    if count[Verdict.WARN]:
-        parts.append(f"{count[Verdict.WARN]} to look at")
-    if count[Verdict.FAIL]:
-        parts.append(f"{count[Verdict.FAIL]} failed")
-    if count[Verdict.SKIP]:
-        parts.append(f"{count[Verdict.SKIP]} not checked")
+        titles[finding.verdict].append(finding.title)
+    parts = [f"{len(titles[Verdict.OK])} ok"]
+    for verdict, what in ((Verdict.WARN, "to look at"), (Verdict.FAIL, "failed")):
+        if found := titles[verdict]:
+            parts.append(f"{len(found)} {what} ({', '.join(dict.fromkeys(found))})")
+    if titles[Verdict.SKIP]:
+        parts.append(f"{len(titles[Verdict.SKIP])} not checked")
     return ", ".join(parts)

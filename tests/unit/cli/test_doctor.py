@@ -325,7 +325,7 @@ def test_exit_codes_and_layout(zgatectl: Any, fits: Any, monkeypatch: pytest.Mon
     text = fits(zgatectl("doctor"))
     assert text.startswith("warn a title  words words")
     assert "     -> do this" in text
-    assert text.splitlines()[-1] == "0 ok, 1 to look at"
+    assert text.splitlines()[-1] == "0 ok, 1 to look at (a title)"
     zgatectl("doctor", "--strict", code=1)
 
 
