@@ -9,7 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from e2e_support.service_world import POLICY, ServiceWorld, common_services, who_answers
+from e2e_support.service_world import (
+    POLICY,
+    ServiceWorld,
+    common_services,
+    connect,
+    who_answers,
+)
+from zgate_lab.backend_server import ECHO_PORT
 from zgate_lab.backends import ORDINARY_USER
 from zgate_lab.deployment import Deployment
 from zgate_lab.second_gateway import add_second_gateway
@@ -17,6 +24,8 @@ from zgate_lab.waiting import wait_until
 
 STOP_S = 0.5
 ATTEMPTS = 5
+#: Much longer than a connector needs to notice another certificate.
+FLOW_HOLDS_S = 3.0
 
 
 @pytest.fixture
@@ -62,6 +71,31 @@ def test_it_dials_again_and_registers_by_itself(world: ServiceWorld) -> None:
     world.virtual_ips.clear()
     assert world.vip("who") == before
     assert who_answers(world.alice, before) == "hospital2"
+
+
+def test_another_certificate_is_taken_when_nothing_is_open(world: ServiceWorld) -> None:
+    site, zgate = world.sites[1], world.zgate
+    world.connectors.start("west", site.connector, services=common_services(site))
+    before = zgate.sessions()["west"]
+
+    def is_renewed() -> bool:
+        now = zgate.sessions().get("west", before)
+        return bool(now["certificate_serial"] != before["certificate_serial"])
+
+    with connect(world.alice, world.vip("echo"), ECHO_PORT) as open_flow:
+        open_flow.sendall(b"before")
+        assert open_flow.recv(100) == b"before"
+        began_s = time.monotonic()
+        zgate.issue("west", "client", "--replace")
+        while time.monotonic() - began_s < FLOW_HOLDS_S:
+            assert not is_renewed(), "a flow is open"
+            time.sleep(0.1)
+        open_flow.sendall(b"still")
+        assert open_flow.recv(100) == b"still"
+    wait_until(is_renewed, 10.0, "the session with another certificate")
+    world.connectors.wait_offering("west")
+    assert who_answers(world.alice, world.vip("who")) == "hospital2"
+    assert zgate.sessions()["west"]["addresses"] == before["addresses"]
 
 
 def state(world: ServiceWorld) -> str:
