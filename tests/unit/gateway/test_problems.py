@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
-from zgate_gateway.problems import Problems
+from zgate_gateway.problems import NAMES, Problems
 
 NOW = datetime(2026, 11, 21, tzinfo=UTC)
+RUNBOOKS = Path(__file__).parents[3] / "docs/runbooks"
 
 
 @pytest.fixture
@@ -44,3 +46,9 @@ def test_names_are_known_beforehand(problems: Problems) -> None:
     with pytest.raises(ValueError, match="no such problem"):
         problems.begin("something_else", "text")
     problems.begin("map_flows", "those of tables are the tables'")
+
+
+@pytest.mark.parametrize("name", sorted(NAMES))
+def test_each_has_a_runbook(name: str) -> None:
+    page = "Zgate" + "".join(word.capitalize() for word in name.split("_"))
+    assert (RUNBOOKS / f"{page}.md").exists()
