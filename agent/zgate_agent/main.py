@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NoReturn
@@ -74,7 +75,7 @@ def main() -> None:
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]))
 @click.option("--check", is_flag=True, help="Check the configuration and the files, then exit.")
 def run(config_path: Path | None, check: bool, **flags: object) -> None:
-    """Run the agent in the foreground, until SIGTERM; SIGHUP: a new session."""
+    """Run the agent in the foreground, until SIGTERM; SIGHUP: a new session, log.level."""
     if config_path is None and not flags["gateways"] and DEFAULT_CONFIG.exists():
         config_path = DEFAULT_CONFIG
     try:
@@ -89,7 +90,7 @@ def run(config_path: Path | None, check: bool, **flags: object) -> None:
     if not has_net_admin():
         stop(EXIT_FAILED, "the capability CAP_NET_ADMIN is missing: run as root")
     configure_logging(config.log.level, config.log.format)
-    sys.exit(_run(config))
+    sys.exit(_run(config, lambda: load_config(config_path, _settings(flags))))
 
 
 @main.command()
@@ -173,7 +174,7 @@ def check_engine(config: AgentConfig) -> None:
         stop(EXIT_BAD_INPUT, str(error))
 
 
-def _run(config: AgentConfig) -> int:
+def _run(config: AgentConfig, load: Callable[[], AgentConfig]) -> int:
     from zgate_datapath.event_loop import new_event_loop
     from zgate_datapath.tun import TunError
 
@@ -183,7 +184,7 @@ def _run(config: AgentConfig) -> int:
     directory = RuntimeDir(config.runtime_dir, "agent")
     try:
         with directory.locked(), asyncio.Runner(loop_factory=new_event_loop) as runner:
-            return runner.run(serve(config, directory))
+            return runner.run(serve(config, directory, load))
     except (AlreadyRunning, TunError, RoutingError) as error:
         click.echo(f"zgate-agent: {error}", err=True)
     except OSError as error:

@@ -11,6 +11,8 @@ import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
 
+from zgate_config.logs import set_level
+from zgate_config.reread import read_again
 from zgate_datapath.client import ClientConfig, TunnelClient, TunnelState
 from zgate_datapath.engine import engine_name
 from zgate_datapath.offers import Notices
@@ -32,8 +34,10 @@ from zgate_agent.split_dns import SplitDns
 logger = logging.getLogger(__name__)
 
 
-async def serve(config: AgentConfig, directory: RuntimeDir) -> int:
+async def serve(config: AgentConfig, directory: RuntimeDir, load: Callable[[], AgentConfig]) -> int:
     """Run an agent until it is told to stop; returns the exit code.
+
+    `load` gives what the configuration says at SIGHUP; it raises `ConfigError`.
 
     Raises:
         TunError: the TUN cannot be made.
@@ -81,7 +85,10 @@ async def serve(config: AgentConfig, directory: RuntimeDir) -> int:
             files = IdentityFiles(config.ca, config.certificate, config.key)
             identity = asyncio.create_task(watch_identity(files, agent.identity_changed))
             try:
-                with _signals(agent), contextlib.closing(watch):
+                with (
+                    _signals(agent, partial(_follow_level, config, load)),
+                    contextlib.closing(watch),
+                ):
                     async with supervised(lambda: agent.status().summary):
                         return await agent.run()
             finally:
@@ -113,13 +120,23 @@ async def _metrics(config: AgentConfig, agent: Agent) -> AsyncIterator[None]:
         yield
 
 
+def _follow_level(running: AgentConfig, load: Callable[[], AgentConfig]) -> None:
+    """The log's level is what the configuration says now."""
+    read_again(running, load, lambda found: set_level(found.log.level))
+
+
 @contextlib.contextmanager
-def _signals(agent: Agent) -> Iterator[None]:
+def _signals(agent: Agent, follow_level: Callable[[], None]) -> Iterator[None]:
     """SIGTERM and SIGINT end the agent, whatever it is doing; SIGHUP: another session."""
     loop = asyncio.get_running_loop()
+
+    def hang_up() -> None:
+        follow_level()
+        agent.reconnect()
+
     loop.add_signal_handler(signal.SIGTERM, agent.stop, "SIGTERM")
     loop.add_signal_handler(signal.SIGINT, agent.stop, "SIGINT")
-    loop.add_signal_handler(signal.SIGHUP, agent.reconnect)
+    loop.add_signal_handler(signal.SIGHUP, hang_up)
     try:
         yield
     finally:

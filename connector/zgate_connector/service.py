@@ -10,6 +10,7 @@ import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 
 from zgate_config.dialling import MetricsSettings
+from zgate_config.logs import set_level
 from zgate_datapath.client import ClientConfig, TunnelClient, TunnelState
 from zgate_datapath.engine import engine_name
 from zgate_datapath.offers import ClientOffers, Notices
@@ -32,6 +33,9 @@ from zgate_connector.session import GatewaySession
 from zgate_connector.status import ConnectorStatus
 
 logger = logging.getLogger(__name__)
+
+#: Settings that need a restart, but for the log's level.
+_FIXED = ("runtime_dir", "log", "metrics")
 
 Reload = Callable[[], ConnectorConfig]
 """Reads the configuration again; an exception, whose text is one line, if it is no good."""
@@ -95,7 +99,15 @@ class _Reloads:
         except Exception as error:
             logger.error("the configuration is not taken: %s", error)
             return
-        fixed = {name: getattr(self.config, name) for name in ("runtime_dir", "log", "metrics")}
+        set_level(config.log.level)
+        log = self.config.log.model_copy(update={"level": config.log.level})
+        self.config = self.config.model_copy(update={"log": log})
+        fixed = {name: getattr(self.config, name) for name in _FIXED}
+        if keys := [name for name in _FIXED if getattr(config, name) != fixed[name]]:
+            logger.warning(
+                "changed in the configuration, and applied by a restart only: %(keys)s",
+                {"event": "restart_needed", "keys": keys},
+            )
         config = config.model_copy(update=fixed)
         if config == self.config:
             logger.info("the configuration has not changed")

@@ -39,6 +39,10 @@ class Device:
 
     def start(self, **changes: object) -> Process:
         """Start an agent that dials the device's router, where somebody listens and is silent."""
+        file = self.configure(**changes)
+        return self.namespace.spawn("agent", AGENT, "run", "--config", file)
+
+    def configure(self, **changes: object) -> Path:
         settings = {
             "gateway": "198.18.1.1:4433",
             "ca": str(self.directory / "ca.crt"),
@@ -50,7 +54,7 @@ class Device:
         }
         file = self.directory / "agent.yaml"
         file.write_text(json.dumps(settings | changes))
-        return self.namespace.spawn("agent", AGENT, "run", "--config", file)
+        return file
 
     def status(self) -> dict[str, Any]:
         """What `zgate-agent status --json` prints, and its exit code."""
@@ -127,6 +131,19 @@ def test_sighup_dials_again(device: Device) -> None:
     device.wait_for("backoff")
     process.signal(signal.SIGHUP)
     device.wait_for("connecting")
+    assert process.is_running()
+
+
+def test_sighup_reads_the_logs_level_again(device: Device) -> None:
+    process = device.start(log={"level": "error", "format": "json"})
+    device.wait_for("backoff")
+    device.configure(log={"level": "info", "format": "json"}, on_disconnect="release")
+    process.signal(signal.SIGHUP)
+    process.wait_for_output('"event": "restart_needed"', SOON_S)
+    assert "on_disconnect" in process.output()
+    device.configure(log={"level": "nonsense"})
+    process.signal(signal.SIGHUP)
+    process.wait_for_output('"event": "configuration_refused"', SOON_S)
     assert process.is_running()
 
 

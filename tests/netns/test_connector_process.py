@@ -157,6 +157,19 @@ def test_sighup_reads_the_configuration_again(site: Site) -> None:
     assert process.stop() == 0
 
 
+def test_sighup_takes_the_logs_level_and_goes_on(site: Site) -> None:
+    process = site.start(log={"level": "error", "format": "json"}, connect_timeout_s=100)
+    before = site.wait_for("connecting")["gateways"]
+    site.write(log={"level": "info", "format": "json"}, connect_timeout_s=100)
+    process.signal(signal.SIGHUP)
+    process.wait_for_output("the configuration has not changed", SOON_S)
+    assert site.status()["gateways"][0]["state"] == before[0]["state"]
+    log = {"level": "warning", "format": "auto"}
+    site.write(log=log, connect_timeout_s=100, runtime_dir=str(site.directory / "other"))
+    process.signal(signal.SIGHUP)
+    process.wait_for_output('"event": "restart_needed"', SOON_S)
+
+
 def test_a_killed_chamber_is_made_anew(site: Site) -> None:
     process = site.start(gateway="198.18.1.1:4434")
     site.wait_for("backoff")
