@@ -75,6 +75,15 @@ class GatewayClient:
         path = f"/v1/connectors/{_segment(connector)}/drain"
         return self._ask(schemas.Drain, "POST", path, json=request.model_dump())
 
+    def log_level(self) -> schemas.LogLevelState:
+        """How much the gateway logs."""
+        return self._ask(schemas.LogLevelState, "GET", "/v1/log-level")
+
+    def set_log_level(self, request: schemas.LogLevelRequest) -> schemas.LogLevelState:
+        """Log more or less from now on."""
+        body = request.model_dump(mode="json")
+        return self._ask(schemas.LogLevelState, "PUT", "/v1/log-level", json=body)
+
     def policy(self) -> schemas.PolicyView:
         """The policy in force."""
         return self._ask(schemas.PolicyView, "GET", "/v1/policy")

@@ -27,6 +27,7 @@ ANSWERS: dict[str, tuple[Any, ...]] = {
     "policy rollback": (schemas.PolicyReload,),
     "policy history": (schemas.PolicyHistory,),
     "flows": (schemas.FlowList, schemas.FlowNews),
+    "log-level": (schemas.LogLevelState,),
     "kick": (schemas.Kick,),
     "ping": (answers.PingReport,),
     "why": (schemas.Why,),

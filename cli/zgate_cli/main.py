@@ -27,6 +27,7 @@ _COMMANDS = {
     "drain": ("zgate_cli.connectors:drain", "Give a connector no new flows."),
     "policy": ("zgate_cli.policy:policy", "Show, check and reload the policy."),
     "flows": ("zgate_cli.flows:flows", "Open flows and denials, now or as they happen."),
+    "log-level": ("zgate_cli.log_level:log_level", "How much the gateway logs, for a while."),
     "kick": ("zgate_cli.sessions:kick", "Close a client's sessions."),
     "ping": ("zgate_cli.ping:ping", "Is a client there, and how far away?"),
     "why": ("zgate_cli.why:why", "Would this packet pass, and which rule says so?"),

@@ -38,6 +38,7 @@ from zgate_gateway.api.policy_report import (
 from zgate_gateway.drain import gateway_drain_in
 from zgate_gateway.flows import open_flows
 from zgate_gateway.kernel import KernelError
+from zgate_gateway.log_level import log_level_in
 from zgate_gateway.metrics.snapshot import MetricsSnapshot
 from zgate_gateway.metrics.source import MetricsSource, drops_of, refused_of
 from zgate_gateway.policy.rules import Rule
@@ -403,6 +404,15 @@ class Administration:
                 for one, has_text in found
             ]
         )
+
+    def log_level(self) -> schemas.LogLevelState:
+        """See `GatewayFacade.log_level`."""
+        return log_level_in(self._gateway.log_level)
+
+    def set_log_level(self, request: schemas.LogLevelRequest) -> schemas.LogLevelState:
+        """See `GatewayFacade.set_log_level`."""
+        self._gateway.log_level.set(str(request.level), request.for_s)
+        return self.log_level()
 
     async def drain_gateway(self, request: schemas.GatewayDrainRequest) -> schemas.GatewayDrain:
         """See `GatewayFacade.drain_gateway`."""

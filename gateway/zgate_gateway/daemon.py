@@ -25,7 +25,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 
@@ -59,6 +59,7 @@ from zgate_gateway.head_start import HeadStart
 from zgate_gateway.journal import Journal
 from zgate_gateway.keep_going import keep_going
 from zgate_gateway.kernel import Kernel, KernelError
+from zgate_gateway.log_level import RunningLevel
 from zgate_gateway.loop_lag import LoopLag
 from zgate_gateway.net.errors import NetError
 from zgate_gateway.net.links import interface_names
@@ -97,10 +98,23 @@ class StartError(Exception):
 
 
 class Gateway:
-    """One gateway: the supervisor's side of it (`zgate_gateway.worker.crew.CrewOwner`)."""
+    """One gateway: the supervisor's side of it (`zgate_gateway.worker.crew.CrewOwner`).
 
-    def __init__(self, config: GatewayConfig, port: UdpPort, head_start: HeadStart) -> None:
+    `read_again` gives what the configuration says at SIGHUP; it raises `ConfigError`.
+    """
+
+    def __init__(
+        self,
+        config: GatewayConfig,
+        port: UdpPort,
+        head_start: HeadStart,
+        read_again: Callable[[], GatewayConfig],
+    ) -> None:
         self.config = config
+        self._read_again = read_again
+        self.log_level = RunningLevel(
+            config.log.level, lambda level: self.crew.tell(messages.SetLogLevel(level))
+        )
         self._port = port
         self._head_start = head_start
         self.version = version("zgate")
@@ -409,7 +423,7 @@ class Gateway:
         configure = messages.Configure(
             worker=index,
             workers=config.worker_count,
-            log_level=config.log.level,
+            log_level=self.log_level.level,
             log_format=config.log.format,
             secret=self._secret,
             retry_key=self._retry_key,
@@ -562,8 +576,9 @@ class Gateway:
         self.journal.write_seen()
 
     def _reload_soon(self) -> None:
-        """SIGHUP: policy, certificates, audit file, the edge's blocklist."""
+        """SIGHUP: policy, certificates, audit file, the edge's blocklist, the log's level."""
         self.manager.reloading()
+        self.log_level.read_again(self.config, self._read_again)
         self.audit.reopen()
         self.certificates.reload()
         self.edge.reload()
@@ -586,6 +601,7 @@ class Gateway:
             self.sessions.accepting = False
             self.crew.tell(messages.StopAccepting())
             self.drain.close()
+            self.log_level.close()
             self._holds = bool(self.sessions.by_client)
             for session in list(self.sessions.by_id.values()):
                 self.sessions.close(session, goodbye.STOPPING)

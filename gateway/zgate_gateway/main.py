@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NoReturn
@@ -52,7 +53,7 @@ def main(config_path: Path | None, check: bool) -> None:
             "CAP_NET_ADMIN is missing: run as root, or as the zgate-gateway systemd unit does",
         )
     configure_logging(config.log.level, config.log.format)
-    _run(config)
+    _run(config, lambda: load_config(config_path))
 
 
 def _check(config: GatewayConfig) -> None:
@@ -81,7 +82,7 @@ def _check(config: GatewayConfig) -> None:
         ReloadingClientVerifier(config.pki.ca, config.pki.crl, now)
 
 
-def _run(config: GatewayConfig) -> NoReturn:
+def _run(config: GatewayConfig, read_again: Callable[[], GatewayConfig]) -> NoReturn:
     from zgate_config import ConfigError
 
     from zgate_gateway.head_start import HeadStart
@@ -96,7 +97,7 @@ def _run(config: GatewayConfig) -> NoReturn:
     from zgate_gateway.daemon import Gateway, StartError
 
     try:
-        status = asyncio.run(Gateway(config, port, head_start).run())
+        status = asyncio.run(Gateway(config, port, head_start, read_again).run())
     except StartError as error:
         _stop(EXIT_BAD_INPUT if error.is_bad_input else EXIT_FAILED, str(error))
     _end_now(status)

@@ -113,6 +113,9 @@ class FakeGateway:
 
         self.up = [self._session(name) for name in ("client-1", "client-2")]
         self.rtts_ms: list[float | None] = []
+        self.logging = schemas.LogLevelState(
+            level=schemas.LogLevel.INFO, configured=schemas.LogLevel.INFO
+        )
         #: How a drain of the gateway goes: each look takes the next, the last one stays.
         self.drains: list[schemas.GatewayDrainState | None] = []
         self.offering = [_connector("site-a"), _connector("site-b", is_up=False)]
@@ -265,6 +268,17 @@ class FakeGateway:
             drain=None if request.undo else schemas.DrainState(since=NOW),
             open_flows=3,
         )
+
+    def log_level(self) -> schemas.LogLevelState:
+        self._called("log_level")
+        return self.logging
+
+    def set_log_level(self, request: schemas.LogLevelRequest) -> schemas.LogLevelState:
+        self._called("set_log_level", request)
+        until = None if request.for_s is None else NOW
+        changed = {"level": request.level, "until": until}
+        self.logging = self.logging.model_copy(update=changed)
+        return self.logging
 
     def policy(self) -> schemas.PolicyView:
         self._called("policy")

@@ -137,6 +137,11 @@ def _read_routes(facade: GatewayFacade) -> APIRouter:
         """The revisions that were in force, the newest first."""
         return await facade.policy_history(limit)
 
+    @router.get("/log-level")
+    async def log_level() -> schemas.LogLevelState:
+        """How much the gateway logs."""
+        return facade.log_level()
+
     @router.get("/why")
     async def why(query: Annotated[schemas.WhyQuery, Query()]) -> schemas.Why:
         """Whether a client's packet would pass, by which rule, and whether the kernel agrees."""
@@ -197,6 +202,11 @@ def _change_routes(facade: GatewayFacade) -> APIRouter:
     async def reload_policy() -> schemas.PolicyReload:
         """Load the policy file again. If it is refused, the policy in force stays."""
         return await facade.reload_policy()
+
+    @router.put("/log-level")
+    async def set_log_level(request: schemas.LogLevelRequest) -> schemas.LogLevelState:
+        """Log more or less from now on, for a while or until SIGHUP."""
+        return facade.set_log_level(request)
 
     @router.post("/drain")
     async def drain_gateway(request: schemas.GatewayDrainRequest) -> schemas.GatewayDrain:

@@ -133,6 +133,12 @@ class GatewayFacade(Protocol):
     async def drain(self, connector: str, request: schemas.DrainRequest) -> schemas.Drain:
         """Give a connector no new flows, or new ones again. Raises :class:`UnknownConnector`."""
 
+    def log_level(self) -> schemas.LogLevelState:
+        """Return how much is logged."""
+
+    def set_log_level(self, request: schemas.LogLevelRequest) -> schemas.LogLevelState:
+        """Log more or less from now on: nothing is waited for."""
+
     def policy(self) -> schemas.PolicyView:
         """Return the policy in force."""
 

@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from ipaddress import ip_network
 
 from zgate_bpf.steering_tables import OwnerLookup
+from zgate_config.logs import set_level
 from zgate_datapath import aioquic_private
 from zgate_datapath.connection import HTTP3, Connection
 from zgate_datapath.connection_ids import ConnectionIds
@@ -291,6 +292,8 @@ class Worker:
                 self._reload_trust()
             case messages.ReloadCertificate():
                 self._reload_certificate()
+            case messages.SetLogLevel(level):
+                set_level(level)
             case messages.EndLost(paths):
                 task = self._loop.create_task(self._end_lost(paths))
                 self._tasks.add(task)

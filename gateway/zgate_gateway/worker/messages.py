@@ -228,6 +228,13 @@ class ReloadCertificate:
 
 
 @dataclass(frozen=True, slots=True)
+class SetLogLevel:
+    """Log so much from now on."""
+
+    level: str
+
+
+@dataclass(frozen=True, slots=True)
 class AskReport:
     """Say what you have counted. Asked each second too, to see that the worker is alive.
 
@@ -433,6 +440,7 @@ Message = (
     | Routes
     | ReloadTrust
     | ReloadCertificate
+    | SetLogLevel
     | AskReport
     | PingSession
     | StopAccepting

@@ -29,6 +29,7 @@ from zgate_gateway.api.schemas.flows import (
     FlowStage,
     FlowView,
 )
+from zgate_gateway.api.schemas.log_level import LogLevel, LogLevelRequest, LogLevelState
 from zgate_gateway.api.schemas.policy import (
     FlowChange,
     LimitsChange,
@@ -129,6 +130,9 @@ __all__ = [
     "KickRequest",
     "Limits",
     "LimitsChange",
+    "LogLevel",
+    "LogLevelRequest",
+    "LogLevelState",
     "MapUse",
     "NextChange",
     "OfferHealth",

@@ -44,6 +44,8 @@ ROUTES = [
     ("POST", "/v1/policy/rollback", {"revision": 3}),
     ("POST", "/v1/sessions/client-1/kick", {"reason": "lost laptop"}),
     ("POST", "/v1/drain", {"deadline_s": 60}),
+    ("GET", "/v1/log-level", None),
+    ("PUT", "/v1/log-level", {"level": "debug", "for_s": 60}),
     ("POST", "/v1/connectors/site-a/drain", {"deadline_s": 60}),
 ]
 
@@ -354,7 +356,7 @@ async def test_the_schema_is_complete(api: httpx.AsyncClient) -> None:
                 kind = "x-ndjson" if path == "/v1/flows/events" else "json"
                 assert list(content) == [f"application/{kind}"], path
                 assert "$ref" in content[f"application/{kind}"]["schema"], path
-    assert len(paths) == 22
+    assert len(paths) == 23
 
 
 # --- any input ------------------------------------------------------------------------------------
