@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -24,11 +21,7 @@ from zgate_cli.errors import CommandError
 from zgate_cli.findings import report_of, show, skip
 from zgate_cli.options import Invocation, gateway_command
 from zgate_cli.output import progress
-
-#: Where the unit's LoadCredential= takes them from, and what it calls them.
-_CREDENTIALS = Path("/etc/zgate/credentials")
-_CREDENTIAL_PREFIX = "gateway_"
-_VARIABLE = "CREDENTIALS_DIRECTORY"
+from zgate_cli.unit_files import as_unit, gateway_credentials
 
 GROUPS: tuple[tuple[str, Callable[[Context], Iterator[Finding]]], ...] = (
     ("the gateway", check_system),
@@ -74,7 +67,7 @@ def make_context(invocation: Invocation, config_path: Path) -> Context:
     """Load the configuration and ask the gateway; neither has to work."""
     context = Context(Host(), datetime.now(UTC), config_path, invocation.socket_path)
     try:
-        with _credentials():
+        with as_unit(credentials=gateway_credentials()):
             is_default = config_path == DEFAULT_PATH and not config_path.exists()
             context.config = GatewayConfig() if is_default else load_config(config_path)
     except ConfigError as error:
@@ -85,19 +78,3 @@ def make_context(invocation: Invocation, config_path: Path) -> Context:
     except CommandError as error:
         context.status_problem = error.message
     return context
-
-
-@contextmanager
-def _credentials() -> Iterator[None]:
-    """Where the unit's credentials are, by the names that the unit gives them."""
-    if os.environ.get(_VARIABLE) or not os.access(_CREDENTIALS, os.R_OK | os.X_OK):
-        yield
-        return
-    with tempfile.TemporaryDirectory(prefix="zgatectl-") as folder:
-        for file in _CREDENTIALS.iterdir():
-            (Path(folder) / f"{_CREDENTIAL_PREFIX}{file.name}").symlink_to(file)
-        os.environ[_VARIABLE] = folder
-        try:
-            yield
-        finally:
-            del os.environ[_VARIABLE]

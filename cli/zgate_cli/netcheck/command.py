@@ -17,6 +17,7 @@ from zgate_cli.findings import report_of, show
 from zgate_cli.netcheck.probe import STEPS, Work, check_everything
 from zgate_cli.options import Invocation, gateway_command
 from zgate_cli.output import progress
+from zgate_cli.unit_files import agent_folders, as_unit, only_agent
 
 _file = click.Path(path_type=Path, dir_okay=False)
 
@@ -24,7 +25,7 @@ _file = click.Path(path_type=Path, dir_okay=False)
 @click.command()
 @click.option(
     "--config", "config_path", type=_file,
-    help=f"The agent's configuration.  [default: {DEFAULT_CONFIG} if it is there]",
+    help=f"The agent's.  [default: {DEFAULT_CONFIG}, or the only one of /etc/zgate/agents]",
 )  # fmt: skip
 @click.option(
     "--gateway", "gateways", metavar="HOST[:PORT]", multiple=True,
@@ -67,7 +68,11 @@ def netcheck(
     flags: dict[str, object] = {
         "ca": ca, "certificate": certificate, "key": key, "server_name": server_name,
     }  # fmt: skip
-    config = _load(config_path, gateways, flags)
+    if config_path is None:
+        config_path = DEFAULT_CONFIG if DEFAULT_CONFIG.exists() else only_agent()
+    credentials, runtime = agent_folders(config_path or DEFAULT_CONFIG)
+    with as_unit(credentials=credentials, runtime=runtime):
+        config = _load(config_path, gateways, flags)
     status, problem = _agent_status(config)
     with progress(STEPS, "looking at") as step:
         work = Work(config, probes, timeout_s, status, problem, step)
@@ -77,8 +82,6 @@ def netcheck(
 
 def _load(path: Path | None, gateways: tuple[str, ...], flags: dict[str, object]) -> AgentConfig:
     settings = {name: str(value) for name, value in flags.items() if value is not None}
-    if path is None and DEFAULT_CONFIG.exists():
-        path = DEFAULT_CONFIG
     try:
         if not gateways:
             return load_config(path, settings)

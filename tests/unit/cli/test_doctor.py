@@ -335,12 +335,27 @@ def test_the_worst_counts() -> None:
     assert report_of([warn("a", "a", "x", "y"), skip("a", "a", "x")]).verdict is Verdict.WARN
 
 
-def test_credentials_are_found_by_the_units_names(
+def test_a_units_configuration_is_read_as_the_unit_reads_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "tls.key").touch()
-    monkeypatch.setattr(command, "_CREDENTIALS", tmp_path)
-    monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
-    with command._credentials():
-        assert (Path(os.environ["CREDENTIALS_DIRECTORY"]) / "gateway_tls.key").exists()
+    from zgate_cli import unit_files
+
+    for name in ("CREDENTIALS_DIRECTORY", "RUNTIME_DIRECTORY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(unit_files, "ETC", tmp_path)
+    monkeypatch.setattr(unit_files, "RUN", tmp_path / "run")
+    config = tmp_path / "agents" / "laptop.yaml"
+    credentials, runtime = unit_files.agent_folders(config)
+    for folder in (credentials, runtime, config.parent):
+        folder.mkdir(parents=True)
+    config.touch()
+    assert unit_files.only_agent() == config
+    with unit_files.as_unit(credentials=credentials, runtime=runtime):
+        assert os.environ["CREDENTIALS_DIRECTORY"] == str(credentials)
+        assert os.environ["RUNTIME_DIRECTORY"] == str(runtime)
     assert "CREDENTIALS_DIRECTORY" not in os.environ
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", "/given")
+    with unit_files.as_unit(credentials=credentials):
+        assert os.environ["CREDENTIALS_DIRECTORY"] == "/given"
+    (config.parent / "other.yaml").touch()
+    assert unit_files.only_agent() is None
