@@ -14,16 +14,31 @@ from .output import byte_text, cell, console, duration_text, print_json, table
 
 
 @click.command()
+@click.option(
+    "--sort", "-s", type=click.Choice([one.value for one in schemas.SessionSort]),
+    default=schemas.SessionSort.CLIENT.value, show_default=True, help="What comes first.",
+)  # fmt: skip
+@click.option("--reverse", "-r", is_flag=True, help="The other way round.")
+@click.option("--filter", "-f", "part", default="", help="Part of a name, group or address.")
+@click.option("--limit", type=click.IntRange(1, 100_000), help="At most so many.")
 @gateway_command
-def sessions(invocation: Invocation) -> None:
+def sessions(
+    invocation: Invocation, *, sort: str, reverse: bool, part: str, limit: int | None
+) -> None:
     """The sessions that are up."""
+    try:
+        query = schemas.SessionQuery(
+            sort=schemas.SessionSort(sort), reverse=reverse, filter=part, limit=limit
+        )
+    except ValidationError as error:
+        raise BadInput("--filter takes at most 200 characters", "shorten it") from error
     with GatewayClient(invocation.socket_path) as gateway:
-        answer = gateway.sessions()
+        answer = gateway.sessions(query)
     if invocation.as_json:
         print_json(answer)
         return
     if not answer.sessions:
-        click.echo("No session is up.")
+        click.echo("No session is up." if not answer.total else "No session fits the filter.")
         return
     shown = table("client", "addresses", "from", "up", "rx", "tx", right=["up", "rx", "tx"])
     for one in answer.sessions:
@@ -36,6 +51,8 @@ def sessions(invocation: Invocation) -> None:
             cell(byte_text(one.counters.down_bytes)),
         )
     console().print(shown)
+    if answer.matched > len(answer.sessions):
+        click.echo(f"{answer.matched - len(answer.sessions)} more are up (--limit).")
 
 
 @click.command()

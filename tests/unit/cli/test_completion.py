@@ -87,3 +87,16 @@ def test_bash_itself(live_gateway: Any) -> None:
     assert in_bash("net") == ["netcheck"]
     assert in_bash(f"--socket {live_gateway.socket_path} ping cl") == ["client-1"]
     assert in_bash("top --sort ra") == ["rate"]
+
+
+@pytest.mark.parametrize("shell", ["zsh", "fish"])
+def test_what_other_shells_ask_for(shell: str, live_gateway: Any) -> None:
+    """By the protocol between their scripts and the program."""
+    words = f"zgatectl --socket {live_gateway.socket_path} kick cl"
+    asked = {"COMP_WORDS": words, "COMP_CWORD": "cl" if shell == "fish" else "4"}
+    done = subprocess.run(
+        [sys.executable, "-m", "zgate_cli.main"],
+        capture_output=True, text=True, check=True, timeout=60,
+        env={**os.environ, **asked, "_ZGATECTL_COMPLETE": f"{shell}_complete"},
+    )  # fmt: skip
+    assert "client-1" in done.stdout and "never-seen" not in done.stdout

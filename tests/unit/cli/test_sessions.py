@@ -21,6 +21,15 @@ def test_sessions_as_json(zgatectl_json: Any) -> None:
     assert found[0].rtt_ms == 12.34
 
 
+def test_the_gateway_sorts_filters_and_limits(zgatectl: Any, fake_gateway: Any) -> None:
+    text = zgatectl("sessions", "--sort", "rate", "-r", "-f", "client", "--limit", "1").stdout
+    assert text.splitlines()[-1] == "1 more are up (--limit)."
+    ((_, query),) = fake_gateway.calls
+    assert (query.sort, query.reverse, query.filter, query.limit) == ("rate", True, "client", 1)
+    assert zgatectl("sessions", "-f", "nobody").stdout == "No session fits the filter.\n"
+    assert "200 characters" in zgatectl("sessions", "-f", "x" * 201, code=2).stderr
+
+
 def test_no_session(zgatectl: Any, fake_gateway: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fake_gateway, "up", [])
     assert zgatectl("sessions").stdout == "No session is up.\n"
