@@ -10,6 +10,7 @@ from zgate_gateway import head_start
 from zgate_gateway.config import GatewayConfig
 from zgate_gateway.head_start import HeadStart
 from zgate_gateway.worker import launch
+from zgate_lab.waiting import wait_until
 
 CONFIG = GatewayConfig(
     workers=2, sessions={"max": 16}, limits={"max_clients": 16, "max_flows": 1024}
@@ -104,10 +105,9 @@ def test_workers_get_nothing_of_the_service_managers(monkeypatch):
         one = launch.launch()
         try:
             directory = Path(f"/proc/{one.popen.pid}")
-            names = {
-                line.split(b"=")[0].decode()
-                for line in (directory / "environ").read_bytes().split(b"\0")
-            }
+            # A process that has just become another program has none for a moment.
+            environment = wait_until((directory / "environ").read_bytes, 10.0, "its environment")
+            names = {line.split(b"=")[0].decode() for line in environment.split(b"\0")}
             assert "ZGATE_SEEN" in names
             assert not names & set(launch._NOT_FOR_WORKERS)
             assert inode not in {fd.readlink() for fd in (directory / "fd").iterdir()}
