@@ -20,7 +20,7 @@ from packages import repacked
 from zgate_lab.internet import Internet, WebServer
 from zgate_lab.waiting import wait_until
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1200)
 
 SERVICE = "zgate-gateway.service"
 AGENT = "zgate-agent@laptop.service"

@@ -259,7 +259,7 @@ class Machine:
         lines = self.run("systemctl", "show", name, *chosen).stdout.splitlines()
         return dict(line.split("=", 1) for line in lines if "=" in line)
 
-    def install(self, *packages: str | Path, timeout_s: float = 300) -> str:
+    def install(self, *packages: str | Path, timeout_s: float = 600) -> str:
         """`apt-get install`, from the repository or from .deb files that are inside."""
         self.run("apt-get", "-qq", "update")
         return self.run("apt-get", "-y", "install", *packages, timeout_s=timeout_s).stdout
