@@ -191,9 +191,15 @@ class Agent:
         """Certificate, key or CA are others; a problem: they cannot be used, and why."""
         self._identity_problem = problem
         if problem:
-            logger.error("the session is not renewed: %s", problem)
+            logger.error(
+                "the session is not renewed: %(problem)s",
+                {"event": "renewal_not_begun", "problem": problem},
+            )
         else:
-            logger.info("certificate, key or CA have changed: the session is renewed")
+            logger.info(
+                "certificate, key or CA have changed: the session is renewed",
+                {"event": "certificate_changed"},
+            )
             self.reconnect("another certificate")
 
     def network_changed(self) -> None:
@@ -282,7 +288,7 @@ class Agent:
             case Connect(attempt):
                 self._begin(attempt, stands_by=False)
             case Renew(attempt):
-                logger.info("dialling beside the session")
+                logger.info("dialling beside the session", {"event": "renewal_begins"})
                 self._begin(attempt, stands_by=True)
             case Switch(attempt):
                 self._switch(attempt)
@@ -298,7 +304,9 @@ class Agent:
                 await self._in_network_thread(self._network.withdraw)
             case Rebind():
                 self._rebinds += 1
-                logger.info("the path has changed: the session moves to it")
+                logger.info(
+                    "the path has changed: the session moves to it", {"event": "path_changed"}
+                )
                 if self._line is not None:
                     self._line.tunnel.rebind()
             case Quit(exit_code):
@@ -309,14 +317,20 @@ class Agent:
         match machine.state:
             case State.CONNECTING:
                 names = ", ".join(str(one) for one in self._config.all_gateways)
-                logger.info("connecting to %s", names)
+                logger.info("connecting to %(gateway)s", {"event": "connecting", "gateway": names})
             case State.CONNECTED:
-                logger.info("session up with %s", self._line.address if self._line else "-")
+                logger.info(
+                    "session up with %(address)s",
+                    {"event": "session_up", "address": self._line.address if self._line else "-"},
+                )
             case State.BACKOFF:
                 delay_s = (machine.wake_at or machine.since) - machine.since
-                logger.warning("not connected: %s; next attempt in %.1f s", machine.reason, delay_s)
+                logger.warning(
+                    "not connected: %(reason)s; next attempt in %(delay_s).1f s",
+                    {"event": "not_connected", "reason": machine.reason, "delay_s": delay_s},
+                )
             case State.STOPPED:
-                logger.info("stopping: %s", machine.reason)
+                logger.info("stopping: %(reason)s", {"event": "stopping", "reason": machine.reason})
 
     # One attempt, and the session it gives.
 
@@ -333,11 +347,16 @@ class Agent:
             self.post(TunnelClosed(attempt, await line.tunnel.wait_closed()))
         except (DialFailed, RoutingError) as error:
             if stands_by:
-                logger.warning("the session is not renewed, and stays: %s", error)
+                logger.warning(
+                    "the session is not renewed, and stays: %(error)s",
+                    {"event": "renewal_failed", "error": error},
+                )
             self.post(ConnectFailed(attempt, str(error)))
         except Exception as error:
             # A bug, here or below: this attempt is lost, not the agent.
-            logger.exception("attempt %d failed", attempt)
+            logger.exception(
+                "attempt %(attempt)d failed", {"event": "attempt_failed", "attempt": attempt}
+            )
             self.post(ConnectFailed(attempt, f"internal error: {error!r}"))
 
     # What the dialler says and wants (`LineOwner`).
@@ -381,9 +400,14 @@ class Agent:
     def gateway_drains(self, line: Line) -> None:
         """See `LineOwner`: with another gateway we go there; else we stay as long as we may."""
         if line is not self._line or len(self._config.all_gateways) == 1:
-            logger.warning("%s is to stop soon", line.gateway)
+            logger.warning(
+                "%(gateway)s is to stop soon", {"event": "gateway_drains", "gateway": line.gateway}
+            )
             return
-        logger.info("%s is to stop soon: going to another gateway", line.gateway)
+        logger.info(
+            "%(gateway)s is to stop soon: going to another gateway",
+            {"event": "gateway_drains_leaving", "gateway": line.gateway},
+        )
         self.reconnect(f"{line.gateway} drains")
 
     # One session in the place of another, and their ends.
@@ -397,7 +421,9 @@ class Agent:
         if old is not None:
             old.tunnel.let_go()
         new.tunnel.take_over()
-        logger.info("session renewed with %s", new.address)
+        logger.info(
+            "session renewed with %(address)s", {"event": "session_renewed", "address": new.address}
+        )
         if old is not None:
             task = asyncio.create_task(self._retire(old))
             self._retiring.add(task)
@@ -433,10 +459,13 @@ class Agent:
             async with asyncio.timeout(CLOSE_TIMEOUT_S):
                 await line.tunnel.close(reason)
         except TimeoutError:
-            logger.warning("the session did not close in %g s", CLOSE_TIMEOUT_S)
+            logger.warning(
+                "the session did not close in %(timeout_s)g s",
+                {"event": "session_close_late", "timeout_s": CLOSE_TIMEOUT_S},
+            )
         except Exception:
             # A bug below must not keep us from taking the routes back.
-            logger.exception("the session did not close cleanly")
+            logger.exception("the session did not close cleanly", {"event": "session_close_failed"})
 
     # What the gateway says beside addresses and routes.
 
@@ -453,7 +482,7 @@ class Agent:
     async def _compare(self, dns: DnsAssign) -> None:
         self._service_notes = tuple(await self._compare_services(dns))
         for note in self._service_notes:
-            logger.warning("%s", note)
+            logger.warning("%(note)s", {"event": "service_differs", "note": note})
 
     async def _forget_names(self) -> None:
         comparing, self._comparing = self._comparing, None
@@ -481,10 +510,14 @@ class Agent:
         applied = self._network.plan
         if applied != before:
             logger.info(
-                "network set up: %s; %d routes, MTU %d",
-                ", ".join(str(one.ip) for one in applied.addresses) or "no address",
-                len(applied.routes),
-                applied.mtu_bytes,
+                "network set up: %(addresses)s; %(routes)d routes, MTU %(mtu_bytes)d",
+                {
+                    "event": "network_set_up",
+                    "addresses": ", ".join(str(one.ip) for one in applied.addresses)
+                    or "no address",
+                    "routes": len(applied.routes),
+                    "mtu_bytes": applied.mtu_bytes,
+                },
             )
         await self._apply_names()
 
@@ -523,7 +556,7 @@ class Agent:
         except TunGone as error:
             return StopAsked(str(error), EXIT_FAILED)
         except RoutingError as error:
-            logger.warning("%s", error)
+            logger.warning("%(error)s", {"event": "path_unknown", "error": error})
             return None
         if path == line.path:
             return None

@@ -238,7 +238,10 @@ class Dialler:
             failed = FailedAddress(address=str(address), error=_describe(error))
             self.failed.append(failed)
             self.failures += 1
-            logger.info("no session with %s: %s", address, failed.error)
+            logger.info(
+                "no session with %(address)s: %(error)s",
+                {"event": "no_session", "address": address, "error": failed.error},
+            )
             return None
         return line
 

@@ -245,12 +245,15 @@ class Router:
             with_rtnl(f"cannot clear {self._tun_name}", lambda rtnl: self._bring_to(rtnl, NOTHING))
         except RoutingError as error:
             # The TUN itself may be gone, and its routes with it; the pins are not.
-            logger.warning("%s", error)
+            logger.warning("%(error)s", {"event": "routing_not_undone", "error": error})
         try:
             with_rtnl("cannot remove pins", lambda rtnl: leftovers.remove_pins(rtnl, addresses))
             self._leftovers_file.unlink(missing_ok=True)
         except (RoutingError, OSError) as error:
-            logger.warning("%s; the next start tries again", error)
+            logger.warning(
+                "%(error)s; the next start tries again",
+                {"event": "routing_record_not_removed", "error": error},
+            )
         self.plan = NOTHING
 
 

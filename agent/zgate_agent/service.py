@@ -47,13 +47,19 @@ async def serve(config: AgentConfig, directory: RuntimeDir, load: Callable[[], A
     router = Router(config.tun.name, directory.leftovers_file)
     removed = await asyncio.to_thread(router.clean_up_leftovers)
     if removed:
-        logger.warning("removed %d routes that a killed agent left behind", removed)
+        logger.warning(
+            "removed %(routes)d routes that a killed agent left behind",
+            {"event": "leftovers_removed", "routes": removed},
+        )
     is_native = engine_name(config.engine) == "native"
     with contextlib.closing(Tun.open(config.tun.name, has_vnet_header=is_native)) as tun:
         router.prepare()
         names = SplitDns(config.dns, config.resolv_conf, config.tun.name)
         if await asyncio.to_thread(names.clean_up_leftovers):
-            logger.warning("put back the resolv.conf that a killed agent had changed")
+            logger.warning(
+                "put back the resolv.conf that a killed agent had changed",
+                {"event": "resolv_conf_restored"},
+            )
 
         def make_tunnel(
             client: ClientConfig,

@@ -74,7 +74,7 @@ class SplitDns:
         try:
             return self._file.put_back()
         except ResolvConfError as error:
-            logger.warning("%s", error)
+            logger.warning("%(error)s", {"event": "dns_not_changed", "error": error})
             return False
 
     def apply(self, dns: DnsAssign, versions: Sequence[int]) -> DnsState:
@@ -95,7 +95,10 @@ class SplitDns:
         except (ResolvedError, ResolvConfError) as error:
             state = DnsState(notes=(f"names of services are not resolved: {error}",))
         if state != self.state:
-            logger.info("%s", state.notes[0] if state.notes else _told(state))
+            logger.info(
+                "%(state)s",
+                {"event": "dns_changed", "state": state.notes[0] if state.notes else _told(state)},
+            )
         self.state = state
         return state
 
@@ -108,7 +111,7 @@ class SplitDns:
             elif before.method is Method.RESOLV_CONF:
                 self._file.put_back()
         except (ResolvedError, ResolvConfError) as error:
-            logger.warning("%s", error)
+            logger.warning("%(error)s", {"event": "dns_not_changed", "error": error})
 
     def _put(
         self, method: Method, servers: tuple[IpAddress, ...], domains: tuple[str, ...]

@@ -69,7 +69,10 @@ class ProgramCache:
             return None if content is None else _unpacked(content, key, functions)
         except (OSError, _Unusable) as error:
             path = self._directory / name
-            logger.warning("%s is not used, the program is compiled: %s", path, _text(error))
+            logger.warning(
+                "%(path)s is not used, the program is compiled: %(error)s",
+                {"event": "bpf_cache_entry_refused", "path": path, "error": _text(error)},
+            )
             return None
 
     def put(self, program: str, key: str, compiled: Mapping[str, bytes]) -> None:
@@ -80,7 +83,10 @@ class ProgramCache:
             _tidy(self._folder)
         except OSError as error:
             path = self._directory / name
-            logger.warning("%s is not kept, the next start compiles: %s", path, _text(error))
+            logger.warning(
+                "%(path)s is not kept, the next start compiles: %(error)s",
+                {"event": "bpf_cache_entry_not_kept", "path": path, "error": _text(error)},
+            )
 
 
 @contextmanager
@@ -95,7 +101,10 @@ def open_cache(directory: Path | None) -> Iterator[ProgramCache | None]:
     try:
         folder = _open_ours(directory)
     except (OSError, _Unusable) as error:
-        logger.warning("compiled programs are not kept in %s: %s", directory, _text(error))
+        logger.warning(
+            "compiled programs are not kept in %(directory)s: %(error)s",
+            {"event": "bpf_cache_off", "directory": directory, "error": _text(error)},
+        )
         yield None
         return
     try:

@@ -66,7 +66,10 @@ class BackendNames:
                 found = await loop.getaddrinfo(name, None, type=socket.SOCK_STREAM)
                 self._found[name] = tuple(dict.fromkeys(str(one[4][0]) for one in found))
             except OSError as error:
-                logger.info("backend %s: %s", name, error)
+                logger.info(
+                    "backend %(backend)s: %(error)s",
+                    {"event": "backend_unresolved", "backend": name, "error": error},
+                )
             self._looked_up[name].set()
             await asyncio.sleep(REFRESH_S if name in self._found else _RETRY_S)
 

@@ -50,7 +50,7 @@ class Connector:
     def stop(self, reason: str) -> None:
         """End as soon as possible, from whatever is going on."""
         if not self._told.done():
-            logger.info("stopping: %s", reason)
+            logger.info("stopping: %(reason)s", {"event": "stopping", "reason": reason})
             self._told.set_result(reason)
 
     def reconnect(self) -> None:

@@ -67,10 +67,9 @@ class Front:
         total = allow_descriptors(limits.max_flows)
         if total < limits.max_flows:
             logger.warning(
-                "files enough for %d flows only, not for max_flows (%d): raise the hard limit of"
-                " open files (ulimit -Hn; in a systemd unit, LimitNOFILE=)",
-                total,
-                limits.max_flows,
+                "files enough for %(flows)d flows only, not for max_flows (%(max_flows)d): raise"
+                " the hard limit of open files (ulimit -Hn; in a systemd unit, LimitNOFILE=)",
+                {"event": "too_few_files", "flows": total, "max_flows": limits.max_flows},
             )
         self._ledger = FlowLedger(per_client=limits.open_flows_per_client, total=total)
         self._tcp = TcpRelay(self._poller, health.names, self._ledger, limits)

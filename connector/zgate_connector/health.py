@@ -105,7 +105,16 @@ class HealthChecks:
             if record.record(problem):
                 level = logging.INFO if record.health is Health.UP else logging.WARNING
                 health = record.health.name.lower()
-                logger.log(level, "service %s: %s %s", service.id, health, record.reason)
+                logger.log(
+                    level,
+                    "service %(service)s: %(health)s %(reason)s",
+                    {
+                        "event": "service_health",
+                        "service": service.id,
+                        "health": health,
+                        "reason": record.reason,
+                    },
+                )
                 for listener in list(self._listeners):
                     listener(service.id)
             await asyncio.sleep(service.health.interval_s)

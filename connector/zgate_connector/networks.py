@@ -102,7 +102,10 @@ class HostNetwork:
         """Take away what a killed predecessor left."""
         restored = self._sysctls.restore_leftovers()
         if restored:
-            logger.warning("put back %d sysctls that a killed connector had changed", restored)
+            logger.warning(
+                "put back %(sysctls)d sysctls that a killed connector had changed",
+                {"event": "sysctls_restored", "sysctls": restored},
+            )
         self._remove_all()
 
     def remove(self) -> None:
@@ -116,7 +119,7 @@ class HostNetwork:
             try:
                 step()
             except NetError as error:
-                logger.warning("%s", error)
+                logger.warning("%(error)s", {"event": "networks_not_undone", "error": error})
 
     def _remove_all(self) -> None:
         text = f"add table inet {self._table}\ndelete table inet {self._table}\n"

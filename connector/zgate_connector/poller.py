@@ -105,7 +105,7 @@ class Poller:
                 has_more = job.work()
             except Exception:
                 # A mistake of ours in one flow must not stop the others.
-                logger.exception("a flow failed")
+                logger.exception("a flow failed", {"event": "flow_failed"})
                 job.abort()
                 continue
             if has_more:

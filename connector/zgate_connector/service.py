@@ -97,7 +97,10 @@ class _Reloads:
         try:
             config = self._reload()
         except Exception as error:
-            logger.error("the configuration is not taken: %s", error)
+            logger.error(
+                "the configuration is not taken: %(error)s",
+                {"event": "configuration_refused", "error": error},
+            )
             return
         set_level(config.log.level)
         log = self.config.log.model_copy(update={"level": config.log.level})
@@ -110,7 +113,7 @@ class _Reloads:
             )
         config = config.model_copy(update=fixed)
         if config == self.config:
-            logger.info("the configuration has not changed")
+            logger.info("the configuration has not changed", {"event": "configuration_unchanged"})
             if self._current is not None:
                 self._current.reconnect()
             return

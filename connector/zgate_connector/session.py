@@ -217,7 +217,9 @@ class GatewaySession:
         try:
             while True:
                 self._enter(State.CONNECTING)
-                logger.info("connecting to %s", self._gateway)
+                logger.info(
+                    "connecting to %(gateway)s", {"event": "connecting", "gateway": self._gateway}
+                )
                 reason = await self._attempt()
                 if self._state is State.CONNECTED:
                     if self._age_s() >= STABLE_AFTER_S or reason == _RENEWED:
@@ -238,7 +240,10 @@ class GatewaySession:
         """Certificate, key or CA are others; a problem: they cannot be used, and why."""
         self._identity_problem = problem
         if problem:
-            logger.error("%s: the session is not renewed: %s", self._gateway, problem)
+            logger.error(
+                "%(gateway)s: the session is not renewed: %(problem)s",
+                {"event": "renewal_not_begun", "gateway": self._gateway, "problem": problem},
+            )
         elif self._state is State.BACKOFF:
             self.reconnect()
         else:
@@ -253,7 +258,10 @@ class GatewaySession:
         if self._state is State.BACKOFF:
             self.reconnect()
         elif self._state is State.CONNECTED and self._tunnel is not None:
-            logger.info("%s: the way has changed: the session moves to it", self._gateway)
+            logger.info(
+                "%(gateway)s: the way has changed: the session moves to it",
+                {"event": "path_changed", "gateway": self._gateway},
+            )
             self._tunnel.rebind()
 
     def _find_source(self) -> str | None:
@@ -313,7 +321,10 @@ class GatewaySession:
             return str(error)
         except Exception as error:
             # A bug, here or below: this attempt is lost, not the connector.
-            logger.exception("%s: the session failed", self._gateway)
+            logger.exception(
+                "%(gateway)s: the session failed",
+                {"event": "attempt_failed", "gateway": self._gateway},
+            )
             return f"internal error: {error!r}"
         return "; ".join(f"{one.address}: {one.error}" for one in self._failed)
 
@@ -343,7 +354,10 @@ class GatewaySession:
             failed = FailedAddress(address=str(address), error=_describe(error))
             self._failed.append(failed)
             self._failures += 1
-            logger.info("no session with %s: %s", address, failed.error)
+            logger.info(
+                "no session with %(address)s: %(error)s",
+                {"event": "no_session", "address": address, "error": failed.error},
+            )
             return None
         finally:
             # First of all: the gateway gives our flows to others as soon as it knows.
@@ -354,7 +368,9 @@ class GatewaySession:
         self._enter(State.CONNECTED)
         self._sessions += 1
         self._plane.begin()
-        logger.info("session up with %s", self._address)
+        logger.info(
+            "session up with %(address)s", {"event": "session_up", "address": self._address}
+        )
         async with contextlib.AsyncExitStack() as stack:
             tasks = [
                 asyncio.ensure_future(one)
@@ -406,16 +422,22 @@ class GatewaySession:
     async def _drain(self, live: _Live) -> str:
         await live.drained.wait()
         deadline_s = live.drain_deadline_s
-        logger.info("%s drains this connector: no new flows", self._gateway)
+        logger.info(
+            "%(gateway)s drains this connector: no new flows",
+            {"event": "drain_begins", "gateway": self._gateway},
+        )
         await self._plane.drain(deadline_s or None)
-        logger.info("%s: drained", self._gateway)
+        logger.info("%(gateway)s: drained", {"event": "drained", "gateway": self._gateway})
         return await asyncio.Future[str]()
 
     async def _renew(self) -> str:
         """Wait for another certificate, and then for a moment that disturbs nobody."""
         await self._identity_changed.wait()
         deadline = self._loop.time() + self._renew_within_s()
-        logger.info("%s: another certificate: the session is renewed", self._gateway)
+        logger.info(
+            "%(gateway)s: another certificate: the session is renewed",
+            {"event": "certificate_changed", "gateway": self._gateway},
+        )
         while True:
             if not self._open_flows() or self._loop.time() >= deadline:
                 return _RENEWED
@@ -440,11 +462,28 @@ class GatewaySession:
             kind = one.kind.name.lower()
             if one.is_accepted:
                 addresses = ", ".join(str(item) for item in one.service_addresses)
-                logger.info("%s: %s %s accepted %s", self._gateway, kind, one.name, addresses)
+                logger.info(
+                    "%(gateway)s: %(kind)s %(offer)s accepted %(addresses)s",
+                    {
+                        "event": "offer_accepted",
+                        "gateway": self._gateway,
+                        "kind": kind,
+                        "offer": one.name,
+                        "addresses": addresses,
+                    },
+                )
             else:
                 code, name = one.code.name.lower(), one.name
                 logger.warning(
-                    "%s: %s %s refused: %s: %s", self._gateway, kind, name, code, one.text
+                    "%(gateway)s: %(kind)s %(offer)s refused: %(code)s: %(error)s",
+                    {
+                        "event": "offer_refused",
+                        "gateway": self._gateway,
+                        "kind": kind,
+                        "offer": name,
+                        "code": code,
+                        "error": one.text,
+                    },
                 )
         self._told = told
 
@@ -454,10 +493,13 @@ class GatewaySession:
             async with asyncio.timeout(CLOSE_TIMEOUT_S):
                 await tunnel.close(reason)
         except TimeoutError:
-            logger.warning("the session did not close in %g s", CLOSE_TIMEOUT_S)
+            logger.warning(
+                "the session did not close in %(timeout_s)g s",
+                {"event": "session_close_late", "timeout_s": CLOSE_TIMEOUT_S},
+            )
         except Exception:
             # A bug below must not keep us from ending what is served.
-            logger.exception("the session did not close cleanly")
+            logger.exception("the session did not close cleanly", {"event": "session_close_failed"})
 
     async def _back_off(self, reason: str) -> None:
         self._enter(State.BACKOFF)
@@ -468,7 +510,13 @@ class GatewaySession:
         delay_s = self._backoff.next_delay_s(self._loop.time())
         self._wake_at = self._loop.time() + delay_s
         logger.warning(
-            "%s: not connected: %s; next attempt in %.1f s", self._gateway, reason, delay_s
+            "%(gateway)s: not connected: %(reason)s; next attempt in %(delay_s).1f s",
+            {
+                "event": "not_connected",
+                "gateway": self._gateway,
+                "reason": reason,
+                "delay_s": delay_s,
+            },
         )
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout_at(self._wake_at):

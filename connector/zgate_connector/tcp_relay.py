@@ -143,7 +143,7 @@ class TcpRelay:
     def no_resources(self, error: OSError) -> None:
         """A connection could not be accepted."""
         self.ledger.refused[Refusal.NO_RESOURCES] += 1
-        logger.debug("cannot accept: %s", error)
+        logger.debug("cannot accept: %(error)s", {"event": "accept_failed", "error": error})
 
     def close(self) -> None:
         """After all ports are closed."""
@@ -156,7 +156,10 @@ class TcpRelay:
         except OSError as error:  # TimeoutError is one
             self._connecting.pop(flow, None)
             self.ledger.refused[Refusal.BACKEND] += 1
-            logger.debug("backend %s port %d: %s", host, port, error)
+            logger.debug(
+                "backend %(backend)s port %(port)d: %(error)s",
+                {"event": "backend_refused", "backend": host, "port": port, "error": error},
+            )
             flow.abort()
         else:
             self._connecting.pop(flow, None)

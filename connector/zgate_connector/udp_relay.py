@@ -85,7 +85,7 @@ class UdpFlow:
                 port.refused(self)
                 return False
             except OSError as error:
-                logger.debug("backend: %s", error)
+                logger.debug("backend: %(error)s", {"event": "backend_error", "error": error})
                 continue
             port.reply(self, port.relay.view[:size_bytes])
         port.relay.used(self)
@@ -194,7 +194,15 @@ class UdpPort:
         except OSError as error:
             relay.ledger.close(source[0])
             relay.ledger.refused[Refusal.BACKEND] += 1
-            logger.debug("backend %s port %d: %s", self._host, self._port, error)
+            logger.debug(
+                "backend %(backend)s port %(port)d: %(error)s",
+                {
+                    "event": "backend_refused",
+                    "backend": self._host,
+                    "port": self._port,
+                    "error": error,
+                },
+            )
             return None
         flow = self._flows[source] = UdpFlow(self, source, backend)
         self.counters.open_flows += 1
@@ -269,7 +277,10 @@ class UdpRelay:
         try:
             raw.sendto(error, (source[0], 0))
         except OSError as failure:
-            logger.debug("no ICMP to %s: %s", source[0], failure)
+            logger.debug(
+                "no ICMP to %(address)s: %(error)s",
+                {"event": "icmp_not_sent", "address": source[0], "error": failure},
+            )
 
     def close(self) -> None:
         """After all ports are closed."""

@@ -336,7 +336,7 @@ class TunnelClient:
             udp = UdpSocket.towards(address)
         except OSError as error:
             # No route at the moment: the next address change tries again.
-            logger.info("cannot rebind yet: %s", error)
+            logger.info("cannot rebind yet: %(error)s", {"event": "rebind_waits", "error": error})
             return
         endpoint.replace_socket(udp)
         connection.local_address_changed(self._loop.time())

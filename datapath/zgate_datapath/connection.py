@@ -336,14 +336,16 @@ class Connection:
         Not by way of aioquic's closing state: what raised once may raise at every timer.
         """
         if _FAULT_LOG.allow(now):
-            logger.exception("%s raised; its connection ends", what)
+            logger.exception(
+                "%(what)s raised; its connection ends", {"event": "connection_fault", "what": what}
+            )
         if self.is_terminated:
             return
         try:
             self.quic.close(ErrorCode.H3_INTERNAL_ERROR, reason_phrase="internal error")
             self._send_control(now)
         except Exception as error:
-            logger.debug("no goodbye either: %r", error)
+            logger.debug("no goodbye either: %(error)r", {"event": "goodbye_fault", "error": error})
         self._terminate(Ending(ErrorCode.H3_INTERNAL_ERROR, "internal error"))
 
     def _terminate(self, ending: Ending) -> None:
@@ -353,7 +355,7 @@ class Connection:
             self.handler.terminated(ending)
         except Exception:
             # Whoever calls has nothing left to close.
-            logger.exception("the end of a connection raised")
+            logger.exception("the end of a connection raised", {"event": "connection_end_fault"})
 
     def _follow_observation(self) -> None:
         quic = self.quic

@@ -58,7 +58,10 @@ class MapAlerts:
             try:
                 self.update(await asyncio.to_thread(self._look))
             except OSError as error:
-                logger.error("how full the kernel's tables are is not known: %s", error.strerror)
+                logger.error(
+                    "how full the kernel's tables are is not known: %(error)s",
+                    {"event": "map_use_unknown", "error": error.strerror},
+                )
             await asyncio.sleep(interval_s)
 
     def update(self, usage: Mapping[str, MapUsage]) -> None:

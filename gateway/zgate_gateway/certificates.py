@@ -216,8 +216,11 @@ class CertificateKeeper:
             self._tell_workers(messages.ReloadCertificate())
         if self._own.leaf != before:
             logger.info(
-                "the gateway's certificate is another one, valid until %s UTC",
-                f"{self._own.leaf.not_valid_after_utc:%F %T}",
+                "the gateway's certificate is another one, valid until %(not_after)s UTC",
+                {
+                    "event": "certificate_changed",
+                    "not_after": f"{self._own.leaf.not_valid_after_utc:%F %T}",
+                },
             )
 
     def _copy_trust(self) -> None:

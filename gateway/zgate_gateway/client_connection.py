@@ -271,7 +271,7 @@ class ClientConnection(ProvedConnection):
             self._refuse_here(stream_id, session, refusal)
         except Exception:
             # Nobody waits for this task.
-            logger.exception("a request raised; its connection ends")
+            logger.exception("a request raised; its connection ends", {"event": "request_fault"})
             self.connection.close(ErrorCode.H3_INTERNAL_ERROR, "internal error")
         finally:
             self._resolving.pop(stream_id, None)
@@ -371,7 +371,9 @@ class ClientConnection(ProvedConnection):
                 intake.begin(established.session_id)
         except Exception:
             # Not raised into whoever brought the answer, who serves other sessions too.
-            logger.exception("a session did not begin; its connection ends")
+            logger.exception(
+                "a session did not begin; its connection ends", {"event": "session_begin_fault"}
+            )
             self._table.close(established, "internal error")
             return
         self._check_link(established)
@@ -387,7 +389,7 @@ class ClientConnection(ProvedConnection):
         self._refuse_headers(stream_id, headers, str(refusal))
 
     def _refuse_headers(self, stream_id: int, headers: Headers, reason: str) -> None:
-        logger.info("request refused: %s", reason)
+        logger.info("request refused: %(reason)s", {"event": "request_refused", "reason": reason})
         if stream_id in self._streams:
             del self._streams[stream_id]
             self._intakes.pop(stream_id, None)
@@ -519,7 +521,10 @@ class ClientConnection(ProvedConnection):
             try:
                 self.connection.send_data(stream_id, b"", end=True)
             except Exception as error:
-                logger.debug("stream %d was over: %s", stream_id, error)
+                logger.debug(
+                    "stream %(stream)d was over: %(error)s",
+                    {"event": "stream_over", "stream": stream_id, "error": error},
+                )
 
     # ICMP to the client.
 

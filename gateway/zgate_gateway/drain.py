@@ -104,7 +104,10 @@ class GatewayDrain:
         self._on_state("draining")
         self._workers.tell(messages.DrainAll(round(deadline_s * 1000)))
         self._listener.gateway_drained(deadline_s=deadline_s, sessions=self.sessions_left)
-        logger.info("draining: %d sessions, %g s", self.sessions_left, deadline_s)
+        logger.info(
+            "draining: %(sessions)d sessions, %(deadline_s)g s",
+            {"event": "drain_begins", "sessions": self.sessions_left, "deadline_s": deadline_s},
+        )
         self._deadline = sessions.loop.call_later(deadline_s, self._over)
 
     def undo(self) -> bool:
@@ -116,7 +119,7 @@ class GatewayDrain:
         self._sessions.accepting = True
         self._on_state("ready")
         self._listener.gateway_undrained()
-        logger.info("drained no more")
+        logger.info("drained no more", {"event": "drain_undone"})
         return True
 
     def _over(self) -> None:
@@ -124,7 +127,10 @@ class GatewayDrain:
         self._deadline = None
         left = self._left()
         self.state = replace(self.state, is_over=True, closed_sessions=len(left))
-        logger.info("drained: %d sessions were left, and are closed", len(left))
+        logger.info(
+            "drained: %(sessions)d sessions were left, and are closed",
+            {"event": "drained", "sessions": len(left)},
+        )
         for session in left:
             self._sessions.close(session, goodbye.DRAINED)
 

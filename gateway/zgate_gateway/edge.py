@@ -171,11 +171,17 @@ class Edge:
                 self._gro = GroSwitch.on(found.interface[0])
 
     def _tell_addresses(self, program: EdgeProgram) -> None:
-        logger.debug("edge: addresses %s", ", ".join(sorted(map(str, self._addresses))))
+        logger.debug(
+            "edge: addresses %(addresses)s",
+            {"event": "edge_addresses", "addresses": ", ".join(sorted(map(str, self._addresses)))},
+        )
         try:
             program.set_addresses(self._addresses)
         except CapacityError as error:
-            logger.warning("edge: not before every address of this host: %s", error)
+            logger.warning(
+                "edge: not before every address of this host: %(error)s",
+                {"event": "edge_addresses_left_out", "error": error},
+            )
 
     def _attach(self, program: EdgeProgram, found: Uplink) -> None:
         assert found.interface is not None
@@ -193,7 +199,13 @@ class Edge:
         refused = self._attachment.native_refused
         self._note = f"not in the driver: {refused}" if refused else None
         logger.info(
-            "edge: XDP on %s, %s%s", name, self._mode(), f" ({self._note})" if self._note else ""
+            "edge: XDP on %(interface)s, %(mode)s%(note)s",
+            {
+                "event": "edge_attached",
+                "interface": name,
+                "mode": self._mode(),
+                "note": f" ({self._note})" if self._note else "",
+            },
         )
 
     def _detach(self) -> None:
@@ -207,7 +219,10 @@ class Edge:
     def _do_without(self, why: str) -> None:
         """Say it once, however often it is tried."""
         if why != self._note:
-            logger.warning("edge: %s: %s", self._mode(), why)
+            logger.warning(
+                "edge: %(mode)s: %(reason)s",
+                {"event": "edge_changed", "mode": self._mode(), "reason": why},
+            )
         self._note = why
 
     # The blocklist.
@@ -220,12 +235,18 @@ class Edge:
             fresh = self._read_blocklist()
             if fresh != self._blocklist:
                 self._program.set_blocklist(fresh)
-                logger.info("edge: %d networks blocked", len(fresh))
+                logger.info(
+                    "edge: %(networks)d networks blocked",
+                    {"event": "blocklist_loaded", "networks": len(fresh)},
+                )
             self._blocklist = fresh
             self._blocklist_problem = None
         except (BpfError, ConfigError, OSError) as error:
             self._blocklist_problem = str(error)
-            logger.error("edge: blocklist not loaded, the old one stays: %s", error)
+            logger.error(
+                "edge: blocklist not loaded, the old one stays: %(error)s",
+                {"event": "blocklist_refused", "error": error},
+            )
 
     def _read_blocklist(self) -> list[Network]:
         path = self._config.blocklist_file

@@ -36,7 +36,10 @@ class GroSwitch:
             _ethtool(interface, _ETHTOOL_SGRO, 1)
             return cls(interface, socket.if_nametoindex(interface))
         except OSError as error:
-            logger.warning("edge: GRO not switched on at %s: %s", interface, error.strerror)
+            logger.warning(
+                "edge: GRO not switched on at %(interface)s: %(error)s",
+                {"event": "edge_gro_not_set", "interface": interface, "error": error.strerror},
+            )
             return None
 
     def close(self) -> None:
@@ -46,7 +49,14 @@ class GroSwitch:
                 return
             _ethtool(self.interface, _ETHTOOL_SGRO, 0)
         except OSError as error:
-            logger.info("edge: GRO not put back at %s: %s", self.interface, error.strerror)
+            logger.info(
+                "edge: GRO not put back at %(interface)s: %(error)s",
+                {
+                    "event": "edge_gro_not_restored",
+                    "interface": self.interface,
+                    "error": error.strerror,
+                },
+            )
 
 
 def _ethtool(interface: str, command: int, value: int = 0) -> int:

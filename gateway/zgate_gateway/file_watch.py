@@ -102,7 +102,10 @@ class _Notifier:
             os.set_inheritable(self._inotify.fd, False)
             self.follow(path)
         else:
-            logger.warning("no inotify (fs.inotify.max_user_instances?): looking every second")
+            logger.warning(
+                "no inotify (fs.inotify.max_user_instances?): looking every second",
+                {"event": "file_watch_slow"},
+            )
 
     def __enter__(self) -> _Notifier:
         if self.works:
@@ -127,7 +130,14 @@ class _Notifier:
             try:
                 self._inotify.register_path(str(directory), _EVENTS)
             except OSError as error:
-                logger.warning("%s is not watched: %s", directory, error.strerror)
+                logger.warning(
+                    "%(directory)s is not watched: %(error)s",
+                    {
+                        "event": "directory_not_watched",
+                        "directory": directory,
+                        "error": error.strerror,
+                    },
+                )
 
     def _read(self) -> None:
         try:

@@ -99,7 +99,10 @@ class FlowMemory:
         """Once for each: whoever sends next opens the flow again."""
         if problem != self._problem:
             self._problem = problem
-            logger.warning("%s: downloads that were open wait for their client", problem)
+            logger.warning(
+                "%(problem)s: downloads that were open wait for their client",
+                {"event": "flow_memory_off", "problem": problem},
+            )
 
     async def close(self) -> None:
         """Stop reading."""

@@ -157,7 +157,10 @@ class Forwarder:
             self._lost()
 
     def _lost(self) -> None:
-        logger.error("the TUN device %s is gone: nothing is carried any more", self._tun.name)
+        logger.error(
+            "the TUN device %(tun)s is gone: nothing is carried any more",
+            {"event": "tun_gone", "tun": self._tun.name},
+        )
         self._on_lost()
 
     def _answer(self, packet: bytes, reason: DropReason, mtu_bytes: int) -> None:

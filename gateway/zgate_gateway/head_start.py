@@ -81,5 +81,8 @@ def _launch(count: int) -> list[Launched]:
         while len(launched) < count:
             launched.append(launch())
     except OSError as error:
-        logger.warning("a worker process cannot be started yet: %s", error)
+        logger.warning(
+            "a worker process cannot be started yet: %(error)s",
+            {"event": "worker_start_failed", "error": error},
+        )
     return launched

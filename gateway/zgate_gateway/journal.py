@@ -80,7 +80,9 @@ class Journal:
         except StoreError as error:
             # Told already if it is lost; whoever is connected is noted when the store is mended.
             if not isinstance(error, StoreLost):
-                logger.error("clients not noted: %s", error)
+                logger.error(
+                    "clients not noted: %(error)s", {"event": "clients_not_noted", "error": error}
+                )
             return
         for record in records:
             self._noted[record.name] = record

@@ -24,7 +24,9 @@ async def keep_going(what: str, work: Callable[[], Awaitable[object]]) -> None:
             await work()
         except Exception as error:
             if repr(error) != told:
-                logger.exception("%s failed, and begins anew", what)
+                logger.exception(
+                    "%(what)s failed, and begins anew", {"event": "task_fault", "what": what}
+                )
             told = repr(error)
             await asyncio.sleep(_PAUSE_S)
         else:

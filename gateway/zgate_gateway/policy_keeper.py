@@ -182,10 +182,16 @@ class PolicyKeeper:
         try:
             changed = await self.reload()
         except NOT_CHANGED as error:
-            logger.error("policy not loaded, revision %d stays: %s", self._kernel.revision, error)
+            logger.error(
+                "policy not loaded, revision %(revision)d stays: %(error)s",
+                {"event": "policy_refused", "revision": self._kernel.revision, "error": error},
+            )
             return
         if changed:
-            logger.info("policy revision %d is in force", self._kernel.revision)
+            logger.info(
+                "policy revision %(revision)d is in force",
+                {"event": "policy_loaded", "revision": self._kernel.revision},
+            )
 
     async def watch(self) -> None:
         """Reload whenever the file changes, and keep to the time; forever."""
@@ -208,7 +214,10 @@ class PolicyKeeper:
                 await self.refresh()
             except KernelError as error:
                 # What the kernel has goes on, and errs on the safe side where it ends.
-                logger.error("the times in the policy are not kept to: %s", error)
+                logger.error(
+                    "the times in the policy are not kept to: %(error)s",
+                    {"event": "policy_times_not_kept", "error": error},
+                )
                 await asyncio.sleep(_RETRY_S)
             await asyncio.sleep(_CLOCK_INTERVAL_S)
 
@@ -228,7 +237,10 @@ class PolicyKeeper:
                 kernel.build, self.policy_set, kernel.revision, kernel.snapshot()
             )
             kernel.put_in_force(built)
-        logger.info("policy revision %d built anew: %s", kernel.revision, because)
+        logger.info(
+            "policy revision %(revision)d built anew: %(reason)s",
+            {"event": "policy_rebuilt", "revision": kernel.revision, "reason": because},
+        )
         return True
 
     def services_changed(self) -> None:
@@ -248,7 +260,10 @@ class PolicyKeeper:
                 await self.rebind()
             except KernelError as error:
                 # What is in force stays: it allows nothing to what it does not know.
-                logger.error("services that are new are under no rule yet: %s", error)
+                logger.error(
+                    "services that are new are under no rule yet: %(error)s",
+                    {"event": "policy_services_unruled", "error": error},
+                )
                 await asyncio.sleep(_RETRY_S)
                 self._services_moved.set()
 
@@ -268,7 +283,10 @@ class PolicyKeeper:
                     kernel.build, bound, kernel.revision, kernel.snapshot()
                 )
                 kernel.put_in_force(built)
-                logger.info("policy revision %d built anew: other services", kernel.revision)
+                logger.info(
+                    "policy revision %(revision)d built anew: other services",
+                    {"event": "policy_services_changed", "revision": kernel.revision},
+                )
             self.policy_set = bound
         return True
 
@@ -355,7 +373,10 @@ class PolicyKeeper:
         try:
             if self._holds_an_edit(hashlib.sha256(data).hexdigest()):
                 aside = keep_aside(self.path)
-                logger.warning("%s was edited and never in force: kept as %s", self.path, aside)
+                logger.warning(
+                    "%(path)s was edited and never in force: kept as %(kept_as)s",
+                    {"event": "policy_edit_kept", "path": self.path, "kept_as": aside},
+                )
         except BaseException:
             staged.__exit__()
             raise
@@ -413,7 +434,10 @@ class PolicyKeeper:
             # The file can close a hole while the store is lost; its history is written later.
             if origin != "reload":
                 raise
-            logger.warning("this policy revision is in the history when the store is: %s", error)
+            logger.warning(
+                "this policy revision is in the history when the store is: %(error)s",
+                {"event": "policy_history_waits", "error": error},
+            )
             recorded = PolicyRevision(revision=self._kernel.revision + 1, loaded_at=now, **fields)
             self._not_in_store.append((recorded, candidate.data))
             return recorded

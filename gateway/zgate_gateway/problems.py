@@ -80,12 +80,18 @@ class Problems:
             self._active[name] = replace(known, text=text, is_blocking=is_blocking)
             return
         self._active[name] = Problem(name, text, self._clock(), is_blocking)
-        logger.warning("alert %s begins: %s", name, text)
+        logger.warning(
+            "alert %(alert)s begins: %(what)s",
+            {"event": "alert_begins", "alert": name, "what": text},
+        )
 
     def end(self, name: str, text: str = "") -> None:
         """It is over; if it was never there, nothing happens. ``text``: how things are now."""
         if self._active.pop(name, None) is not None:
-            logger.warning("alert %s ends%s", name, f": {text}" if text else "")
+            logger.warning(
+                "alert %(alert)s ends%(what)s",
+                {"event": "alert_ends", "alert": name, "what": f": {text}" if text else ""},
+            )
 
     def set(self, name: str, text: str | None, *, is_blocking: bool = False) -> None:
         """It is there if there is a text, and over otherwise."""

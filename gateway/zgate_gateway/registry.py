@@ -213,7 +213,10 @@ class Registry:
             ) from error
         except (StoreError, OSError, RuntimeError) as error:
             self._release(identity.name, addresses, worker)
-            logger.error("cannot admit %s: %s", identity.name, error)
+            logger.error(
+                "cannot admit %(client)s: %(error)s",
+                {"event": "admission_failed", "client": identity.name, "error": error},
+            )
             raise Refusal(
                 503, ProxyError.PROXY_INTERNAL_ERROR, "the gateway cannot take clients"
             ) from error
@@ -259,7 +262,10 @@ class Registry:
         try:
             self._take_place(session, previous)
         except (OSError, RuntimeError) as error:
-            logger.error("cannot let a newer session of %s in: %s", session.client, error)
+            logger.error(
+                "cannot let a newer session of %(client)s in: %(error)s",
+                {"event": "admission_failed", "client": session.client, "error": error},
+            )
             for one in (previous, session):
                 if one is not None:
                     self.close(one, "the gateway cannot take clients")
@@ -325,7 +331,10 @@ class Registry:
                 self._steering.release(address, worker.index)
             except OSError as error:
                 # The worker has no session for it: what comes is dropped there.
-                logger.error("packets for %s still go to a worker: %s", address, error)
+                logger.error(
+                    "packets for %(address)s still go to a worker: %(error)s",
+                    {"event": "steering_not_undone", "address": address, "error": error},
+                )
 
     def count_refused(self, client: str, peer: str, refusal: Refusal) -> None:
         """A verified client's request was refused."""
@@ -366,7 +375,10 @@ class Registry:
             self._listener.session_down(session, cause)
         except Exception:
             # A log that fails must not keep a revoked client alive.
-            logger.exception("the end of session %s was not recorded", session.session_id)
+            logger.exception(
+                "the end of session %(session)s was not recorded",
+                {"event": "session_end_fault", "session": session.session_id},
+            )
         self.by_id.pop(session.session_id, None)
         for address in session.addresses:
             if self.by_address.get(address) is session:
@@ -378,7 +390,10 @@ class Registry:
                 self._kernel.remove_client(session.client)
             except (OSError, RuntimeError) as error:
                 # No packet of the client reaches the kernel any more, whatever it remembers.
-                logger.error("client %s stays in the kernel: %s", session.client, error)
+                logger.error(
+                    "client %(client)s stays in the kernel: %(error)s",
+                    {"event": "client_not_removed", "client": session.client, "error": error},
+                )
         self._release(session.client, session.addresses, session.worker)
         return True
 
@@ -390,7 +405,10 @@ class Registry:
             # Nothing may be led to a client that is on its way out.
             self.on_ending(session, cause)
         except Exception:
-            logger.exception("what session %s offers did not end in order", session.session_id)
+            logger.exception(
+                "what session %(session)s offers did not end in order",
+                {"event": "session_offers_fault", "session": session.session_id},
+            )
 
     def touch_leases(self) -> None:
         """Note in the store that the connected clients are there."""

@@ -371,7 +371,7 @@ class SessionTable:
         try:
             say(session)
         except Exception:
-            logger.exception("a session could not be told; it ends")
+            logger.exception("a session could not be told; it ends", {"event": "session_fault"})
             self.close(session, "internal error")
 
     def holder_of(self, destination: bytes) -> Session | None:

@@ -79,7 +79,10 @@ async def serving_metrics(
     try:
         server = await asyncio.start_server(pages.serve, address, port)
     except OSError as error:
-        logger.error("no metrics: %s; set metrics.address and metrics.port", error)
+        logger.error(
+            "no metrics: %(error)s; set metrics.address and metrics.port",
+            {"event": "metrics_off", "error": error},
+        )
         yield None
         return
     async with server:

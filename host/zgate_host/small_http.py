@@ -36,7 +36,9 @@ class SmallHttp:
                 async with asyncio.timeout(REQUEST_TIMEOUT_S):
                     await self._answer(reader, writer)
         except (TimeoutError, OSError, h11.RemoteProtocolError) as error:
-            logger.debug("a request failed: %s", error)
+            logger.debug(
+                "a request failed: %(error)s", {"event": "http_request_failed", "error": error}
+            )
         finally:
             self._clients -= 1
             writer.close()

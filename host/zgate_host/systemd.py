@@ -90,7 +90,10 @@ def _send(message: str) -> None:
             sock.connect(path)
             sock.send(message.encode())
     except OSError as error:
-        logger.warning("the service manager does not listen on NOTIFY_SOCKET: %s", error)
+        logger.warning(
+            "the service manager does not listen on NOTIFY_SOCKET: %(error)s",
+            {"event": "notify_failed", "error": error},
+        )
 
 
 def watchdog_interval_s() -> float | None:

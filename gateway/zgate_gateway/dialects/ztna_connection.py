@@ -191,7 +191,10 @@ class ZtnaConnection(ProvedConnection):
         self._applied = False
         waiting, self._waiting = list(self._waiting), {}
         if isinstance(outcome, Refusal):
-            logger.info("registration refused: %s", outcome)
+            logger.info(
+                "registration refused: %(reason)s",
+                {"event": "registration_refused", "reason": outcome},
+            )
             for registration in waiting:
                 self._refuse(registration.service, RefusalCode.NOT_AUTHORIZED)
         elif self.connection.is_terminated:
@@ -215,7 +218,9 @@ class ZtnaConnection(ProvedConnection):
                 self._proceed(established, registration)
         except Exception:
             # Not raised into whoever brought the answer, who serves other sessions too.
-            logger.exception("a session did not begin; its connection ends")
+            logger.exception(
+                "a session did not begin; its connection ends", {"event": "session_begin_fault"}
+            )
             self._table.close(established, "internal error")
 
     def _proceed(self, session: Session, registration: Registration) -> None:
@@ -246,7 +251,9 @@ class ZtnaConnection(ProvedConnection):
         try:
             self.holdings_changed(session)
         except Exception:
-            logger.exception("a session could not reach a service; it ends")
+            logger.exception(
+                "a session could not reach a service; it ends", {"event": "service_reach_fault"}
+            )
             self._table.close(session, "internal error")
         else:
             self._say(ztna_v1.encode_registered(name))

@@ -112,9 +112,11 @@ class DnsResponder:
                 except OSError as error:
                     problem = self._problem(address, kind, error)
         if problem is not None and problem != self.problem:
-            logger.error("services have no names: %s", problem)
+            logger.error(
+                "services have no names: %(problem)s", {"event": "dns_down", "problem": problem}
+            )
         elif problem is None and self.problem is not None:
-            logger.info("services have names again")
+            logger.info("services have names again", {"event": "dns_up"})
         self.problem = problem
 
     async def keep(self) -> None:
@@ -161,7 +163,7 @@ class DnsResponder:
         try:
             work(sock)
         except OSError as error:
-            logger.warning("DNS: %s", error)
+            logger.warning("DNS: %(error)s", {"event": "dns_socket_error", "error": error})
 
     # Who, and how often.
 
@@ -191,7 +193,10 @@ class DnsResponder:
         except Exception:
             # A mistake of ours: whoever has found it shall not fill the log with it.
             if not self.counters[INTERNAL]:
-                logger.exception("a question of %s for a name was not answered", session.client)
+                logger.exception(
+                    "a question of %(client)s for a name was not answered",
+                    {"event": "dns_question_fault", "client": session.client},
+                )
             self.counters[INTERNAL] += 1
             return None
         self.counters[reply.outcome] += 1

@@ -165,7 +165,10 @@ class Connectors:
             self._offers.know_services()
         except (*FULL, *FAILURES) as error:
             # They have no offer yet, or it could not have been made.
-            logger.error("services that the kernel does not know: %s", error)
+            logger.error(
+                "services that the kernel does not know: %(error)s",
+                {"event": "services_not_in_kernel", "error": error},
+            )
 
     def upkeep(self) -> None:
         """Look at all rights again when there are others; to be called now and then."""
@@ -184,7 +187,10 @@ class Connectors:
                 self._settle(connector)
             except Exception:
                 # Nobody else's rights wait for it.
-                logger.exception("what %s offers raised; its session ends", connector.name)
+                logger.exception(
+                    "what %(client)s offers raised; its session ends",
+                    {"event": "offer_fault", "client": connector.name},
+                )
                 self._close(connector.session, "internal error")
 
     # Drain.

@@ -94,7 +94,10 @@ class ServiceDesk:
         try:
             self._said(session, message)
         except Exception:
-            logger.exception("what %s offers raised; its session ends", session.client)
+            logger.exception(
+                "what %(client)s offers raised; its session ends",
+                {"event": "offer_fault", "client": session.client},
+            )
             self._sessions.close(session, "internal error")
 
     def _said(self, session: SessionRecord, message: OfferMessage) -> None:

@@ -222,7 +222,15 @@ class Offers:
         except (OSError, RuntimeError) as error:
             # Number and addresses are not used again: whatever the kernel still has of them
             # leads to a session that has none of it.
-            logger.error("offer %d of %s stays in the kernel: %s", offer.number, offer.name, error)
+            logger.error(
+                "offer %(number)d of %(offer)s stays in the kernel: %(error)s",
+                {
+                    "event": "offer_not_removed",
+                    "number": offer.number,
+                    "offer": offer.name,
+                    "error": error,
+                },
+            )
             return
         self._directory.give_back(offer.addresses)
         self._offer_numbers.free.append(offer.number)

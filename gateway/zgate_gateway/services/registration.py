@@ -109,7 +109,15 @@ class Registration:
         try:
             self._offers.use(offer, self._use_of(connector, offer))
         except FAILURES as error:
-            logger.error("the offer of %s by %s ends: %s", offer.name, connector.name, error)
+            logger.error(
+                "the offer of %(offer)s by %(client)s ends: %(error)s",
+                {
+                    "event": "offer_failed",
+                    "offer": offer.name,
+                    "client": connector.name,
+                    "error": error,
+                },
+            )
             self._end_offer(connector, offer.name, _NOT_NOW.text)
             self._on_failure(offer.name)
 
@@ -169,7 +177,15 @@ class Registration:
         except FULL as error:
             return Objection(RegistrationCode.LIMIT, str(error))
         except FAILURES as error:
-            logger.error("%s cannot offer %s: %s", connector.name, service.name, error)
+            logger.error(
+                "%(client)s cannot offer %(offer)s: %(error)s",
+                {
+                    "event": "offer_not_taken",
+                    "client": connector.name,
+                    "offer": service.name,
+                    "error": error,
+                },
+            )
             return _NOT_NOW
         connector.offers[service.name] = offer
         self.use(connector, offer)
@@ -240,7 +256,15 @@ class Registration:
         except RouteTaken as error:
             return Objection(RegistrationCode.OVERLAP, str(error))
         except FAILURES as error:
-            logger.error("%s cannot lead to %s: %s", connector.name, network, error)
+            logger.error(
+                "%(client)s cannot lead to %(network)s: %(error)s",
+                {
+                    "event": "network_not_taken",
+                    "client": connector.name,
+                    "network": network,
+                    "error": error,
+                },
+            )
             self._on_failure(network)  # whoever was active may be so no more
             return _NOT_NOW
         connector.networks[network] = holder
@@ -269,7 +293,10 @@ class Registration:
         try:
             handover = change(argument)
         except FAILURES as error:
-            logger.error("nobody leads to %s: %s", network, error)
+            logger.error(
+                "nobody leads to %(network)s: %(error)s",
+                {"event": "network_lost", "network": network, "error": error},
+            )
             self._on_failure(network)
             return
         if handover is not None:

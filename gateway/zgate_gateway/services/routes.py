@@ -227,7 +227,10 @@ class RouteTable:
             self._host.remove_route(route.network)
         except NetError as error:
             # Its packets go on being dropped; the next who leads there finds the route.
-            logger.error("%s stays routed into the TUN: %s", route.network, error)
+            logger.error(
+                "%(network)s stays routed into the TUN: %(error)s",
+                {"event": "route_not_removed", "network": route.network, "error": error},
+            )
             return
         del self.routes[route.network]
         self._on_networks()
@@ -266,7 +269,10 @@ class RouteTable:
         try:
             self._kernel.set_network(network, None)
         except (OSError, RuntimeError, ValueError) as error:
-            logger.error("whoever sends to %s is not told that nobody is there: %s", network, error)
+            logger.error(
+                "whoever sends to %(network)s is not told that nobody is there: %(error)s",
+                {"event": "network_unanswered", "network": network, "error": error},
+            )
             self._kernel.remove_network(network)
 
     def _take_out(self, route: Route) -> None:

@@ -41,7 +41,10 @@ def main() -> int:
     if not isinstance(configure, Configure):
         raise TypeError(f"the first message has to configure: {configure}")
     configure_logging(configure.log_level, configure.log_format)
-    logging.getLogger(__name__).debug("worker %d, pid %d", configure.worker, os.getpid())
+    logging.getLogger(__name__).debug(
+        "worker %(worker)d, pid %(pid)d",
+        {"event": "worker_begins", "worker": configure.worker, "pid": os.getpid()},
+    )
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
         return runner.run(_work(sock, configure, descriptors))
 

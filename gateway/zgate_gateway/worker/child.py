@@ -244,7 +244,8 @@ class Worker:
     def _supervisor_lost(self, reason: str) -> None:
         """Nobody to ask, nobody who would take the kernel's entries away: no session may go on."""
         logger.error(
-            "worker %d ends, for the supervisor is gone: %s", self._configure.worker, reason
+            "worker %(worker)d ends, for the supervisor is gone: %(reason)s",
+            {"event": "worker_orphaned", "worker": self._configure.worker, "reason": reason},
         )
         self._end(1)
 
@@ -303,7 +304,10 @@ class Worker:
             case messages.Stop():
                 self._tasks.add(self._loop.create_task(self._stop()))
             case _:
-                logger.error("worker ends: the supervisor makes no sense: %s", message)
+                logger.error(
+                    "worker ends: the supervisor makes no sense: %(what)s",
+                    {"event": "supervisor_nonsense", "what": message},
+                )
                 self._end(1)
 
     def _on_offers(
@@ -324,13 +328,19 @@ class Worker:
             self._verifier.reload_if_changed(datetime.now(UTC))
         except IdentityError as error:
             # The supervisor checks again whom it admits.
-            logger.error("certificates not reloaded, the old ones stay: %s", error)
+            logger.error(
+                "certificates not reloaded, the old ones stay: %(error)s",
+                {"event": "trust_not_reloaded", "error": error},
+            )
 
     def _reload_certificate(self) -> None:
         try:
             self._listener.reload_certificate()
         except (OSError, ValueError) as error:
-            logger.error("own certificate not reloaded, the old one stays: %s", error)
+            logger.error(
+                "own certificate not reloaded, the old one stays: %(error)s",
+                {"event": "certificate_not_reloaded", "error": error},
+            )
 
     async def _end_lost(self, paths: Sequence[PeerPath]) -> None:
         """Tell clients whose connections died with our predecessor."""

@@ -185,7 +185,15 @@ class WorkerProcess:
 
     def _on_lost(self, reason: str) -> None:
         if self._popen.poll() is None:
-            logger.debug("worker %d, pid %d: %s", self.index, self.pid, reason)
+            logger.debug(
+                "worker %(worker)d, pid %(pid)d: %(reason)s",
+                {
+                    "event": "worker_channel_lost",
+                    "worker": self.index,
+                    "pid": self.pid,
+                    "reason": reason,
+                },
+            )
         # Whatever it still does, nobody could tell it to stop.
         self.kill()
 
