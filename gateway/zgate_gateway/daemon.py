@@ -64,6 +64,7 @@ from zgate_gateway.loop_lag import LoopLag
 from zgate_gateway.net.errors import NetError
 from zgate_gateway.net.links import interface_names
 from zgate_gateway.net.netstate import GatewayNetwork, NetworkSettings
+from zgate_gateway.path_memory import PathMemory
 from zgate_gateway.policy.service_names import ServicePools
 from zgate_gateway.policy_keeper import PolicyKeeper
 from zgate_gateway.pool import AddressPool
@@ -200,6 +201,7 @@ class Gateway:
         await self._open_api()
         await self.crew.work()
         self.edge.open()
+        self.crew.end_lost(self.path_memory.take_over())
         self.state = "ready"
         # Before anybody is told: a SIGHUP without a handler ends the process.
         loop.add_signal_handler(signal.SIGHUP, self._reload_soon)
@@ -342,6 +344,7 @@ class Gateway:
         self.certificates.open(
             sessions=self.sessions, tell_workers=self.crew.tell, clock=self.clock
         )
+        self.path_memory = PathMemory(self.config.runtime_dir / "clients.json")
         pool = self.config.pool
         self.flow_memory = FlowMemory(self.kernel.programs, (pool.ipv4, pool.ipv6))
         self.sessions.on_arrival = self.flow_memory.recall
@@ -606,6 +609,7 @@ class Gateway:
             for session in list(self.sessions.by_id.values()):
                 self.sessions.close(session, goodbye.STOPPING)
             await self.flow_memory.close()
+            self.path_memory.forget()
         ends = [self.crew.stop()] if hasattr(self, "crew") else []
         if hasattr(self, "api"):
             self.journal.feed.close()

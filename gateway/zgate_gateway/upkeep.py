@@ -1,5 +1,6 @@
 """What the gateway looks after while it runs, so that it keeps its sessions when the world breaks.
 
+    clients        where they are, for the next life (`zgate_gateway.path_memory`)
     certificates   `zgate_gateway.certificates`
     store          `zgate_gateway.store_keeper`
     directories    `zgate_gateway.state_watch`
@@ -64,8 +65,13 @@ class Upkeep:
             "looking at the directories": self._state.keep,
             "looking at clock and parts": every(_LOOK_INTERVAL_S, self._look),
             "looking at the audit log": every(_AUDIT_INTERVAL_S, self._look_at_audit),
+            "remembering where clients are": every(_LOOK_INTERVAL_S, self._remember_paths),
             "looking at the API socket": every(_NAMES_INTERVAL_S, self._look_at_names),
         }
+
+    async def _remember_paths(self) -> None:
+        gateway = self._gateway
+        gateway.path_memory.keep(session.path for session in gateway.sessions.by_id.values())
 
     # The store.
 

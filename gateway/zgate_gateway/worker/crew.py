@@ -145,6 +145,11 @@ class Crew:
         for process in self.processes:
             process.send(message)
 
+    def end_lost(self, paths: Sequence[PeerPath]) -> None:
+        """Have a worker tell the clients of a gateway that was killed."""
+        for process in self.processes[:1]:
+            process.end_lost(paths)
+
     async def watch(self) -> None:
         """See that all answer, and know their counters, for as long as this runs."""
         while True:
