@@ -53,7 +53,12 @@ virsh -q --connect qemu:///system pool-info default >/dev/null 2>&1 || {
     virsh -q --connect qemu:///system pool-start default
 }
 cd "$ZGATE_HERE"
-vagrant box list | grep -q "^$ZGATE_BOX " ||
-    vagrant box add --name "$ZGATE_BOX" "$ZGATE_STATE/$ZGATE_BOX.box"
+# A box that was built anew takes the place of the one before, and of the copy that libvirt has.
+[ "$ZGATE_STATE/home/added" -nt "$ZGATE_STATE/$ZGATE_BOX.box" ] || {
+    vagrant box add --force --name "$ZGATE_BOX" "$ZGATE_STATE/$ZGATE_BOX.box"
+    rm -f /var/lib/libvirt/images/${ZGATE_BOX}_*
+    virsh -q --connect qemu:///system pool-refresh default
+    touch "$ZGATE_STATE/home/added"
+}
 "$@"
 ' sh "$@"

@@ -1,7 +1,7 @@
 #!/bin/sh
 # `vagrant up`, what it is for, and `vagrant destroy`: emulated.sh ./up.sh
 set -eu
-trap 'vagrant destroy --force --parallel >/dev/null || true' EXIT
+trap 'vagrant destroy --force --no-parallel >/dev/null || true' EXIT
 began=$(date +%s)
 vagrant up --no-parallel
 echo "up after $(($(date +%s) - began)) s"

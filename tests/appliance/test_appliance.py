@@ -199,6 +199,58 @@ def test_a_bad_file_replaces_nothing(appliance: Appliance, current: Path) -> Non
     assert ping(appliance.internet.device1.namespace.name, appliance.office.host.ipv4).lost == 0
 
 
+def issue(appliance: Appliance, folder: Path, name: str, *words: str) -> dict[str, str]:
+    """Files of a certificate of the gateway's authority, on the controller."""
+    machine, there = appliance.gateway, f"/run/{name}"
+    user = ("runuser", "-u", "zgate-gateway", "--")
+    machine.run("install", "-d", "-o", "zgate-gateway", there)
+    command = ("zgatectl", "pki", "issue", name, "--out", there, "--replace", *words)
+    machine.run(*user, *command)
+    files = {"certificate": f"{name}.crt", "key": f"{name}.key", "ca": "ca.crt"}
+    for file in files.values():
+        (folder / file).write_text(machine.read(f"{there}/{file}"))
+    machine.run("rm", "-r", there)
+    return {kind: str(folder / file) for kind, file in files.items()}
+
+
+def test_given_files_take_the_place_of_issued_ones(
+    appliance: Appliance, current: Path, tmp_path: Path
+) -> None:
+    group = appliance.variables["zgate_agents"]
+    given = issue(appliance, tmp_path, "agent2", "--group", "staff")
+    group["zgate_agent_identity_files"] = given
+    appliance.write_inventory()
+    run = appliance.deploy(current, "--limit", "agent2")
+    assert run.changed["agent2"] == 3, run.output  # the key, the certificate; the restart
+    assert ping(appliance.internet.device2.namespace.name, appliance.office.host.ipv4).lost == 0
+    assert Path(given["key"]).read_text() not in run.output
+    del group["zgate_agent_identity_files"]
+
+
+def test_a_gateway_of_another_authority_gets_a_new_certificate_by_a_reload(
+    appliance: Appliance, current: Path, tmp_path: Path
+) -> None:
+    group, machine = appliance.variables["zgate_gateways"], appliance.gateway
+    words = ("--usage", "server", "--ip", str(appliance.internet.gateway.ipv4))
+    given = issue(appliance, tmp_path, "gateway", *words)
+    (tmp_path / "crl.pem").write_text(machine.read("/var/lib/zgate/pki/crl.pem"))
+    group["zgate_gateway_identity_files"] = {**given, "crl": str(tmp_path / "crl.pem")}
+    appliance.write_inventory()
+    appliance.deploy(current, "--limit", "gateway")
+    assert "/etc/zgate/pki/gateway.key" in machine.read("/etc/zgate/gateway.yaml")
+    wait_until(lambda: len(addresses(appliance)) == 3, 60, "all clients to be back")
+    started = machine.unit("zgate-gateway.service", "ExecMainPID")
+
+    issue(appliance, tmp_path, "gateway", *words)
+    run = appliance.deploy(current, "--limit", "gateway")
+    assert run.changed["gateway"] == 3, run.output  # the key, the certificate; the reload
+    assert machine.unit("zgate-gateway.service", "ExecMainPID") == started
+    del group["zgate_gateway_identity_files"]
+    appliance.write_inventory()
+    appliance.deploy(current)
+    assert ping(appliance.internet.device2.namespace.name, appliance.office.host.ipv4).lost == 0
+
+
 def test_an_upgrade_under_traffic(appliance: Appliance, newer: Path) -> None:
     before = addresses(appliance)
     with traffic(appliance):
