@@ -94,16 +94,15 @@ def test_a_renewed_certificate_is_not_noticed(
     world = World(internet, zgate, internet.start_web_server(internet.office))
     zgate.start_gateway(engine=engine, workers=workers)
     first = zgate.start_agent("alice", internet.device1, engine=engine)
-    seen_workers = {first["worker"]}
     with two_streams(world) as streams, steady_ping(world, world.alice) as pings:
         for _ in range(3):
             renew(zgate, "alice")
             session = zgate.sessions()["alice"]
-            seen_workers.add(session["worker"])
             assert session["addresses"] == first["addresses"]
             for stream in streams:
                 stream.wait_for_more(SOME_BYTES, 10.0)
         result = result_of(pings)
+    print(f"{engine}, {workers} workers: {result.lost} of {result.sent} pings lost")
     assert result.lost <= MAX_LOST, result.output
     assert re.search(r"DUP!", result.output) is None
     status = zgate.agent_status("alice")
