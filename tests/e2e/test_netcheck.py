@@ -87,7 +87,6 @@ def towards(*gateways: str) -> list[str]:
     [
         ("none", GATEWAYS, "none", "ok", True),
         ("port-restricted cone", GATEWAYS, "endpoint-independent", "ok", True),
-        ("port-restricted cone", GATEWAYS[:1], "unknown", "ok", True),
         ("symmetric", GATEWAYS, "address- or port-dependent", "warn", False),
         ("symmetric", GATEWAYS[:1], "unknown", "ok", False),
     ],
@@ -164,7 +163,7 @@ def test_a_small_path(zgate: Deployment) -> None:
 
 def test_a_lossy_and_slow_path(zgate: Deployment) -> None:
     zgate.internet.shape_path(WanSettings(delay_ms=100, loss=0.15))
-    found = netcheck(zgate, "--probes", "100", "--timeout", "8", code=1)
+    found = netcheck(zgate, "--probes", "60", "--timeout", "8", code=1)
     zgate.internet.unshape_path()
     assert found["loss"]["verdict"] == "fail"
     assert 0.1 < found["loss"]["values"]["lost_share"] < 0.5  # of both ways

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from zgate_gateway.api import schemas
+from zgate_gateway.problems import MAP_PREFIX
 
 from zgate_cli.answers import Finding
 from zgate_cli.doctor.host import Context
@@ -51,8 +52,9 @@ def _gateway(context: Context) -> Iterator[Finding]:
             "gateway", title, f"not ready: {why}", "see its log: journalctl -u zgate-gateway"
         )
     for alert in status.alerts:
-        # Its text has the cure.
-        yield warn(f"alert_{alert.name}", f"alert {alert.name}", alert.text, "see its runbook")
+        # Its text has the cure, too.
+        fix = f"docs/runbooks/{runbook_of(alert.name)} says more"
+        yield warn(f"alert_{alert.name}", f"alert {alert.name}", alert.text, fix)
     restarted = [one for one in status.workers if one.restarts]
     if restarted:
         text = ", ".join(f"worker {one.worker}: {one.restarts}" for one in restarted)
@@ -62,6 +64,13 @@ def _gateway(context: Context) -> Iterator[Finding]:
         )  # fmt: skip
     else:
         yield ok("workers", "workers", f"{len(status.workers)}, none was started again")
+
+
+def runbook_of(alert: str) -> str:
+    """The page about an alert: ``disk_full`` is ZgateDiskFull.md."""
+    if alert.startswith(MAP_PREFIX):
+        return "ZgateKernelTableFull.md"
+    return f"Zgate{alert.title().replace('_', '')}.md"
 
 
 def _versions(context: Context) -> Finding:

@@ -16,10 +16,11 @@ from zgate_cli.doctor import command
 from zgate_cli.doctor.files import check_files, judge_disk
 from zgate_cli.doctor.host import Context, Host, Ran
 from zgate_cli.doctor.network import check_network
-from zgate_cli.doctor.system import check_system
+from zgate_cli.doctor.system import check_system, runbook_of
 from zgate_cli.findings import report_of, skip, warn
 from zgate_gateway.api import schemas
 from zgate_gateway.config import GatewayConfig
+from zgate_gateway.problems import NAMES
 from zgate_identity.authority import CertificateAuthority
 from zgate_identity.profile import Usage
 from zgate_identity.tls_files import write_agent_bundle
@@ -282,6 +283,7 @@ def test_a_gateway_that_does_not(tmp_path: Path, fake_gateway: Any) -> None:
     found = by_name(check_system, context(tmp_path, status))
     assert found["gateway"].text == "not ready: no policy"
     assert found["alert_disk_full"].text == "the disk is full; make room"
+    assert "docs/runbooks/ZgateDiskFull.md" in found["alert_disk_full"].fix
     assert found["workers"].verdict is Verdict.WARN
     assert "the gateway runs 0.0.9" in found["version"].text
     assert by_name(check_system, context(tmp_path))["gateway"].verdict is Verdict.FAIL
@@ -359,3 +361,9 @@ def test_a_units_configuration_is_read_as_the_unit_reads_it(
         assert os.environ["CREDENTIALS_DIRECTORY"] == "/given"
     (config.parent / "other.yaml").touch()
     assert unit_files.only_agent() is None
+
+
+@pytest.mark.parametrize("alert", sorted({*NAMES, "map_flows"}))
+def test_every_alert_has_a_page(alert: str) -> None:
+    page = Path(__file__).parents[3] / "docs" / "runbooks" / runbook_of(alert)
+    assert page.is_file()
