@@ -560,6 +560,12 @@ static PyObject *get_last_received(Session *self, void *unused)
 	return PyFloat_FromDouble(zdp_to_seconds(self->session.last_received_ns));
 }
 
+static PyObject *get_first_packet(Session *self, void *unused)
+{
+	(void)unused;
+	return PyFloat_FromDouble(zdp_to_seconds(self->session.first_packet_ns));
+}
+
 static PyObject *get_first_sent(Session *self, void *unused)
 {
 	(void)unused;
@@ -572,6 +578,7 @@ static PyGetSetDef session_properties[] = {
 	{ "expected_number", (getter)get_expected_number, NULL, NULL, NULL },
 	{ "window_bytes", (getter)get_window_bytes, NULL, NULL, NULL },
 	{ "last_received_s", (getter)get_last_received, NULL, NULL, NULL },
+	{ "first_packet_s", (getter)get_first_packet, NULL, NULL, NULL },
 	{ "first_sent_s", (getter)get_first_sent, NULL, NULL, NULL },
 	{ NULL, NULL, NULL, NULL, NULL },
 };

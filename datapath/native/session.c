@@ -105,7 +105,8 @@ static void take_datagram(struct zdp_session *session, const uint8_t *data, size
 	if (session->is_direct && tun && bytes > prefix_bytes &&
 	    !memcmp(data, session->prefix, prefix_bytes) &&
 	    zdp_pairs_pass(&session->inbound, data + prefix_bytes, bytes - prefix_bytes)) {
-		session->counters.received_packets++;
+		if (!session->counters.received_packets++)
+			session->first_packet_ns = session->last_received_ns;
 		session->counters.received_bytes += bytes - prefix_bytes;
 		zdp_coalesce_add(tun, (uint8_t *)data + prefix_bytes, bytes - prefix_bytes);
 		return;

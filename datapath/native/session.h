@@ -55,6 +55,7 @@ struct zdp_session {
 	struct zdp_ecn_counts ecn;
 	uint64_t largest_received_ns;
 	uint64_t last_received_ns;
+	uint64_t first_packet_ns;  /* the first IP packet into the TUN; 0: none yet */
 	uint64_t ack_due_ns;       /* ZDP_NEVER: nothing to acknowledge */
 	uint32_t ack_batches;      /* received since the last ACK */
 	bool batch_is_eliciting;

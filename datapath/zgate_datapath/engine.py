@@ -139,6 +139,11 @@ class PacketEngine(Protocol):
         """When the last packet came that was the engine's; -inf or 0 before the first."""
         ...
 
+    @property
+    def first_packet_s(self) -> float:
+        """When the first IP packet came that it carried by itself; 0: none yet."""
+        ...
+
     def start(self, now: float) -> None:
         """The handshake is complete: 1-RTT packets may be the engine's from now on."""
         ...

@@ -437,6 +437,11 @@ class NativeEngine:
         """See `PacketEngine.last_received_s`."""
         return self._session.last_received_s if self._session is not None else 0.0
 
+    @property
+    def first_packet_s(self) -> float:
+        """See `PacketEngine.first_packet_s`."""
+        return self._session.first_packet_s if self._session is not None else 0.0
+
     def take_drops(self) -> list[tuple[DropReason, int]]:
         """See `PacketEngine.take_drops`."""
         drops = []

@@ -124,6 +124,7 @@ class PythonEngine:
     name = "python"
     direct: DirectPath | None = None
     carried = Carried()
+    first_packet_s = 0.0
 
     def __init__(self, quic: QuicConnection) -> None:
         self._quic = quic
