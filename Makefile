@@ -125,7 +125,7 @@ packages-bench:
 
 venv: $(VENV)/.built
 
-$(VENV)/.installed: requirements.txt requirements-run.txt tools/packages-run.txt
+$(VENV)/.installed: requirements.txt requirements-run.txt requirements-otel.txt tools/packages-run.txt
 	@tools/install-packages.sh packages-run.txt
 	$(PYTHON) -m venv --system-site-packages $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt

@@ -51,10 +51,16 @@ class Applicant:
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """A session is granted: the kernel knows the client by these addresses already."""
+    """A session is granted: the kernel knows the client by these addresses already.
+
+    Attributes:
+        timing_s: when the supervisor began, had the leases, and the kernel's entry (monotonic
+            time); empty where nobody wants to know.
+    """
 
     session_id: str
     addresses: tuple[IpAddress, ...]
+    timing_s: tuple[float, ...] = ()
 
 
 class Refusal(Exception):

@@ -40,6 +40,7 @@ from zgate_gateway.admission import Admission, Applicant, IpAddress, Refusal
 from zgate_gateway.offer_intake import OfferIntake, TooMuchOffered
 from zgate_gateway.proved_connection import ProvedConnection
 from zgate_gateway.sessions import Session, SessionTable
+from zgate_gateway.tracing.setup import Mark, Result
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +60,7 @@ class ClientConnection(ProvedConnection):
     """The gateway's side of one client's connection (`zgate_datapath` ConnectionHandler)."""
 
     nothing_asked = (ErrorCode.H3_NO_ERROR, "no session was asked for")
+    dialect = "connect-ip"
 
     def __init__(
         self,
@@ -134,6 +136,9 @@ class ClientConnection(ProvedConnection):
             return
         tunnel, write = session.tunnel, self._table.write_tun
         session.last_packet_s = self._table.loop.time()
+        if self.trace is not None:
+            self.trace.first_packet()
+            self.trace = None
         for received in payloads:
             payload = received if tunnel.owns(received) else tunnel.shorten(received) or b""
             if not payload:
@@ -178,6 +183,8 @@ class ClientConnection(ProvedConnection):
     def terminated(self, ending: Ending) -> None:
         """The connection is gone, with all it carried."""
         self._no_deadline()
+        if self.trace is not None:
+            self.trace.ended(str(ending))
         is_goodbye = ending.error_code == ErrorCode.H3_NO_ERROR and not ending.is_transport
         self._drop_all(str(ending) if ending.reason or not is_goodbye else "closed by the client")
         add_drops(self._table.drops, self.connection.dropped.items())
@@ -245,6 +252,8 @@ class ClientConnection(ProvedConnection):
     def _begin(
         self, stream_id: int, session: ConnectIpSession, request: events.RequestReceived
     ) -> None:
+        if self.trace is not None:
+            self.trace.mark(Mark.REQUESTED)
         hostname = request.scope.hostname
         if hostname is None:
             self._ask(stream_id, session, request.scope, ())
@@ -322,6 +331,8 @@ class ClientConnection(ProvedConnection):
             self._answered(stream_id, session, resolved, outcome)
 
         self._applied = True
+        if self.trace is not None:
+            self.trace.mark(Mark.APPLIED)
         self._table.apply(
             Applicant(identity, self.path(), str(scope.target or "*"), scope.ip_protocol), answer
         )
@@ -335,6 +346,8 @@ class ClientConnection(ProvedConnection):
     ) -> None:
         """The supervisor has decided. Whatever goes wrong here costs this connection only."""
         self._applied = False
+        if self.trace is not None:
+            self.trace.answered(outcome)
         is_there = stream_id in self._streams and not self.connection.is_terminated
         if not is_there:
             if isinstance(outcome, Admission):
@@ -366,6 +379,8 @@ class ClientConnection(ProvedConnection):
             self._assign_dns(established)
             self._tell_address(established)
             self._table.established(established)
+            if self.trace is not None:
+                self.trace.established()
             if intake := self._intakes.get(stream_id):
                 established.beats = intake.beats
                 intake.begin(established.session_id)
@@ -390,6 +405,8 @@ class ClientConnection(ProvedConnection):
 
     def _refuse_headers(self, stream_id: int, headers: Headers, reason: str) -> None:
         logger.info("request refused: %(reason)s", {"event": "request_refused", "reason": reason})
+        if self.trace is not None:
+            self.trace.refused(Result.REFUSED, reason, int(dict(headers)[b":status"]))
         if stream_id in self._streams:
             del self._streams[stream_id]
             self._intakes.pop(stream_id, None)

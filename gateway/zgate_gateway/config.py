@@ -12,6 +12,7 @@ import re
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, model_validator
 from zgate_config import StrictModel, expected, load_yaml, misfit
@@ -28,6 +29,9 @@ from zgate_config.types import (
     ReadableFile,
     Text,
 )
+
+from zgate_gateway.tracing import extra as tracing_extra
+from zgate_gateway.worker.messages import TracingSettings
 
 DEFAULT_PATH = Path("/etc/zgate/gateway.yaml")
 
@@ -69,6 +73,18 @@ def _check_domain(value: str) -> str:
     if not _DOMAIN.fullmatch(name):
         raise expected("a domain such as zgate.internal")
     return name
+
+
+def _check_endpoint(value: str) -> str:
+    """A collector's address; the path of OTLP over HTTP is ours to add."""
+    try:
+        parts = urlsplit(value)
+        is_good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_good = False
+    if not is_good or parts.path not in ("", "/") or parts.query or parts.fragment:
+        raise expected("an address such as http://127.0.0.1:4318")
+    return value
 
 
 class ListenConfig(StrictModel):
@@ -218,6 +234,23 @@ class MetricsConfig(StrictModel):
     )
 
 
+class TracingConfig(StrictModel):
+    """Traces of session set-ups, sent to an OpenTelemetry collector as OTLP over HTTP.
+
+    :ivar endpoint: the collector's address, without a path.
+    :ivar sample_ratio: of so many set-ups, chosen when their first packet comes.
+    :ivar client_addresses: whether a trace has the client's outer address and port.
+    """
+
+    endpoint: Annotated[str, AfterValidator(_check_endpoint)] = "http://127.0.0.1:4318"
+    sample_ratio: Annotated[float, Field(ge=0, le=1)] = 0.1
+    client_addresses: bool = False
+
+    def settings(self) -> TracingSettings:
+        """What a worker needs of it."""
+        return TracingSettings(self.endpoint, self.sample_ratio, self.client_addresses)
+
+
 class LimitsConfig(StrictModel):
     """Sizes of the kernel's tables, allocated at start."""
 
@@ -264,6 +297,7 @@ class GatewayConfig(StrictModel):
     audit: AuditConfig = AuditConfig()
     log: LogSettings = LogSettings()
     metrics: MetricsConfig = MetricsConfig()
+    tracing: TracingConfig | None = None
     limits: LimitsConfig = LimitsConfig()
 
     @property
@@ -279,6 +313,9 @@ class GatewayConfig(StrictModel):
             raise misfit("uplink.interface", "another interface than the TUN itself")
         if self.edge.interface == self.tun.name:
             raise misfit("edge.interface", "another interface than the TUN itself")
+        if self.tracing is not None and not tracing_extra.is_installed():
+            what = "OpenTelemetry, which is not installed: pip install 'zgate[otel]', or no tracing"
+            raise misfit("tracing", what, "none")
         pool, services = self.pool, self.services
         if services.ipv4.overlaps(pool.ipv4):
             bound = f"a network apart from pool.ipv4 ({pool.ipv4})"

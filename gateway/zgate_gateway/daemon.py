@@ -447,6 +447,7 @@ class Gateway:
             service_pools=(str(config.services.ipv4), str(config.services.ipv6)),
             dns_domain=config.services.domain,
             dialects=config.dialects,
+            tracing=config.tracing.settings() if config.tracing is not None else None,
         )
         sock, queue = self._sockets[index], self._queues[index]
         owners = self.steering.owners
@@ -495,7 +496,12 @@ class Gateway:
                 message.request_id, refusal.status, str(refusal.error.value), str(refusal)
             )
         else:
-            answer = messages.Admitted(message.request_id, session.session_id, session.addresses)
+            answer = messages.Admitted(
+                message.request_id,
+                session.session_id,
+                session.addresses,
+                session.admission_s if self.config.tracing is not None else (),
+            )
         process.send(answer)
 
     def worker_lost(self, process: WorkerProcess, cause: str) -> list[PeerPath]:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.tls import AlertDescription
@@ -29,6 +31,9 @@ from zgate_datapath.udp import UdpSocket
 from zgate_identity.refusal import CertificateRefused
 from zgate_identity.reload import ReloadingClientVerifier
 from zgate_identity.verifier import PeerIdentity
+
+if TYPE_CHECKING:
+    from zgate_gateway.tracing.watch import SetupWatch
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +61,7 @@ class Listener:
 
     `make_handler` is called for each new connection, before anything is known of its peer;
     `on_refused` with the reason and the text for each certificate that is refused.
-    `connection_ids` and `retry_key`: see `ServerEndpoint`.
+    `connection_ids` and `retry_key`: see `ServerEndpoint`. `traces` follows some set-ups.
     """
 
     def __init__(
@@ -68,6 +73,7 @@ class Listener:
         on_refused: Callable[[Connection, str, str], None],
         connection_ids: ConnectionIds | None = None,
         retry_key: bytes | None = None,
+        traces: SetupWatch | None = None,
     ) -> None:
         self._settings = settings
         self._verifier = verifier
@@ -75,6 +81,7 @@ class Listener:
         self._on_refused = on_refused
         self._connection_ids = connection_ids
         self._retry_key = retry_key
+        self._traces = traces
         self._quic_configuration = self._load_configuration()
         self.endpoint: ServerEndpoint | None = None
 
@@ -157,11 +164,21 @@ class Listener:
         connection.set_handler(self._make_handler(self, connection, quic))
         return connection
 
+    def _look_at(
+        self, connection: Connection, leaf_der: bytes | None, chain_der: Sequence[bytes]
+    ) -> PeerIdentity:
+        began_s = time.monotonic()
+        try:
+            return self._verifier.verify(leaf_der, chain_der, datetime.now(UTC))
+        finally:
+            if self._traces is not None and (trace := self._traces.of(connection)) is not None:
+                trace.verified(began_s)
+
     def _verify(
         self, connection: Connection, leaf_der: bytes | None, chain_der: Sequence[bytes]
     ) -> PeerIdentity:
         try:
-            return self._verifier.verify(leaf_der, chain_der, datetime.now(UTC))
+            return self._look_at(connection, leaf_der, chain_der)
         except CertificateRefused as refused:
             if self.endpoint is not None:
                 self.endpoint.handshake_refused(connection)

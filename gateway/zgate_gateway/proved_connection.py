@@ -16,6 +16,7 @@ from zgate_identity.verifier import PeerIdentity
 
 from zgate_gateway.admission import PeerPath
 from zgate_gateway.sessions import Session, SessionTable
+from zgate_gateway.tracing.setup import SetupTrace
 
 _SESSION_TIMEOUT_S = 10.0
 
@@ -24,9 +25,12 @@ class ProvedConnection:
     """The base of those that speak something (`zgate_datapath` ConnectionHandler).
 
     :cvar nothing_asked: code and reason for who asks for nothing.
+    :cvar dialect: what is spoken, for traces.
+    :ivar trace: notes the steps of the session's set-up; None: nobody follows it.
     """
 
     nothing_asked: tuple[int, str]
+    dialect: str
 
     def __init__(
         self,
@@ -36,6 +40,7 @@ class ProvedConnection:
         quic: ServerQuicConnection,
     ) -> None:
         self.connection = connection
+        self.trace: SetupTrace | None = None
         self._table = table
         self._endpoint = endpoint
         self._quic = quic
@@ -60,6 +65,8 @@ class ProvedConnection:
             self.connection.close(ErrorCode.H3_REQUEST_REJECTED, "not authenticated")
             return
         self._identity = self._quic.peer_identity
+        if self.trace is not None:
+            self.trace.proved(self._identity.name, self.dialect)
         self._deadline = self._table.loop.call_later(_SESSION_TIMEOUT_S, self._overdue)
 
     def _overdue(self) -> None:

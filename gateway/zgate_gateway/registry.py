@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -98,6 +99,7 @@ class SessionRecord:
         is_up: its worker has it; until then an earlier session of the client has its place.
         bytes_before: what had been counted for the client, up and down, when it came.
         bytes_until: the same when another session took its place.
+        admission_s: see `Admission.timing_s`.
     """
 
     session_id: str
@@ -114,6 +116,7 @@ class SessionRecord:
     closed: bool = False
     bytes_before: tuple[int, int] = (0, 0)
     bytes_until: tuple[int, int] | None = None
+    admission_s: tuple[float, ...] = ()
 
     @property
     def client(self) -> str:
@@ -201,9 +204,11 @@ class Registry:
         previous = self.by_client.get(identity.name)
         was_here = "up" if previous is not None else self._ended_lately(identity.name)
         addresses: list[IpAddress] = []
+        began_s = time.monotonic()
         try:
             for pool in self._pools:
                 addresses.append(pool.acquire(identity.name, self._lease_clock()).address)
+            leased_s = time.monotonic()
             if previous is None:
                 self._install(identity, addresses, worker)
         except PoolExhausted as error:
@@ -231,6 +236,7 @@ class Registry:
             established_at=now,
             established_s=self.loop.time(),
             is_up=previous is None,
+            admission_s=(began_s, leased_s, time.monotonic()),
         )
         self.by_id[session.session_id] = session
         if previous is None:

@@ -41,6 +41,7 @@ class DialectConnection(ClientConnection):
         """The protocol is known: the handler is another where it is not HTTP/3."""
         if self.connection.application_protocol == ZTNA_V1:
             handler = self._make_ztna()
+            handler.trace = self.trace
             self.connection.set_handler(handler)
             handler.handshake_completed()
         else:
@@ -49,6 +50,8 @@ class DialectConnection(ClientConnection):
     def make_session(self, stream_id: int, headers: Headers) -> ConnectIpSession:
         """What reads a request with these headers."""
         if STREAM in self._dialects and is_stream_request(headers):
+            if self.trace is not None:
+                self.trace.dialect = STREAM
             return StreamSession(stream_id)
         return super().make_session(stream_id, headers)
 

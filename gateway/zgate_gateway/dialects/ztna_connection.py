@@ -48,6 +48,7 @@ from zgate_gateway.dialects.ztna_offers import ZtnaOffers
 from zgate_gateway.dialects.ztna_tunnel import ZtnaTunnel
 from zgate_gateway.proved_connection import ProvedConnection
 from zgate_gateway.sessions import Session, SessionTable
+from zgate_gateway.tracing.setup import Mark, Result
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +63,7 @@ class ZtnaConnection(ProvedConnection):
     """The gateway's side of it (`zgate_datapath` ConnectionHandler, `SessionOwner`)."""
 
     nothing_asked = (_NO_ERROR, "no service was registered")
+    dialect = ztna_v1.ALPN
 
     def __init__(
         self,
@@ -139,6 +141,8 @@ class ZtnaConnection(ProvedConnection):
     def terminated(self, ending: Ending) -> None:
         """The connection is gone, with all it carried."""
         self._no_deadline()
+        if self.trace is not None:
+            self.trace.ended(str(ending))
         if self._session is not None:
             is_goodbye = not ending.is_transport and not ending.reason
             self._table.close(self._session, "closed by the client" if is_goodbye else str(ending))
@@ -150,6 +154,9 @@ class ZtnaConnection(ProvedConnection):
         if self._tunnel is None:
             self._table.count_drop(DropReason.NO_SESSION)
             return
+        if self.trace is not None:
+            self.trace.first_packet()
+            self.trace = None
         taken = self._tunnel.take(packet, service)
         if isinstance(taken, DropReason):
             self._answer(packet, taken)
@@ -184,17 +191,24 @@ class ZtnaConnection(ProvedConnection):
     def _ask_for_session(self, identity: PeerIdentity) -> None:
         if not self._applied:
             self._applied = True
+            if self.trace is not None:
+                self.trace.mark(Mark.REQUESTED)
+                self.trace.mark(Mark.APPLIED)
             self._table.apply(Applicant(identity, self.path()), self._answered)
 
     def _answered(self, outcome: Admission | Refusal) -> None:
         """The supervisor has decided whether there is a session."""
         self._applied = False
+        if self.trace is not None:
+            self.trace.answered(outcome)
         waiting, self._waiting = list(self._waiting), {}
         if isinstance(outcome, Refusal):
             logger.info(
                 "registration refused: %(reason)s",
                 {"event": "registration_refused", "reason": outcome},
             )
+            if self.trace is not None:
+                self.trace.refused(Result.REFUSED, str(outcome), outcome.status)
             for registration in waiting:
                 self._refuse(registration.service, RefusalCode.NOT_AUTHORIZED)
         elif self.connection.is_terminated:
@@ -214,6 +228,8 @@ class ZtnaConnection(ProvedConnection):
         try:
             self.holdings_changed(established)
             self._table.established(established)
+            if self.trace is not None:
+                self.trace.established()
             for registration in waiting:
                 self._proceed(established, registration)
         except Exception:

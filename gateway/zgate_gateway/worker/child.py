@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from ipaddress import ip_network
+from typing import TYPE_CHECKING
 
 from zgate_bpf.steering_tables import OwnerLookup
 from zgate_config.logs import set_level
@@ -42,9 +43,13 @@ from zgate_gateway.listener import Listener, ListenerSettings
 from zgate_gateway.loop_lag import LoopLag
 from zgate_gateway.prefixes import IpNetwork
 from zgate_gateway.sessions import Session, SessionSettings, SessionTable
+from zgate_gateway.tracing.setup import Result
 from zgate_gateway.worker import messages
 from zgate_gateway.worker.channel import Channel
 from zgate_gateway.worker.messages import BATCH_ENTRIES, Configure, Message
+
+if TYPE_CHECKING:
+    from zgate_gateway.tracing.watch import SetupWatch
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +87,7 @@ class Remote:
         """The supervisor has decided. Its next message may be about the same session."""
         answer = self._answers.pop(message.request_id)
         if isinstance(message, messages.Admitted):
-            answer(Admission(message.session_id, message.addresses))
+            answer(Admission(message.session_id, message.addresses, message.timing_s))
         else:
             answer(Refusal(message.status, ProxyError(message.error), message.text))
 
@@ -154,6 +159,7 @@ class Worker:
         self._refusals_left_out = 0
         self._certificates_refused: dict[str, int] = {}
         self._loop_lag = LoopLag()
+        self._traces = _traces_of(configure)
         self._answers: messages.Parts[RegistrationAnswer] = messages.Parts()
         self._tasks: set[asyncio.Task[None]] = set()
         self._channel = Channel(
@@ -177,6 +183,8 @@ class Worker:
         finally:
             for task in (upkeep, *self._tasks):
                 task.cancel()
+            if self._traces is not None:
+                await self._traces.close()
             self._forwarder.stop()
             self._listener.close()
             self._channel.close()
@@ -220,6 +228,7 @@ class Worker:
             on_refused=self._certificate_refused,
             connection_ids=ConnectionIds(configure.secret, configure.worker, configure.workers),
             retry_key=configure.retry_key,
+            traces=self._traces,
         )
         self._listener.open(self._udp, self._loop)
         assert self._listener.endpoint is not None
@@ -232,10 +241,17 @@ class Worker:
     def _make_handler(
         self, listener: Listener, connection: Connection, quic: ServerQuicConnection
     ) -> ClientConnection:
-        assert listener.endpoint is not None
+        endpoint = listener.endpoint
+        assert endpoint is not None
         if dialects := self._configure.dialects:
-            return DialectConnection(dialects, self._table, listener.endpoint, connection, quic)
-        return ClientConnection(self._table, listener.endpoint, connection, quic)
+            made: ClientConnection = DialectConnection(
+                dialects, self._table, endpoint, connection, quic
+            )
+        else:
+            made = ClientConnection(self._table, endpoint, connection, quic)
+        if self._traces is not None:
+            made.trace = self._traces.begin(connection)
+        return made
 
     def _end(self, status: int) -> None:
         self._status = status
@@ -259,6 +275,8 @@ class Worker:
             now = self._loop.time()
             self._loop_lag.note(max(0.0, now - due), now)
             self._table.look()
+            if self._traces is not None:
+                self._traces.look()
             if looks % _LOOKS_PER_UPKEEP == 0:
                 self._tell_moved()
 
@@ -365,6 +383,8 @@ class Worker:
     def _certificate_refused(self, connection: Connection, reason: str, text: str) -> None:
         count = self._certificates_refused
         count[reason] = count.get(reason, 0) + 1
+        if self._traces is not None and (trace := self._traces.of(connection)) is not None:
+            trace.refused(Result.CERTIFICATE_REFUSED, reason)
         # Strangers can come by the hundred: their records must not fill the disk.
         if not self._refusals.allow(self._loop.time()):
             self._refusals_left_out += 1
@@ -432,7 +452,19 @@ class Worker:
             "tun_write_drops": carried.get("tun_failed_packets", 0),
             "lost_reports": carried.get("lost_reports", 0),
             "misdirected_packets": endpoint.misdirected_packets + self._table.misdirected_packets,
+            **(self._traces.counters() if self._traces is not None else {}),
         }
+
+
+def _traces_of(configure: Configure) -> SetupWatch | None:
+    """Who follows set-ups; None, and nothing of it is imported, where nobody wants that."""
+    if configure.tracing is None:
+        return None
+    from zgate_gateway.tracing.exporter import SpanSink
+    from zgate_gateway.tracing.watch import SetupWatch
+
+    sink = SpanSink(configure.tracing, worker=configure.worker, engine=configure.engine)
+    return SetupWatch(sink, configure.tracing.sample_ratio)
 
 
 def _with_copies(configure: Configure, descriptors: Sequence[int]) -> Configure:

@@ -66,6 +66,15 @@ class Parts(Generic[Entry]):
 
 
 @dataclass(frozen=True, slots=True)
+class TracingSettings:
+    """Where traces of session set-ups go; see `zgate_gateway.config.TracingConfig`."""
+
+    endpoint: str
+    sample_ratio: float
+    client_addresses: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Configure:
     """The first message, with descriptors: UDP socket, TUN queue, owners of addresses and networks.
 
@@ -82,6 +91,7 @@ class Configure:
         service_pools: the services' virtual IPs and the offers' addresses.
         dns_domain: services have names under it, answered at the gateway's addresses.
         dialects: which are served beside RFC 9484's framing.
+        tracing: None: no traces.
     """
 
     worker: int
@@ -107,6 +117,7 @@ class Configure:
     dns_domain: str
     dialects: tuple[str, ...] = ()
     networks: tuple[str, ...] = ()
+    tracing: TracingSettings | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,11 +129,12 @@ class EndLost:
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """The answer to `Apply`: the kernel knows the client."""
+    """The answer to `Apply`: the kernel knows the client. `timing_s`: see `Admission`."""
 
     request_id: int
     session_id: str
     addresses: tuple[IpAddress, ...]
+    timing_s: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,6 +64,7 @@ CONFIGURE = messages.Configure(
     service_pools=("10.101.0.0/16", "fd01::/64"),
     dns_domain="zgate.internal",
     networks=("10.20.0.0/16",),
+    tracing=messages.TracingSettings("http://127.0.0.1:4318", 0.1, client_addresses=False),
 )
 REPORT = messages.Report(
     3,
@@ -77,7 +78,7 @@ REPORT = messages.Report(
 ALL: list[Any] = [
     CONFIGURE,
     messages.EndLost((WHERE, WHERE)),
-    messages.Admitted(1, "s1", (V4, V6)),
+    messages.Admitted(1, "s1", (V4, V6), (1.5, 1.75, 2.0)),
     messages.Denied(2, 503, "connection_limit_reached", "no room"),
     messages.ServiceReached(3, (V4, V6)),
     messages.CloseSession("s1", "kicked"),
@@ -102,6 +103,7 @@ ALL: list[Any] = [
     messages.ConnectorSilent("s1", True),
     messages.ReloadTrust(),
     messages.ReloadCertificate(),
+    messages.SetLogLevel("debug"),
     messages.AskReport(3, True, ("s1", "s2")),
     messages.PingSession(4, "s1"),
     messages.StopAccepting(),
