@@ -23,6 +23,7 @@ _MIN_LINK_MTU_BYTES = 1331 + _UDP_HEADERS_BYTES
 def check_network(context: Context) -> Iterator[Finding]:
     """All that is between a client's packet and where it wants to go."""
     yield from _uplink(context)
+    yield _addresses(context)
     yield _tun_name(context)
     yield _pools(context)
     yield _udp_port(context)
@@ -65,6 +66,30 @@ def _uplink(context: Context) -> Iterator[Finding]:
             )  # fmt: skip
         else:
             yield ok("uplink_mtu", f"mtu of {name}", str(mtu), mtu_bytes=mtu)
+
+
+def _addresses(context: Context) -> Finding:
+    """Answers leave from the address that the kernel picks, not from that which was dialled."""
+    title, listen = "addresses", context.settings.listen
+    if not listen.address.is_unspecified:
+        return ok("addresses", title, f"the gateway listens at {listen.address}")
+    for name in context.uplinks:
+        links = context.host.run_json("ip", "-j", "addr", "show", "dev", name) or []
+        held = [one for link in links for one in link.get("addr_info", [])]
+        for family, version in (("inet", 4), ("inet6", 6)):
+            found = [
+                str(one.get("local"))
+                for one in held
+                if one.get("family") == family and one.get("scope") == "global"
+            ]
+            if len(found) > 1:
+                return warn(
+                    "addresses", title,
+                    f"{name} has {len(found)} IPv{version} addresses ({', '.join(found)}), and "
+                    "answers leave from one of them: who dials another gets none",
+                    "set listen.address to the one that agents dial",
+                )  # fmt: skip
+    return ok("addresses", title, "one of each family: answers leave from where they are expected")
 
 
 def _tun_name(context: Context) -> Finding:

@@ -112,6 +112,12 @@ def test_a_good_network(tmp_path: Path, fake_gateway: Any) -> None:
             {"ip__j__4 route show table all": [{"dst": "10.0.0.0/8", "dev": "eth1"}]},
             "pools", Verdict.FAIL, "10.100.0.0/16 overlaps with 10.0.0.0/8 on eth1",
         ),
+        (
+            {"ip__j addr show dev eth0": [{"addr_info": [
+                {"family": "inet", "scope": "global", "local": f"192.0.2.{n}"} for n in (1, 2)
+            ]}]},
+            "addresses", Verdict.WARN, "2 IPv4 addresses (192.0.2.1, 192.0.2.2)",
+        ),
         ({"nft__j list ruleset": {"nftables": []}}, "nftables_own", Verdict.FAIL, "inet zgate"),
     ],
 )  # fmt: skip
