@@ -49,6 +49,7 @@ def sessions_go_on(world: FaultyWorld) -> Iterator[Watched]:
     with Watched(world) as stream:
         yield stream
         stream.finish()
+        print(f"the stream's longest pause: {stream.longest_pause_s:.2f} s")
         assert stream.longest_pause_s < LONGEST_PAUSE_S
     assert session_ids(world.zgate)["alice"] == before
     assert "Traceback" not in world.log()
