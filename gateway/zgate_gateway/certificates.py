@@ -27,6 +27,7 @@ from zgate_identity.gateway_identity import ensure_gateway_identity
 from zgate_identity.refusal import CertificateRefused
 from zgate_identity.reload import ReloadingClientVerifier
 from zgate_identity.tls_files import TlsFiles, check_server_files
+from zgate_identity.verifier import PeerIdentity
 
 from zgate_gateway.config import GatewayConfig
 from zgate_gateway.copies import MemoryFile
@@ -162,12 +163,25 @@ class CertificateKeeper:
         tell(self._problems, self._validities(), now, warn_before)
 
     def _recheck_sessions(self) -> None:
-        now = self._clock.now()
+        """Close the sessions of those who hold no more by either clock.
+
+        What was issued after a clock was set (a new revocation list) may lie in the steady clock's
+        future; and who is revoked is so by whichever clock the list can be read.
+        """
+        steady, now = self._clock.now(), datetime.now(UTC)
         for session in list(self._sessions.by_client.values()):
-            try:
-                self.verifier.recheck(session.identity, now)
-            except CertificateRefused as refused:
+            refused = self._refusal(session.identity, steady)
+            if refused is not None:
+                refused = self._refusal(session.identity, now)
+            if refused is not None:
                 self._sessions.close(session, f"certificate {refused.reason}")
+
+    def _refusal(self, identity: PeerIdentity, now: datetime) -> CertificateRefused | None:
+        try:
+            self.verifier.recheck(identity, now)
+        except CertificateRefused as refused:
+            return refused
+        return None
 
     # The gateway's own authority.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -25,6 +26,7 @@ from zgate_identity.tls_files import check_server_files
 from zgate_identity.verifier import PeerIdentity
 
 DAY = timedelta(days=1)
+S = 1_000_000_000
 
 
 class World:
@@ -148,6 +150,19 @@ def test_a_revoked_client_goes_at_the_next_look(world: World) -> None:
     assert world.look() == []
     assert world.closed == [("alice", "certificate revoked")]
     assert world.told == [messages.ReloadTrust()]
+
+
+def test_after_a_jump_a_new_list_ends_nobody_but_the_revoked(world: World) -> None:
+    """The wall clock is an hour ahead of the steady one: a list of now is of its future."""
+    world.connect("alice")
+    world.connect("bob")
+    jumped = SteadyClock(wall_ns=lambda: time.time_ns() - 3600 * S)
+    sessions: Any = world.sessions
+    world.keeper.open(sessions=sessions, tell_workers=world.told.append, clock=jumped)
+    world.authority.refresh_crl(datetime.now(UTC))
+    assert world.look() == [] and world.closed == []
+    world.authority.revoke("alice", now=datetime.now(UTC))
+    assert world.look() == [] and world.closed == [("alice", "certificate revoked")]
 
 
 def test_a_list_that_is_no_list_keeps_the_old_one(world: World) -> None:
