@@ -77,9 +77,9 @@ class RunningLevel:
         self._tell(level)
 
     def _say(self) -> None:
-        until = f", until {self.until:%F %T}Z" if self.until else ""
+        until = f"{self.until:%F %T}Z" if self.until else "further notice"
         logger.info(
-            "log level: %(log_level)s%(until)s",
+            "log level: %(log_level)s, until %(until)s",
             {"event": "log_level_changed", "log_level": self.level, "until": until},
         )
 

@@ -2,16 +2,20 @@
 
 import json
 import re
+import subprocess
+import sys
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from zgate_config import ConfigError, parse_document, validate
 from zgate_datapath.congestion import CHOICES
 from zgate_gateway import config as config_module
 from zgate_gateway.config import GatewayConfig, QuicConfig, load_config
+from zgate_gateway.worker.messages import TracingSettings
 
 EXAMPLES = Path(__file__).parents[3] / "gateway" / "examples"
 
@@ -268,3 +272,46 @@ def test_auto_is_a_worker_for_each_core_and_not_too_many(monkeypatch: pytest.Mon
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(64)))
     assert GatewayConfig().worker_count == 16
     assert GatewayConfig(workers=3).worker_count == 3
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    ["http://127.0.0.1:4318", "https://collector.example", "http://[::1]:4318/"],
+)
+def test_a_trace_collector(endpoint: str) -> None:
+    assert GatewayConfig().tracing is None
+    config = GatewayConfig.model_validate({"tracing": {"endpoint": endpoint}})
+    assert config.tracing is not None
+    assert config.tracing.settings() == TracingSettings(endpoint, 0.1, client_addresses=False)
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    ["", "127.0.0.1:4318", "grpc://x:4317", "http://", "http://x:0", "http://x:port",
+     "http://x:4318/v1/traces", "http://x?y", "http://[::1"],
+)  # fmt: skip
+def test_no_trace_collector(endpoint: str) -> None:
+    with pytest.raises(ValidationError, match="an address such as"):
+        GatewayConfig.model_validate({"tracing": {"endpoint": endpoint}})
+
+
+def test_tracing_without_its_extra_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "gateway.yaml"
+    file.write_text("tracing:\n  sample_ratio: 1\n")
+    assert load_config(file).tracing is not None
+    monkeypatch.setattr("zgate_gateway.tracing.extra.is_installed", lambda: False)
+    with pytest.raises(ConfigError, match=r"tracing: .*pip install 'zgate\[otel\]'"):
+        load_config(file)
+    file.write_text("")
+    assert load_config(file).tracing is None
+
+
+def test_who_does_not_trace_imports_nothing_of_it() -> None:
+    code = (
+        "import sys, zgate_gateway.worker.__main__, zgate_gateway.config\n"
+        "print([one for one in sys.modules if one.startswith('opentelemetry')])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

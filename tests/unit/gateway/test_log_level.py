@@ -97,4 +97,6 @@ def test_it_is_told_by_whichever_level_lets_it(
 ) -> None:
     set_level(first)
     RunningLevel(first, lambda _: None).set(second)
-    assert [record.getMessage() for record in caplog.records] == [f"log level: {second}"]
+    assert [record.getMessage() for record in caplog.records] == [
+        f"log level: {second}, until further notice"
+    ]
