@@ -232,7 +232,10 @@ def native_problem() -> str:
 
 @functools.cache
 def _tell_fallback(problem: str) -> None:
-    logger.warning("%s: the Python engine runs, at a fraction of the speed", problem)
+    logger.warning(
+        "%(problem)s: the Python engine runs, at a fraction of the speed",
+        {"event": "engine_slow", "problem": problem},
+    )
 
 
 def engine_name(choice: str) -> str:

@@ -210,11 +210,15 @@ class Gateway:
             version=self.version, pid=os.getpid(), listen=[self.local_address]
         )
         logger.info(
-            "ready: UDP %s, policy revision %d, engine %s, %d workers",
-            self.local_address,
-            self.kernel.revision,
-            self.engine_name,
-            self.config.worker_count,
+            "ready: UDP %(listen)s, policy revision %(revision)d, engine %(engine)s, "
+            "%(workers)d workers",
+            {
+                "event": "gateway_ready",
+                "listen": self.local_address,
+                "revision": self.kernel.revision,
+                "engine": self.engine_name,
+                "workers": self.config.worker_count,
+            },
         )
 
     def _make_directories(self) -> None:
@@ -256,7 +260,10 @@ class Gateway:
             secret = read_file(file)
             if len(secret) == SECRET_BYTES:
                 return secret
-            logger.warning("%s does not hold %d bytes: made anew", file, SECRET_BYTES)
+            logger.warning(
+                "%(path)s does not hold %(wanted_bytes)d bytes: made anew",
+                {"event": "quic_key_replaced", "path": file, "wanted_bytes": SECRET_BYTES},
+            )
         secret = os.urandom(SECRET_BYTES)
         write_file(file, secret, PRIVATE_MODE)
         return secret
@@ -308,7 +315,7 @@ class Gateway:
             )
         )
         for line in self.network.prepare():
-            logger.warning("leftovers: %s", line)
+            logger.warning("leftovers: %(what)s", {"event": "leftovers_removed", "what": line})
         self._queues = Tun.open_queues(
             config.tun.name,
             config.worker_count,
@@ -325,7 +332,10 @@ class Gateway:
         try:
             self.network.close(hold=self._holds)
         except NetError as error:
-            logger.error("not everything could be taken back: %s", error)
+            logger.error(
+                "not everything could be taken back: %(error)s",
+                {"event": "network_not_undone", "error": error},
+            )
 
     def _open_sessions(self, loop: asyncio.AbstractEventLoop) -> None:
         sessions = self.config.sessions
@@ -485,7 +495,10 @@ class Gateway:
             case messages.TunLost():
                 self._tun_lost()
             case _:
-                logger.error("worker %d makes no sense: killed", process.index)
+                logger.error(
+                    "worker %(worker)d makes no sense: killed",
+                    {"event": "worker_nonsense", "worker": process.index},
+                )
                 process.kill()
 
     def _admit(self, process: WorkerProcess, message: messages.Apply) -> None:
@@ -630,4 +643,4 @@ class Gateway:
         self._undo.close()
         self.state = "stopped"
         if was_ready:
-            logger.info("stopped")
+            logger.info("stopped", {"event": "gateway_stopped"})

@@ -41,7 +41,10 @@ class PathMemory:
         except FileNotFoundError:
             return []
         except (OSError, TypeError, ValueError) as error:
-            logger.warning("%s: not known who was here: %s", self._file, error)
+            logger.warning(
+                "%(path)s: not known who was here: %(error)s",
+                {"event": "path_memory_unread", "path": self._file, "error": error},
+            )
             return []
         finally:
             self.forget()
@@ -63,7 +66,10 @@ class PathMemory:
     def _told(self, problem: str) -> None:
         if problem != self._problem:
             self._problem = problem
-            logger.warning("where clients are is not written: %s", problem)
+            logger.warning(
+                "where clients are is not written: %(problem)s",
+                {"event": "path_memory_off", "problem": problem},
+            )
 
     def forget(self) -> None:
         """All have been told: there is nothing to remember."""

@@ -157,7 +157,10 @@ class Crew:
             for process in self.processes:
                 # Counted, not timed: whoever was stopped itself must not blame the workers.
                 if process.unanswered >= _MAX_UNANSWERED:
-                    logger.error("worker %d does not answer: killed", process.index)
+                    logger.error(
+                        "worker %(worker)d does not answer: killed",
+                        {"event": "worker_hangs", "worker": process.index},
+                    )
                     process.kill()
                 elif process.ready.done():
                     process.ping(next(self._requests))
@@ -208,7 +211,10 @@ class Crew:
         if not self._is_working:
             return
         slot.restarts += 1
-        logger.error("worker %d, pid %d, has ended (%s)", process.index, process.pid, cause)
+        logger.error(
+            "worker %(worker)d, pid %(pid)d, has ended (%(reason)s)",
+            {"event": "worker_ended", "worker": process.index, "pid": process.pid, "reason": cause},
+        )
         if self._loop.time() - process.started_s >= _STABLE_AFTER_S:
             slot.delay_s = 0.0
         slot.restart = self._loop.call_later(slot.delay_s, self._restart, slot)
@@ -220,7 +226,10 @@ class Crew:
             slot.process = WorkerProcess(slot.index, self, self._loop)
             self._configure(slot.process)
         except OSError as error:
-            logger.error("worker %d cannot be started: %s", slot.index, error)
+            logger.error(
+                "worker %(worker)d cannot be started: %(error)s",
+                {"event": "worker_start_failed", "worker": slot.index, "error": error},
+            )
             if slot.process is not None:
                 slot.process.kill()
             else:
@@ -310,7 +319,7 @@ class Crew:
         try:
             await asyncio.wait_for(self._all_gone.wait(), _STOP_TIMEOUT_S)
         except TimeoutError:
-            logger.error("workers did not end in time: killed")
+            logger.error("workers did not end in time: killed", {"event": "workers_killed"})
             for process in self.processes:
                 process.kill()
             await self._all_gone.wait()
