@@ -38,6 +38,8 @@ OTHERS_IN_REPOSITORY = ("prometheus", "ncal")
 """More than zgate needs: what tests install beside it, and a package that nobody misses."""
 BUILDING = "building-"
 UNUSED_S = 7 * 86_400
+IN_USE = {"machines", "containers"}
+"""Folders that others look after: they may hold mounts."""
 
 _SETTLE = r"""
 set -eu
@@ -200,7 +202,7 @@ def made_once(kind: str, inputs: Sequence[str], build: Callable[[Path], None]) -
 def remove_old() -> None:
     """What an interrupted build left, and what nobody has used for days."""
     for folder in CACHE.iterdir():
-        if not folder.is_dir() or folder.name == "machines":
+        if not folder.is_dir() or folder.name in IN_USE:
             continue
         is_old = folder.stat().st_mtime < time.time() - UNUSED_S
         if is_old or folder.name.startswith(BUILDING):
