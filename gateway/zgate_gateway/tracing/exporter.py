@@ -7,8 +7,10 @@ interpreter with the loop that carries packets, so a batch is small.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
+import threading
 from collections.abc import Sequence
 from importlib.metadata import version
 
@@ -129,9 +131,19 @@ class SpanSink:
 
     async def close(self) -> None:
         """See `Sink.close`."""
-        if self._exporter.is_taken and self._given > self._exporter.done:
-            flush = asyncio.to_thread(self._provider.force_flush)
-            await asyncio.wait([asyncio.ensure_future(flush)], timeout=_LAST_WORDS_S)
+        if not self._exporter.is_taken or self._given <= self._exporter.done:
+            return
+        loop, is_flushed = asyncio.get_running_loop(), asyncio.Event()
+
+        def flush() -> None:
+            self._provider.force_flush()
+            with contextlib.suppress(RuntimeError):  # the loop may be closed by then
+                loop.call_soon_threadsafe(is_flushed.set)
+
+        # Not one of the loop's own threads: at the end these are waited for.
+        threading.Thread(target=flush, daemon=True).start()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(is_flushed.wait(), _LAST_WORDS_S)
 
 
 class CountingExporter(SpanExporter):

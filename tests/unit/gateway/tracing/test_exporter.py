@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import socket
 import time
@@ -85,7 +86,7 @@ async def test_a_set_up_with_all_its_parts(collector: OtlpCollector) -> None:
         "admission.kernel": 1,
         "first_packet": 1,
     }
-    assert sink.counters() == {"spans_sent": 8, "spans_lost": 0}
+    await eventually(lambda: sink.counters() == {"spans_sent": 8, "spans_lost": 0})
     await sink.close()
 
 
@@ -128,6 +129,18 @@ async def test_a_collector_that_is_down_loses_spans_and_nothing_else(
     began_s = time.monotonic()
     await sink.close()
     assert time.monotonic() - began_s < 2
+
+
+def test_a_collector_that_never_answers_holds_no_end_up() -> None:
+    async def live(sink: SpanSink) -> None:
+        sink.take(established())
+        await sink.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        began_s = time.monotonic()
+        # As a worker's process does: the loop's own end is part of it.
+        asyncio.run(live(sink_for("http://{}:{}".format(*silent.getsockname()))))
+        assert time.monotonic() - began_s < 3
 
 
 async def test_a_collector_that_comes_back_is_told_of(
