@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
@@ -764,6 +765,8 @@ async def test_the_first_packet_of_a_pair_is_judged_and_the_rest_pass(
     link = await _direct(links, vnet_tun)
     judged = link.send_up([100])
     await eventually(lambda: not link.missing_above(judged), _WAIT_S)
+    assert link.gateway_side.engine.first_packet_s == 0, "Python has seen it"
+    began_s = time.monotonic()
     passing = link.send_up([100] * 20)
     arrived: list[bytes] = []
     await eventually(lambda: arrived.extend(vnet_tun.delivered()) or len(arrived) >= 20, _WAIT_S)
@@ -773,6 +776,12 @@ async def test_the_first_packet_of_a_pair_is_judged_and_the_rest_pass(
         vnet_tun.inject(packet)
     await eventually(lambda: not link.missing_below(down), _WAIT_S)
     assert link.gateway_side.engine.carried.received_packets == 20
+    first_s = link.gateway_side.engine.first_packet_s
+    assert began_s <= first_s <= time.monotonic()
+    passing = link.send_up([100])
+    arrived.clear()
+    await eventually(lambda: arrived.extend(vnet_tun.delivered()) or arrived, _WAIT_S)
+    assert link.gateway_side.engine.first_packet_s == first_s, "the first stays the first"
 
 
 @native_gateway
