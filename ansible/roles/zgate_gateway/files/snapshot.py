@@ -1,4 +1,4 @@
-"""Keep a gateway's store before an upgrade, and put it back: snapshot.py save|restore STORE COPY."""
+"""Keep a gateway's store before an upgrade, or put it back: snapshot.py save|restore STORE COPY"""
 
 import os
 import shutil
