@@ -28,6 +28,7 @@ PACKAGES = (
 )
 LEVELS = ("debug", "info", "warning", "error", "exception", "critical", "log")
 BEGIN, END = "<!-- events -->\n", "<!-- end of events -->\n"
+_IS_LOGGER = re.compile(r"_?log(ger)?|logging(\.getLogger\(.*\))?", re.IGNORECASE)
 _PLACEHOLDER = re.compile(r"%\((\w+)\)")
 
 
@@ -51,7 +52,7 @@ def calls(path: Path) -> Iterator[ast.Call]:
             isinstance(node, ast.Call)
             and isinstance(node.func, ast.Attribute)
             and node.func.attr in LEVELS
-            and (ast.unparse(node.func.value) in ("logger", "logging.getLogger(__name__)"))
+            and _IS_LOGGER.fullmatch(ast.unparse(node.func.value))
         ):
             yield node
 

@@ -36,7 +36,7 @@ from zgate_gateway.audit_head import HeadKeeper
 
 __all__ = ["AuditError", "AuditEvent", "AuditLog", "Flow"]
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _Address = IPAddress | str
 _encode = json.JSONEncoder(separators=(",", ":"), default=str).encode
@@ -333,7 +333,10 @@ class AuditLog:
 
     def _written_again(self) -> None:
         if self._write_error is not None:
-            _log.warning("audit log %s: written again, %d records lost", self.path, self.lost)
+            logger.warning(
+                "audit log %(path)s: written again, %(lost)d records lost",
+                {"event": "audit_written_again", "path": self.path, "lost": self.lost},
+            )
             self._write_error = None
 
     def sync(self) -> None:
@@ -354,8 +357,13 @@ class AuditLog:
                 self._keeper.note(head)
         except OSError as error:
             if not again:
-                _log.error(
-                    "audit log %s: not brought to the disk: %s", self.path, error.strerror or error
+                logger.error(
+                    "audit log %(path)s: not brought to the disk: %(error)s",
+                    {
+                        "event": "audit_not_synced",
+                        "path": self.path,
+                        "error": error.strerror or error,
+                    },
                 )
             self._sync_error = f"not brought to the disk: {error.strerror or error}"
         else:
@@ -465,7 +473,10 @@ class AuditLog:
         if isinstance(error, AuditError):
             text = str(error)
         if text != self._write_error:
-            _log.error("%s; the old file stays in use", text)
+            logger.error(
+                "%(problem)s; the old file stays in use",
+                {"event": "audit_not_reopened", "problem": text},
+            )
         self._write_error = text
         if self._max_bytes is not None:
             self._rotate_at = self._size_bytes() + self._max_bytes
@@ -479,10 +490,9 @@ class AuditLog:
 
     def _complain(self, error: OSError) -> None:
         if self._write_error is None:
-            _log.error(
-                "audit log %s: %s; records are lost until that is cured",
-                self.path,
-                error.strerror or error,
+            logger.error(
+                "audit log %(path)s: %(error)s; records are lost until that is cured",
+                {"event": "audit_not_written", "path": self.path, "error": error.strerror or error},
             )
         self._write_error = error.strerror or str(error)
 
@@ -503,12 +513,16 @@ def _further(file: AuditFile, keeper: HeadKeeper | None) -> Head:
     if noted is None or noted.seq < found.seq or noted == found:
         return found
     if file.has_records:
-        _log.error(
-            "audit log %s ends at record %d, but had come to %d (%s): records are missing or were "
-            "changed; zgatectl audit verify tells which",
-            file.path,
-            found.seq,
-            noted.seq,
-            noted.digest,
+        logger.error(
+            "audit log %(path)s ends at record %(records)d, but had come to"
+            " %(noted_records)d (%(noted_sha256)s): records are missing or were changed;"
+            " zgatectl audit verify tells which",
+            {
+                "event": "audit_cut",
+                "path": file.path,
+                "records": found.seq,
+                "noted_records": noted.seq,
+                "noted_sha256": noted.digest,
+            },
         )
     return noted

@@ -48,7 +48,7 @@ from zgate_gateway.audit_chain import (
     signature_of,
 )
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 KEY_NAME, PUBLIC_NAME, HEAD_NAME = "audit.key", "audit.pub", "audit.head"
 
@@ -113,13 +113,17 @@ class HeadKeeper:
         except FileNotFoundError:
             return None
         except OSError as error:
-            _log.error("%s: %s; whether the audit log was cut is not known", self._head_file, error)
+            logger.error(
+                "%(path)s: %(error)s; whether the audit log was cut is not known",
+                {"event": "audit_head_unreadable", "path": self._head_file, "error": error},
+            )
             return None
         position = parse_position(data)
         if position is None or not is_signed(position, {self.public_key}):
-            _log.error(
-                "%s is not what this gateway wrote; whether the audit log was cut is not known",
-                self._head_file,
+            logger.error(
+                "%(path)s is not what this gateway wrote; whether the audit log was cut is not"
+                " known",
+                {"event": "audit_head_foreign", "path": self._head_file},
             )
             return None
         return Head(position.seq - 1, position.prev)

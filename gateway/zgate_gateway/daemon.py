@@ -39,6 +39,7 @@ from zgate_datapath.connection_ids import SECRET_BYTES, OwnerMask
 from zgate_datapath.engine import engine_name
 from zgate_datapath.tun import Tun
 from zgate_datapath.udp import format_address
+from zgate_host import systemd
 from zgate_identity.files import PRIVATE_MODE, IdentityError, read_file, write_file
 from zgate_protocol import goodbye
 from zgate_protocol.structured_field import ProxyError
@@ -624,7 +625,8 @@ class Gateway:
             self.crew.tell(messages.StopAccepting())
             self.drain.close()
             self.log_level.close()
-            self._holds = bool(self.sessions.by_client)
+            # Whoever stopped us by hand wants to have everything back as it was.
+            self._holds = bool(self.sessions.by_client) and systemd.is_watched()
             for session in list(self.sessions.by_id.values()):
                 self.sessions.close(session, goodbye.STOPPING)
             await self.flow_memory.close()

@@ -42,6 +42,7 @@ class Deployment:
 
     Attributes:
         host: where the gateway runs.
+        environment: what is added to the gateway's.
     """
 
     def __init__(self, internet: Internet, policy: str, host: Host | None = None) -> None:
@@ -59,6 +60,7 @@ class Deployment:
         self.policy_file.write_text(policy)
         self.gateway: Process | None = None
         self.agents: dict[str, Process] = {}
+        self.environment: dict[str, str] = {}
 
     # Identities.
 
@@ -119,7 +121,11 @@ class Deployment:
         config_file = self.directory / "gateway.yaml"
         config_file.write_text(json.dumps({**self.gateway_config(), **changes}, indent=2))
         self.gateway = self.host.namespace.spawn(
-            self.name, BIN / "zgate-gateway", "--config", config_file
+            self.name,
+            BIN / "zgate-gateway",
+            "--config",
+            config_file,
+            environment=self.environment,
         )
         return self.gateway
 

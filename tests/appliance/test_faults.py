@@ -123,7 +123,12 @@ def test_a_read_only_state_directory(units: Units) -> None:
         units.gateway.run(*inside, "mount", "--bind", STATE, STATE)
         units.gateway.run(*inside, "mount", "-o", "remount,bind,ro", STATE)
         assert "Read-only file system" in wait_alert(units, "state_not_writable")
-        units.gateway.run(*inside, "umount", STATE)
+        # The gateway may be writing to it at this very moment: then it is busy.
+        wait_until(
+            lambda: not units.gateway.run(*inside, "umount", STATE, check=False).returncode,
+            10.0,
+            "the directory to be writable again",
+        )
 
 
 def test_a_lost_store(units: Units) -> None:

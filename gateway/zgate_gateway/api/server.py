@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from .facade import GatewayFacade
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _BACKLOG = 64
 _START_TIMEOUT_S = 5.0
@@ -102,7 +102,10 @@ class ApiServer:
         except (ApiSocketError, OSError) as error:
             return str(error)
         self._identity = _identity(self._socket_path)
-        _log.warning("API socket %s was gone: made anew", self._socket_path)
+        logger.warning(
+            "API socket %(path)s was gone: made anew",
+            {"event": "api_socket_restored", "path": self._socket_path},
+        )
         old, self._unix = self._unix, running
         self._running = [running if one is old else one for one in self._running]
         if old is not None:
@@ -240,7 +243,10 @@ def _hand_to_group(path: Path, group: str | None) -> None:
     try:
         gid = grp.getgrnam(group).gr_gid
     except KeyError:
-        _log.info("group %s does not exist: only root may use %s", group, path.parent)
+        logger.info(
+            "group %(group)s does not exist: only root may use %(directory)s",
+            {"event": "socket_group_missing", "group": group, "directory": path.parent},
+        )
         return
     os.chown(path, -1, gid)
     path.chmod(0o660)
