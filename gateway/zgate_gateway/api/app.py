@@ -8,7 +8,6 @@ is ``application/problem+json`` (RFC 9457) with a cause and a cure.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator
 from http import HTTPStatus
 from typing import Annotated, Any
@@ -25,7 +24,6 @@ from zgate_gateway.metrics.text import render
 from . import schemas
 from .facade import FacadeError, GatewayFacade
 
-_log = logging.getLogger(__name__)
 
 #: JSON may need several bytes for a character of the policy; whoever escapes them all is refused.
 MAX_BODY_BYTES = schemas.MAX_POLICY_CHARS * 2
