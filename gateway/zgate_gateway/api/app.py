@@ -24,7 +24,6 @@ from zgate_gateway.metrics.text import render
 from . import schemas
 from .facade import FacadeError, GatewayFacade
 
-
 #: JSON may need several bytes for a character of the policy; whoever escapes them all is refused.
 MAX_BODY_BYTES = schemas.MAX_POLICY_CHARS * 2
 
