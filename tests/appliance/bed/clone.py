@@ -1,24 +1,32 @@
 """A machine that runs this clone's zgate instead of an installed one, for quick tests of units.
 
-The clone and its virtual environment are lent read-only, where they are on this host: the
-environment's files name that place.
+The clone and its virtual environment are lent read-only, at a place of their own: units hide /tmp
+and /home, where a clone may well be. The environment's files name the place on this host, so the
+programs are told where to look.
 """
 
+import shlex
 from pathlib import Path
 
 from bed.files import ROOT
 from bed.machine import Machine
 
+INSIDE = Path("/opt/zgate-clone")
 PROGRAMS = ("zgatectl", "zgate-gateway", "zgate-agent", "zgate-connector")
-BINDS = {str(ROOT): ROOT}
+BINDS = {str(INSIDE): ROOT}
 """For `Machine.binds`."""
 UNITS = "/lib/systemd/system"
 
 
 def link_programs(machine: Machine) -> None:
-    """Put the clone's programs where a package has them."""
+    """Put programs that run the clone's where a package has its own."""
+    folders = {INSIDE / path.parent.parent.name for path in ROOT.glob("*/zgate_*/__init__.py")}
+    search = ":".join(map(str, sorted(folders)))
+    environment = INSIDE / ".venv/bin"
     for name in PROGRAMS:
-        machine.run("ln", "-sf", ROOT / ".venv/bin" / name, f"/usr/bin/{name}")
+        command = shlex.join([str(environment / "python3"), str(environment / name)])
+        text = f'#!/bin/sh\nPYTHONPATH={search} exec {command} "$@"\n'
+        machine.write(f"/usr/bin/{name}", text, mode="755")
 
 
 def install_units(machine: Machine, folder: Path = ROOT / "systemd") -> None:
