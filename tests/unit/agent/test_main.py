@@ -115,7 +115,7 @@ def test_flags_become_the_configuration(
 ) -> None:
     seen: list[AgentConfig] = []
 
-    def run(config: AgentConfig) -> int:
+    def run(config: AgentConfig, read_again: object) -> int:
         seen.append(config)
         return 0
 
