@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import socket
@@ -165,8 +166,13 @@ def test_a_restart_is_survived_by_open_connections(
     with two_streams(world) as streams:
         for stream in streams:
             stream.wait_for_more(SOME_BYTES, 10.0)
-        # Bob says nothing: who was there is known to the next gateway, too.
-        wait_until((zgate.directory / "run" / "clients.json").exists, 5.0, "the clients' paths")
+        # Bob says nothing: who was there is known to the next gateway, too, a second later.
+        paths = zgate.directory / "run" / "clients.json"
+        wait_until(
+            lambda: paths.exists() and len(json.loads(paths.read_bytes())) == len(before),
+            5.0,
+            "the paths of both clients",
+        )
         gateway.stop() if how == "stopped" else gateway.kill()
         left = internet.gateway.namespace.run("nft", "list", "tables").stdout.split()
         assert ("zgate_hold" in left) == (how == "stopped")
