@@ -16,8 +16,9 @@ found to be good.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -26,7 +27,7 @@ from zgate_identity.files import IdentityError, IdentityFileError, read_file
 from zgate_identity.gateway_identity import ensure_gateway_identity
 from zgate_identity.refusal import CertificateRefused
 from zgate_identity.reload import ReloadingClientVerifier
-from zgate_identity.tls_files import TlsFiles, check_server_files
+from zgate_identity.tls_files import check_server_files
 from zgate_identity.verifier import PeerIdentity
 
 from zgate_gateway.config import GatewayConfig
@@ -77,20 +78,22 @@ class CertificateKeeper:
         """
         self._config = config
         self._problems = problems
-        self.files = self._find(now)
-        self.verifier = ReloadingClientVerifier(self.files.ca, self.files.crl, now)
-        self._copies = {name: MemoryFile(name) for name in ("certificate", "key", "ca", "crl")}
-        self._own = self._read_own(now)
-        self._copy_trust()
-        self._tell_workers: Callable[[messages.Message], None] | None = None
+        self.files = files = self._find(now)
+        self._own_files = {"certificate": files.certificate, "key": files.key}
+        self._trust_files = {"ca": files.ca} | ({"crl": files.crl} if files.crl else {})
+        # Before reading: what changes meanwhile shows at the first look.
         self._own_followed = _Followed(
-            problems,
-            "certificate_not_loaded",
-            self._reload_own,
-            (self.files.certificate, self.files.key),
+            problems, "certificate_not_loaded", self._reload_own, self._own_files.values()
         )
-        trust = (self.files.ca, *([self.files.crl] if self.files.crl else []))
-        self._trust_followed = _Followed(problems, "trust_not_loaded", self._reload_trust, trust)
+        self._trust_followed = _Followed(
+            problems, "trust_not_loaded", self._reload_trust, self._trust_files.values()
+        )
+        self._copies = {name: MemoryFile(name) for name in (*self._own_files, *self._trust_files)}
+        self._tell_workers: Callable[[messages.Message], None] | None = None
+        with self._copied(self._trust_files):
+            self.verifier = ReloadingClientVerifier(files.ca, files.crl, now)
+        with self._copied(self._own_files):
+            self._own = check_server_files(files.certificate, files.key, now)
         self._dates_due_s = self._renew_due_s = 0.0
 
     def close(self) -> None:
@@ -101,10 +104,7 @@ class CertificateKeeper:
     @property
     def descriptors(self) -> tuple[int, ...]:
         """The copies, for a worker: certificate, key, authorities, and revocation lists if any."""
-        names = (
-            ("certificate", "key", "ca", "crl") if self.files.crl else ("certificate", "key", "ca")
-        )
-        return tuple(self._copies[name].fd for name in names)
+        return tuple(copy.fd for copy in self._copies.values())
 
     def open(
         self,
@@ -151,8 +151,12 @@ class CertificateKeeper:
         self._tell_dates(now)
 
     def expiries(self) -> Mapping[str, datetime]:
-        """When what is in use runs out: ``gateway``, ``ca:SUBJECT``, ``crl``."""
-        return {one.key: one.ends for one in self._validities()}
+        """When what is in use runs out: ``gateway``, ``ca:SUBJECT``, ``crl``.
+
+        An authority and its successor may have the same name: the one that ends first counts.
+        """
+        latest_first = sorted(self._validities(), key=lambda one: one.ends, reverse=True)
+        return {one.key: one.ends for one in latest_first}
 
     def _validities(self) -> list[Validity]:
         current = self.verifier.current
@@ -211,21 +215,23 @@ class CertificateKeeper:
 
     # The files.
 
-    def _read_own(self, now: datetime) -> TlsFiles:
-        """Check the pair, and copy what was checked."""
-        files = self.files
-        before = signature_of(files.certificate), signature_of(files.key)
-        own = check_server_files(files.certificate, files.key, now)
-        certificate, key = read_file(files.certificate), read_file(files.key)
-        if before != (signature_of(files.certificate), signature_of(files.key)):
-            raise IdentityFileError(files.certificate, "is being replaced right now")
-        self._copies["certificate"].write(certificate)
-        self._copies["key"].write(key)
-        return own
+    @contextlib.contextmanager
+    def _copied(self, files: Mapping[str, Path]) -> Iterator[None]:
+        """Copy what is found to be good in the block, and not what has come since."""
+        before = {file: signature_of(file) for file in files.values()}
+        yield
+        found = {name: read_file(file) for name, file in files.items()}
+        for file, version in before.items():
+            if signature_of(file) != version:
+                raise IdentityFileError(file, "is being replaced right now")
+        for name, data in found.items():
+            self._copies[name].write(data)
 
     def _reload_own(self, now: datetime) -> None:
         before = self._own.leaf
-        self._own = self._read_own(now)
+        with self._copied(self._own_files):
+            own = check_server_files(self.files.certificate, self.files.key, now)
+        self._own = own
         if self._tell_workers is not None:
             self._tell_workers(messages.ReloadCertificate())
         if self._own.leaf != before:
@@ -237,14 +243,9 @@ class CertificateKeeper:
                 },
             )
 
-    def _copy_trust(self) -> None:
-        self._copies["ca"].write(read_file(self.files.ca))
-        if self.files.crl is not None:
-            self._copies["crl"].write(read_file(self.files.crl))
-
     def _reload_trust(self, now: datetime) -> None:
-        self.verifier.reload(now)
-        self._copy_trust()
+        with self._copied(self._trust_files):
+            self.verifier.reload(now)
         if self._tell_workers is not None:
             self._tell_workers(messages.ReloadTrust())
 
@@ -257,12 +258,12 @@ class _Followed:
         problems: Problems,
         problem: str,
         load: Callable[[datetime], None],
-        files: tuple[Path, ...],
+        files: Iterable[Path],
     ) -> None:
         self._problems = problems
         self._problem = problem
         self._load = load
-        self._files = files
+        self._files = tuple(files)
         self._seen = self._versions()
         self._failing_since_s: float | None = None
         self._retry_s = 0.0

@@ -15,7 +15,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from zgate_gateway.certificates import CertificateKeeper
 from zgate_gateway.config import GatewayConfig, PkiConfig
-from zgate_gateway.copies import path_of
+from zgate_gateway.copies import MemoryFile, path_of
 from zgate_gateway.problems import Problems
 from zgate_gateway.steady_clock import SteadyClock
 from zgate_gateway.worker import messages
@@ -175,6 +175,54 @@ def test_a_list_that_is_no_list_keeps_the_old_one(world: World) -> None:
     assert world.closed == []
     world.authority.crl_file.write_bytes(good)
     assert world.look() == []
+
+
+def test_workers_get_the_list_that_was_looked_at(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another one takes its place just when it has been found good."""
+    file = world.authority.crl_file
+    *_, copy = map(path_of, world.keeper.descriptors)
+    before = copy.read_bytes()
+    reload = world.keeper.verifier.reload
+
+    def too_slow(now: datetime) -> None:
+        reload(now)
+        file.write_bytes(b"half of")
+
+    world.authority.refresh_crl(datetime.now(UTC))
+    good = file.read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(world.keeper.verifier, "reload", too_slow)
+        world.look()
+    assert copy.read_bytes() == before and world.told == []
+    world.look()
+    assert copy.read_bytes() == before
+    file.write_bytes(good)
+    assert world.look() == []
+    assert copy.read_bytes() == good and world.told == [messages.ReloadTrust()]
+
+
+def test_what_changes_during_the_start_is_not_missed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, fresh = MemoryFile.write, []
+
+    def with_a_change(copy: MemoryFile, data: bytes) -> None:
+        write(copy, data)
+        if not fresh and b"PRIVATE KEY" in data:
+            key = tmp_path / "gateway.key"
+            issued = CertificateAuthority.load(tmp_path / "ca").issue(
+                "gateway", usage=Usage.SERVER, dns_names=["gateway.test"], now=datetime.now(UTC)
+            )
+            (tmp_path / "gateway.crt").write_bytes(issued.certificate_pem)
+            key.write_bytes(issued.key_pem)
+            fresh.append(issued.certificate_pem)
+
+    monkeypatch.setattr(MemoryFile, "write", with_a_change)
+    world = World(tmp_path)
+    assert world.look() == [] and world.serves() == fresh[0]
+    world.keeper.close()
 
 
 def test_dates_are_told(world: World) -> None:
