@@ -347,8 +347,7 @@ class AuditLog:
                 fds.append(os.dup(self._file.fd))  # a rotation meanwhile may close ours
             self._dirty = False
             head = self.head
-            again = self._sync_error is not None
-        if not fds and not again:
+        if not fds:
             return
         try:
             for fd in fds:
@@ -356,7 +355,8 @@ class AuditLog:
             if self._keeper is not None:
                 self._keeper.note(head)
         except OSError as error:
-            if not again:
+            self._dirty = True  # what did not get there is tried again
+            if self._sync_error is None:
                 logger.error(
                     "audit log %(path)s: not brought to the disk: %(error)s",
                     {

@@ -261,6 +261,25 @@ def test_a_failing_sync_is_reported(audit: AuditLog, monkeypatch: pytest.MonkeyP
     assert audit.last_error == "not brought to the disk: Input/output error"
 
 
+def test_what_was_not_brought_to_the_disk_is_brought_there_before_all_is_well(
+    audit: AuditLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries: list[int] = []
+
+    def fail_twice(fd: int) -> None:
+        tries.append(fd)
+        if len(tries) < 3:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fdatasync", fail_twice)
+    audit.events_lost(count=1)
+    for _ in range(2):
+        audit.sync()
+        assert audit.last_error is not None
+    audit.sync()
+    assert audit.last_error is None and len(tries) == 3
+
+
 def test_after_close_records_are_lost_and_counted(audit: AuditLog) -> None:
     audit.close()
     audit.events_lost(count=1)
