@@ -65,9 +65,9 @@ class Readiness:
         if not done:
             self._found = {"store": f"no answer for {_PATIENCE_S:g} s"}
             return  # the one question that hangs stays the only one
-        self._found, self._found_s = looking.result(), loop.time()
         if self._looking is looking:
             self._looking = None
+        self._found, self._found_s = looking.result(), loop.time()
 
     def _ask(self) -> Objections:
         steps: dict[str, Callable[[], None]] = {
