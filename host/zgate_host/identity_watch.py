@@ -75,8 +75,8 @@ async def watch_identity(
         if now != last:
             last, changed_s = now, clock()
             continue
-        if now == used:
-            continue
+        if now == used and not told:
+            continue  # else what was told of is over: they are as they were
         problem = files.problem()
         if not problem:
             used, told = now, ""

@@ -104,3 +104,25 @@ async def test_what_comes_back_as_it_was_is_no_change(pki: Pki) -> None:
         aside.rename(pki.files.key)
         await asyncio.sleep(0.1)
         assert told == []
+
+
+async def test_what_comes_back_after_it_was_told_is_told(pki: Pki) -> None:
+    async with watching(pki, patience_s=0.05) as told:
+        aside = pki.files.key.with_suffix(".aside")
+        pki.files.key.rename(aside)
+        await until(lambda: told)
+        aside.rename(pki.files.key)
+        await until(lambda: told[-1] == "")
+        await asyncio.sleep(0.1)
+        assert len(told) == 2
+
+
+async def test_what_was_wrong_and_is_as_it_was_ends_the_problem(pki: Pki) -> None:
+    async with watching(pki, patience_s=0.05) as told:
+        aside = pki.files.certificate.with_suffix(".aside")
+        pki.files.certificate.rename(aside)
+        await until(lambda: told and told[0])
+        aside.rename(pki.files.certificate)
+        await until(lambda: told[-1] == "")
+        await asyncio.sleep(0.1)
+        assert len(told) == 2
