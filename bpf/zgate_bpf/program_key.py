@@ -8,6 +8,7 @@ compilation too many after an upgrade; to look at less would load a program that
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import os
@@ -79,8 +80,9 @@ def _compiler() -> Iterator[str]:
         libraries = Path(pattern.format(machine=platform.machine()))
         files += sorted({file for name in _LIBRARIES for file in libraries.glob(name)})
     for file in files:
-        state = file.stat()
-        yield f"{file.resolve()} {state.st_size} {state.st_mtime_ns}"
+        with contextlib.suppress(FileNotFoundError):  # a link that leads nowhere, or just removed
+            state = file.stat()
+            yield f"{file.resolve()} {state.st_size} {state.st_mtime_ns}"
 
 
 def _reached_headers(texts: Iterable[bytes]) -> dict[Path, bytes]:

@@ -134,5 +134,7 @@ def test_another_compiler_counts(tmp_path, monkeypatch):
     library.write_bytes(b"three")
     os.utime(library, (1, 1))
     names.add(key())
+    (tmp_path / "libLLVM.so").symlink_to("removed")
+    assert key() in names, "a link that leads nowhere is no compiler"
     monkeypatch.setattr(program_key.importlib.util, "find_spec", lambda _name: None)
     assert len(names | {key()}) == 5
