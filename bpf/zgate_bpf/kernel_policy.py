@@ -462,7 +462,7 @@ class KernelPolicy:
     def restore_flow(
         self, client: IpAddress, remote: IpAddress, protocol: int, ports: tuple[int, int]
     ) -> bool:
-        """Know a flow that was allowed before these tables were made; whether there is a client.
+        """Know a flow that was allowed before; False if it is known, or there is no such client.
 
         ``ports`` are the client's and the remote's, of TCP or UDP. It passes nothing by itself: the
         first packet of it, either way, is judged by the policy in force, as if that were new.
@@ -477,6 +477,11 @@ class KernelPolicy:
         key = layouts.FLOW_KEY.pack(
             client.version, protocol, *ports, pack_address(client), pack_address(remote)
         )
+        present = self._flows.lookup(key)
+        if present is not None:
+            _, _, _, its_epoch, *_ = layouts.FLOW.unpack(present)
+            if its_epoch == epoch:
+                return False  # opened since: its verdict, and the offer that it goes by, stay
         flow = layouts.FLOW.pack(
             time.clock_gettime_ns(time.CLOCK_MONOTONIC),
             _NEVER_JUDGED,

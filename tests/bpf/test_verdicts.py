@@ -213,6 +213,20 @@ def test_a_flow_of_before_is_judged_as_if_it_were_new(world, client, server, oth
     ), "of nobody"
 
 
+@BOTH
+def test_a_flow_of_before_does_not_displace_what_was_opened_since(world, client, server, other):
+    world.policy(EVERYTHING)
+    packet = p.ip(client, server, p.TCP, p.tcp(40000, 443))
+    assert world.up(packet).new_flow
+    flow = ip_address(client), ip_address(server), p.TCP, (40000, 443)
+    assert not world.kernel.restore_flow(*flow)
+    verdict = world.up(packet)
+    assert verdict.known_flow and not verdict.judged
+    world.kernel.set_client(ip_address(client), ALICE)
+    assert world.kernel.restore_flow(*flow), "that one was of the client's earlier session"
+    assert world.down(p.ip(server, client, p.TCP, p.tcp(443, 40000))).passed
+
+
 def test_reply_in_another_protocol_is_unsolicited(world):
     world.policy(EVERYTHING)
     assert world.up(p.ipv4(ALICE4, SERVER4, p.UDP, p.udp(1000, 53))).passed
