@@ -7,6 +7,7 @@ in the kernel's ``include/uapi/linux/bpf.h``; nothing newer than kernel 6.1 is u
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -18,6 +19,7 @@ from enum import IntEnum
 _SYSCALL_NUMBERS = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "ppc64le": 361, "s390x": 351}
 _libc = ctypes.CDLL(None, use_errno=True)
 _NAME_BYTES = 15
+_PROGRAM_LOAD_ATTEMPTS = 10
 
 
 class Command(IntEnum):
@@ -248,11 +250,19 @@ def program_load(
         _name(name),
     )
     try:
-        return _bpf(Command.PROG_LOAD, attributes)[0]
+        return _again_after_signals(Command.PROG_LOAD, attributes)
     except OSError as error:
         if log_bytes:
             raise ProgramRefused(error, log.value.decode(errors="replace")) from error
         raise
+
+
+def _again_after_signals(command: Command, attributes: bytes) -> int:
+    """The verifier gives up with EAGAIN when a signal comes, or the process is frozen or traced."""
+    for _ in range(_PROGRAM_LOAD_ATTEMPTS - 1):
+        with contextlib.suppress(BlockingIOError):
+            return _bpf(command, attributes)[0]
+    return _bpf(command, attributes)[0]
 
 
 class ProgramRefused(OSError):

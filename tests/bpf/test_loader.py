@@ -1,7 +1,9 @@
 """What the kernel says of programs, and what the programs cost it."""
 
 import os
+import signal
 import struct
+import threading
 
 import pytest
 from bpf_support.complexity import VERIFIED_INSTRUCTIONS
@@ -50,3 +52,31 @@ def test_everything_is_given_back():
     with pytest.raises(BpfLoadError):
         KernelPolicy(capacity=Capacity(max_clients=4, max_flows=64, event_buffer_bytes=1000))
     assert descriptors() == before
+
+
+def test_signals_do_not_keep_programs_out(monkeypatch):
+    """The kernel's verifier gives up when a signal comes: a frozen or a traced process has them."""
+    real, interrupted, signals = syscalls._bpf, [], 3
+
+    def with_signals(command, attributes):
+        if command is not syscalls.Command.PROG_LOAD or len(interrupted) >= signals:
+            return real(command, attributes)
+        me = threading.get_ident()
+        timer = threading.Timer(0.005, signal.pthread_kill, (me, signal.SIGUSR1))
+        timer.start()
+        try:
+            return real(command, attributes)
+        except BlockingIOError:
+            interrupted.append(command)
+            raise
+        finally:
+            timer.join()
+
+    monkeypatch.setattr(syscalls, "_bpf", with_signals)
+    before = signal.signal(signal.SIGUSR1, lambda *_: None)
+    try:
+        with KernelPolicy(max_clients=4, max_flows=64) as kernel:
+            assert kernel.ingress_fd > 0
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert len(interrupted) >= signals
