@@ -18,8 +18,9 @@ from zgate_identity.authority import CertificateAuthority
 from zgate_identity.profile import Usage
 
 from ...loopback import engine, lab, pki  # noqa: TID252
+from .links import engines, links
 
-__all__ = ["engine", "lab", "pki"]
+__all__ = ["engine", "engines", "lab", "links", "pki"]
 
 CLIENT_ADDRESS = ("192.0.2.10", 40000)
 SERVER_ADDRESS = ("192.0.2.1", 443)
