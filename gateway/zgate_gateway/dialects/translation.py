@@ -19,7 +19,12 @@ from zgate_protocol.address_translation import translate_addresses
 from zgate_protocol.drop_reason import DropReason
 from zgate_protocol.errors import PacketError
 from zgate_protocol.icmp import invoking_packet, is_icmp_error
-from zgate_protocol.ip_header import check_packet
+from zgate_protocol.ip_header import (
+    check_packet,
+    is_host_only,
+    is_link_local,
+    is_multicast,
+)
 from zgate_protocol.ip_range import IpAddress, RouteTable
 
 _BROADCAST = bytes([255] * 4)
@@ -129,6 +134,13 @@ class Translation:
         return not (is_local or one.is_multicast or destination == _BROADCAST)
 
     def _from_the_agent(self, packet: bytes, service: str | None) -> bytes | DropReason:
+        source, destination = _source(packet), _destination(packet)
+        # What its kernel says to its link (MLD, router solicitations) is for no service, and
+        # answers must not go to where that came from.
+        if is_link_local(source) or is_link_local(destination):
+            return DropReason.LINK_LOCAL
+        if is_host_only(source) or is_multicast(destination):
+            return DropReason.DESTINATION_NOT_ROUTED
         if service is None and len(self._reached) == 1:
             (service,) = self._reached
         version = packet[0] >> 4
@@ -136,7 +148,6 @@ class Translation:
         own = self._own.get(version)
         if vip is None or own is None:
             return DropReason.DESTINATION_NOT_ROUTED
-        source, destination = _source(packet), _destination(packet)
         if source == destination:
             return DropReason.SOURCE_NOT_ASSIGNED
         # An error may come from a router, about what the agent itself has used.

@@ -56,6 +56,29 @@ def test_version_6(agent: Translation) -> None:
     assert agent.to_client(udp(S6, V6)) == udp("fd99::1", "fd77::2")
 
 
+@pytest.mark.parametrize(
+    ("source", "destination", "reason"),
+    [
+        ("fe80::5054:ff:fe12:3456", "ff02::16", DropReason.LINK_LOCAL),
+        ("fe80::5054:ff:fe12:3456", "fd99::1", DropReason.LINK_LOCAL),
+        ("::", "ff02::1:ff00:2", DropReason.LINK_LOCAL),
+        ("fd77::2", "ff05::c", DropReason.DESTINATION_NOT_ROUTED),
+        ("::1", "fd99::1", DropReason.DESTINATION_NOT_ROUTED),
+        ("10.77.0.2", "224.0.0.22", DropReason.LINK_LOCAL),
+        ("10.77.0.2", "239.255.255.250", DropReason.DESTINATION_NOT_ROUTED),
+    ],
+)
+def test_what_the_agents_kernel_says_to_its_link_is_for_nobody(
+    agent: Translation, source: str, destination: str, reason: DropReason
+) -> None:
+    """And answers go on to where the agent asked from."""
+    for asked in (udp("fd77::2", "fd99::1"), udp(A, D)):
+        assert isinstance(agent.from_client(asked, None), bytes)
+    assert agent.from_client(udp(source, destination), None) is reason
+    assert agent.to_client(udp(S6, V6)) == udp("fd99::1", "fd77::2")
+    assert agent.to_client(udp(S, V)) == udp(D, A)
+
+
 def test_two_services_are_told_apart_by_name_only(agent: Translation) -> None:
     agent.reach("other", [ip_address(OTHER)])
     assert agent.from_client(udp(A, D), "other") == udp(V, OTHER)
