@@ -1,4 +1,4 @@
-"""The simulator of ``congestion_simulator.c``, seen from Python."""
+"""The simulator of ``simulator/``, seen from Python."""
 
 import ctypes
 from collections.abc import Sequence
@@ -22,6 +22,8 @@ SOURCES = (
     "congestion_cubic.c",
     "congestion_model.c",
 )
+# One translation unit, in this order.
+PARTS = ("types.c", "events.c", "bottleneck.c", "reno.c", "sender.c", "receiver.c", "run.c")
 MAX_FLOWS = 4
 BUCKETS = 600
 BUCKET_S = 0.1
@@ -145,8 +147,9 @@ class Network:
 
 @cache
 def library() -> ctypes.CDLL:
-    source = Path(__file__).with_name("congestion_simulator.c").read_text()
-    return load(*SOURCES, shim=source)
+    folder = Path(__file__).with_name("simulator")
+    parts = (f'#line 1 "{name}"\n{(folder / name).read_text()}' for name in PARTS)
+    return load(*SOURCES, shim="".join(parts))
 
 
 def mean_rate(flow: _FlowResult, begin_s: float, end_s: float) -> float:
