@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 import uvicorn
 
 from .later import Later
+from .strangers import StrangersProtocol
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -288,7 +289,7 @@ class _Running:
 async def _run(app: ASGIApp, sock: socket.socket) -> _Running:
     config = uvicorn.Config(
         app,
-        http="h11",
+        http="h11" if sock.family == socket.AF_UNIX else StrangersProtocol,
         ws="none",
         lifespan="off",
         log_config=None,
