@@ -39,7 +39,7 @@ from pathlib import Path
 from typing import Protocol, TypedDict, TypeVar
 
 from zgate_config import ConfigError, Mistake, read_bytes
-from zgate_control.store import PolicyRevision, Store, StoreError
+from zgate_control.store import Memory, PolicyRevision, Store, StoreError
 
 from zgate_gateway.audit import AuditLog
 from zgate_gateway.file_watch import Signature, signature_of, watch_file
@@ -429,6 +429,9 @@ class PolicyKeeper:
         }
         now = datetime.now(UTC)
         try:
+            if missing := list(self._not_in_store):  # or the store gives their numbers again
+                self._store.remember(Memory(policies=missing), now)
+                self.written(revision for revision, _ in missing)
             return self._store.record_policy(**fields, now=now, text=candidate.data)
         except StoreError as error:
             # The file can close a hole while the store is lost; its history is written later.

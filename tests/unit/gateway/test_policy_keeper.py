@@ -440,9 +440,6 @@ async def run_steps(world: World, made: list[tuple[str, int]]) -> None:
 async def test_a_store_that_fails_keeps_the_old_policy(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(**_: object) -> None:
-        raise StoreError("zgate.db", "the disk is full", "free some space")
-
     monkeypatch.setattr(world.store, "record_policy", refuse)
     with pytest.raises(StoreError):
         await world.keeper.apply(policy(2).encode())
@@ -566,14 +563,16 @@ async def test_findings_know_the_services(world: World) -> None:
 # A store that is lost, and a file that is gone.
 
 
+def refuse(*_: object, **__: object) -> None:
+    raise StoreError("zgate.db", "the disk is full", "free some space")
+
+
 async def test_the_file_comes_into_force_while_the_store_is_lost(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(**_: object) -> None:
-        raise StoreError("zgate.db", "the disk is full", "free some space")
-
     with monkeypatch.context() as lost:
         lost.setattr(world.store, "record_policy", refuse)
+        lost.setattr(world.store, "remember", refuse)
         for number in (2, 3):
             world.file.write_text(policy(number))
             assert await world.keeper.reload()
@@ -588,6 +587,22 @@ async def test_the_file_comes_into_force_while_the_store_is_lost(
     world.keeper.written(revision for revision, _ in missing)
     assert world.history() == [(3, "reload"), (2, "reload"), (1, "start")]
     assert world.in_force() == policy(3)
+    assert [revision.revision for revision, _ in world.keeper.remembered()] == [3]
+
+
+async def test_no_number_is_used_twice_when_the_store_was_mended_without_one(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file changed while the store was being mended: what was written did not have that."""
+
+    with monkeypatch.context() as lost:
+        lost.setattr(world.store, "record_policy", refuse)
+        lost.setattr(world.store, "remember", refuse)
+        world.file.write_text(policy(2))
+        assert await world.keeper.reload()
+    await world.keeper.apply(policy(3).encode())
+    assert world.kernel.revision == 3
+    assert world.history() == [(3, "apply"), (2, "reload"), (1, "start")]
     assert [revision.revision for revision, _ in world.keeper.remembered()] == [3]
 
 
