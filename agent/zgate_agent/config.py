@@ -16,8 +16,9 @@ Several gateways, in the order in which they are tried:
 
     gateways: [gateway1.example.org, gateway2.example.org:8443]
 
-Everything else has a default. There is no setting, and no flag, that accepts a gateway whose
-certificate does not verify.
+Everything else has a default. Relative paths start at the file's folder, those of flags where the
+command is run. There is no setting, and no flag, that accepts a gateway whose certificate does not
+verify.
 """
 
 from __future__ import annotations
@@ -37,7 +38,15 @@ from zgate_config.dialling import (
     load_with_flags,
 )
 from zgate_config.log_settings import LogSettings
-from zgate_config.types import CredentialPath, Host, InterfaceName, IpAddress, IpNetwork, Text
+from zgate_config.types import (
+    CredentialPath,
+    Host,
+    InterfaceName,
+    IpAddress,
+    IpNetwork,
+    LocalPath,
+    Text,
+)
 from zgate_host.runtime_dir import service_runtime_dir
 
 DEFAULT_RUNTIME_DIR = Path("/run/zgate-agent")
@@ -112,10 +121,12 @@ class AgentConfig(StrictModel):
     """Split tunnel only: of what the gateway advertises, no more than this. None: all of it."""
     on_disconnect: OnDisconnect = OnDisconnect.BLOCK
     dns: DnsMode = DnsMode.AUTO
-    resolv_conf: Path | None = None
+    resolv_conf: LocalPath | None = None
     """None: /etc/resolv.conf."""
     tun: TunSettings = TunSettings()
-    runtime_dir: Path = Field(default_factory=lambda: service_runtime_dir() or DEFAULT_RUNTIME_DIR)
+    runtime_dir: LocalPath = Field(
+        default_factory=lambda: service_runtime_dir() or DEFAULT_RUNTIME_DIR
+    )
     connect_timeout_s: float = Field(default=10.0, gt=0, le=120)
     """For each of the gateway's addresses."""
     idle_timeout_s: float = Field(default=30.0, ge=5, le=600)

@@ -14,6 +14,7 @@ from typing import NoReturn
 
 import click
 from zgate_config import ConfigError
+from zgate_config.dialling import path_setting
 from zgate_config.logs import configure_logging
 from zgate_host.capability import has_net_admin
 from zgate_host.runtime_dir import AlreadyRunning, RuntimeDir
@@ -138,7 +139,7 @@ def _settings(flags: dict[str, object]) -> dict[str, object]:
             settings |= {"gateway": None, "gateways": list(value)}
             continue
         plain = list(value) if isinstance(value, tuple) else value
-        plain = str(plain) if isinstance(plain, Path) else plain
+        plain = path_setting(plain) if isinstance(plain, Path) else plain
         if flag in places:
             outer, inner = places[flag]
             below = settings.setdefault(outer, {})

@@ -59,12 +59,17 @@ def _found(folder: Path) -> str:
     return f"are {', '.join(names[:_MAX_SHOWN])}{more}" if names else "are none"
 
 
+def is_credential(value: str) -> bool:
+    """Whether this is ``credential:NAME``, and no path."""
+    return value.startswith(_PREFIX)
+
+
 def resolve_credential(value: object) -> object:
     """Replace ``credential:NAME`` by that credential's path, as text; leave all else alone.
 
     Raises:
         CredentialError: it is not there.
     """
-    if isinstance(value, str) and value.startswith(_PREFIX):
+    if isinstance(value, str) and is_credential(value):
         return str(credential(value.removeprefix(_PREFIX)))
     return value

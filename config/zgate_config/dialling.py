@@ -9,8 +9,9 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Annotated, TypeVar
 
-from pydantic import BaseModel, PlainSerializer, PlainValidator
+from pydantic import BaseModel, Field, PlainSerializer, PlainValidator
 
+from zgate_config.credentials import is_credential
 from zgate_config.document import parse_document, read_document
 from zgate_config.errors import ConfigError, Mistake
 from zgate_config.load import validate
@@ -84,7 +85,7 @@ class IntermediateServer(StrictModel):
     """A gateway, as files of another shape name it: ``intermediate_server: {host, port}``."""
 
     host: Host
-    port: Port = DEFAULT_PORT
+    port: Annotated[Port, Field(ge=1)] = DEFAULT_PORT
 
     @property
     def address(self) -> GatewayAddress:
@@ -103,22 +104,32 @@ class MetricsSettings(StrictModel):
 def load_with_flags(path: Path | None, flags: Settings, model: type[ModelT]) -> ModelT:
     """Read a file, flags, or a file of which flags replace some values.
 
+    Relative paths in the file start at its folder; those of flags have to be absolute already
+    (`path_setting`).
+
     Raises:
         ConfigError: with every mistake; ``str()`` is one line.
     """
+    folder = path.absolute().parent if path is not None else None
     if path is not None and not flags:
-        return validate(read_document(path), model)
+        return validate(read_document(path), model, folder=folder)
     base = {} if path is None else read_document(path).value
     if not isinstance(base, dict):
         raise ConfigError([Mistake(str(path), 1, (), "expected a mapping, got something else")])
     name = COMMAND_LINE if path is None else f"{path} with the {COMMAND_LINE}"
     document = parse_document(json.dumps(_overlay(base, flags)), name)
     try:
-        return validate(document, model)
+        return validate(document, model, folder=folder)
     except ConfigError as error:
         # What was merged has no lines that anybody could look up.
         unlined = [Mistake(one.file, None, one.path, one.text) for one in error.mistakes]
         raise ConfigError(unlined) from None
+
+
+def path_setting(given: Path) -> str:
+    """A path of the command line as a setting: it starts where the shell is, not at a file."""
+    text = str(given)
+    return text if is_credential(text) else str(given.absolute())
 
 
 def _overlay(base: Settings, over: Settings) -> dict[str, object]:

@@ -139,6 +139,6 @@ LocalPath = Annotated[Path, PlainValidator(_local_path), _as_text]
 _may_be_credential = BeforeValidator(_resolve_credential)
 ReadableFile = Annotated[LocalPath, AfterValidator(_check_readable), _may_be_credential]
 """A file that is there and can be read now; ``credential:NAME`` is one, too."""
-CredentialPath = Annotated[Path, _may_be_credential]
-"""A path, relative to where the process runs, or ``credential:NAME``."""
+CredentialPath = Annotated[LocalPath, _may_be_credential]
+"""A path, or ``credential:NAME``; whether the file is there is found out later."""
 Text = Annotated[str, Field(min_length=1)]

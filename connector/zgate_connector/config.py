@@ -16,7 +16,8 @@ This shape is read as well, with the same keys beside it:
     services:
       - {id: echo, backend: "127.0.0.1:9999", protocol: udp}
 
-There is no setting, and no flag, that accepts a gateway whose certificate does not verify.
+Relative paths start at the file's folder, those of flags where the command is run. There is no
+setting, and no flag, that accepts a gateway whose certificate does not verify.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ from zgate_config.dialling import (
     split_port,
 )
 from zgate_config.log_settings import LogSettings
-from zgate_config.types import CredentialPath, Host, IpNetwork, Port
+from zgate_config.types import CredentialPath, Host, IpNetwork, LocalPath, Port
 from zgate_host.runtime_dir import service_runtime_dir
 
 MIN_MTU_BYTES = 1280
@@ -310,7 +311,7 @@ class ConnectorConfig(StrictModel):
     )
     limits: LimitSettings = LimitSettings()
     tun: TunSettings = TunSettings()
-    runtime_dir: Path = Field(default_factory=default_runtime_dir)
+    runtime_dir: LocalPath = Field(default_factory=default_runtime_dir)
     connect_timeout_s: float = Field(default=10.0, gt=0, le=120)
     """For each of a gateway's addresses."""
     idle_timeout_s: float = Field(default=30.0, ge=5, le=600)

@@ -15,6 +15,7 @@ from typing import NoReturn
 
 import click
 from zgate_config import ConfigError
+from zgate_config.dialling import path_setting
 from zgate_config.logs import configure_logging
 from zgate_host.capability import has_net_admin
 from zgate_host.runtime_dir import AlreadyRunning, RuntimeDir
@@ -106,8 +107,11 @@ def status(
 
 def _settings(flags: dict[str, object]) -> dict[str, object]:
     """Flags that were given, as the configuration file would have them."""
-    given = {name: str(value) for name, value in flags.items() if value is not None}
-    settings: dict[str, object] = {**given}
+    settings: dict[str, object] = {
+        name: path_setting(value) if isinstance(value, Path) else value
+        for name, value in flags.items()
+        if value is not None
+    }
     if "log_level" in settings:
         settings["log"] = {"level": settings.pop("log_level")}
     return settings

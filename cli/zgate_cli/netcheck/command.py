@@ -9,6 +9,7 @@ from zgate_agent.config import DEFAULT_RUNTIME_DIR, AgentConfig, load_config
 from zgate_agent.main import DEFAULT_CONFIG
 from zgate_agent.status import AgentStatus, fetch_status
 from zgate_config import ConfigError
+from zgate_config.dialling import path_setting
 from zgate_host.runtime_dir import RuntimeDir
 from zgate_host.status_socket import StatusUnavailable
 
@@ -81,7 +82,11 @@ def netcheck(
 
 
 def _load(path: Path | None, gateways: tuple[str, ...], flags: dict[str, object]) -> AgentConfig:
-    settings = {name: str(value) for name, value in flags.items() if value is not None}
+    settings = {
+        name: path_setting(value) if isinstance(value, Path) else value
+        for name, value in flags.items()
+        if value is not None
+    }
     try:
         if not gateways:
             return load_config(path, settings)

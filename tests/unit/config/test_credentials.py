@@ -56,7 +56,7 @@ def test_other_paths_are_paths_still(tmp_path: Path, handed_over: Path) -> None:
     (tmp_path / "credential").write_text("")
     files = load(tmp_path, "key: credential\ncertificate: a/b\n")
     assert files.key == tmp_path / "credential"
-    assert files.certificate == Path("a/b")
+    assert files.certificate == tmp_path / "a/b"
 
 
 def test_without_a_service_manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from zgate_config.dialling import GatewayAddress, parse_gateway
+from zgate_config import ConfigError, StrictModel
+from zgate_config.dialling import (
+    GatewayAddress,
+    IntermediateServer,
+    load_with_flags,
+    parse_gateway,
+    path_setting,
+)
+from zgate_config.types import CredentialPath
 
 
 @pytest.mark.parametrize(
@@ -55,3 +65,39 @@ def test_any_text_is_a_gateway_or_refused(text: str) -> None:
         return
     assert 0 < gateway.port <= 65535
     assert parse_gateway(str(gateway)) == gateway
+
+
+class Files(StrictModel):
+    """What a client's file says of its own."""
+
+    ca: CredentialPath
+    key: CredentialPath
+
+
+def test_paths_start_at_the_file_and_those_of_flags_at_the_shell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, shell = tmp_path / "etc", tmp_path / "home"
+    for one in (folder, shell):
+        one.mkdir()
+    monkeypatch.chdir(shell)
+    file = folder / "agent.yaml"
+    file.write_text("ca: ca.crt\nkey: keys/own.key")
+    for path in (file, Path("../etc/agent.yaml")):
+        alone = load_with_flags(path, {}, Files)
+        assert alone.ca.resolve() == folder / "ca.crt" and alone.ca.is_absolute()
+        flags = {"key": path_setting(Path("other.key"))}
+        both = load_with_flags(path, flags, Files)
+        assert (both.ca.resolve(), both.key) == (folder / "ca.crt", shell / "other.key")
+    assert path_setting(Path("/x/y")) == "/x/y"
+    assert path_setting(Path("credential:own.key")) == "credential:own.key"
+
+
+def test_an_intermediate_server_has_a_port_that_can_be_dialled(tmp_path: Path) -> None:
+    class Model(StrictModel):
+        intermediate_server: IntermediateServer
+
+    file = tmp_path / "f.yaml"
+    file.write_text("intermediate_server: {host: gw.example, port: 0}")
+    with pytest.raises(ConfigError, match="port: expected"):
+        load_with_flags(file, {}, Model)
