@@ -278,6 +278,10 @@ class Agent:
         commands = self._machine.handle(event, self._loop.time())
         if before != (self._machine.state, self._machine.attempt):
             self._log_state()
+        match commands:
+            case [Drop(reason), *commands]:
+                # Before anything that waits: the attempt beside it goes on meanwhile.
+                self._drop(reason)
         if self._machine.state is not State.CONNECTED:
             await self._forget_names()
         for command in commands:
@@ -292,8 +296,6 @@ class Agent:
                 self._begin(attempt, stands_by=True)
             case Switch(attempt):
                 self._switch(attempt)
-            case Drop(reason):
-                await self._drop(reason)
             case Disconnect(reason):
                 await self._disconnect(reason)
             case Program(_, tunnel):
@@ -425,24 +427,29 @@ class Agent:
             "session renewed with %(address)s", {"event": "session_renewed", "address": new.address}
         )
         if old is not None:
-            task = asyncio.create_task(self._retire(old))
-            self._retiring.add(task)
-            task.add_done_callback(self._retiring.discard)
+            self._retire(old, "renewed", LINGER_S)
 
-    async def _retire(self, line: Line) -> None:
-        try:
-            await asyncio.sleep(LINGER_S)
-        finally:
-            await self._close(line, "renewed")
-
-    async def _drop(self, reason: str) -> None:
+    def _drop(self, reason: str) -> None:
         """The session is over, and the attempt beside it goes on in its place."""
         old, self._line = self._line, self._beside
         self._beside = None
         if old is not None:
             # Nobody else may read the TUN once the attempt gives a session.
             old.tunnel.let_go()
-            await self._close(old, reason)
+            self._retire(old, reason)
+
+    def _retire(self, line: Line, reason: str, linger_s: float = 0.0) -> None:
+        """Close it after a while, beside whatever else goes on."""
+
+        async def retire() -> None:
+            try:
+                await asyncio.sleep(linger_s)
+            finally:
+                await self._close(line, reason)
+
+        task = asyncio.create_task(retire())
+        self._retiring.add(task)
+        task.add_done_callback(self._retiring.discard)
 
     async def _disconnect(self, reason: str) -> None:
         tasks = list(self._attempts.values())

@@ -230,7 +230,6 @@ class Dialler:
             stands_by=stands_by,
         )
         line = Line(attempt, gateway, address, tunnel, path)
-        self._last[gateway] = address
         self._owner.line_begun(line)
         try:
             line.state = await tunnel.connect(self._config.connect_timeout_s)
@@ -243,6 +242,7 @@ class Dialler:
                 {"event": "no_session", "address": address, "error": failed.error},
             )
             return None
+        self._last[gateway] = address
         return line
 
     def _take_dns(self, line: Line, dns: DnsAssign) -> None:

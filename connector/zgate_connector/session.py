@@ -205,6 +205,8 @@ class GatewaySession:
         self._live = _Live()
         self._tunnel: TunnelLike | None = None
         self._address: IpAddress | None = None
+        # Of the last session: the one that was tried last may be one that never answers.
+        self._last: IpAddress | None = None
         self._source: str | None = None
         self._failed: list[FailedAddress] = []
         self._failures = 0
@@ -312,8 +314,7 @@ class GatewaySession:
         except ResolveError as error:
             return str(error)
         try:
-            # The address of the last session first.
-            for address in sorted(found, key=lambda one: one != self._address):
+            for address in sorted(found, key=lambda one: one != self._last):
                 reason = await self._try(address)
                 if reason is not None:
                     return reason
@@ -367,6 +368,7 @@ class GatewaySession:
     async def _serve(self, tunnel: TunnelLike, live: _Live) -> str:
         self._enter(State.CONNECTED)
         self._sessions += 1
+        self._last = self._address
         self._plane.begin()
         logger.info(
             "session up with %(address)s", {"event": "session_up", "address": self._address}

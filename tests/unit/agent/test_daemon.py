@@ -395,6 +395,41 @@ async def test_a_session_that_ends_while_it_is_renewed(config: AgentConfig) -> N
         assert dial.tunnels[0].close_reasons
 
 
+async def test_its_line_is_given_up_before_anything_that_waits(config: AgentConfig) -> None:
+    """The attempt beside it goes on, and its line must not be taken for the one that ended."""
+    dial = Dialler(UP, None)
+
+    class Names(FakeNames):
+        def withdraw(self) -> None:
+            assert not dial.tunnels[0].reads_tun
+            super().withdraw()
+
+    names = Names()
+    async with running(config, dial, FakeNetwork(), names=names) as agent:
+        await until(agent, connected)
+        dial.tunnels[0].notices.on_dns(NAMES)
+        await until(agent, lambda one: one.dns.domains)
+        agent.reconnect()
+        await until(agent, lambda _: len(dial.tunnels) == 2)
+        dial.tunnels[0].end("idle timeout")
+        await until(agent, lambda one: not one.dns.domains)
+        await until(agent, lambda _: dial.tunnels[0].close_reasons)
+
+
+async def test_an_address_that_never_answers_is_not_tried_first_after_an_outage(
+    config: AgentConfig,
+) -> None:
+    """The last session's address comes first, not the one that was tried last."""
+    silent = ConnectTimeout("no answer")
+    dial = Dialler(silent, UP, silent, silent, UP)
+    async with running(config, dial, FakeNetwork(), resolve=two_addresses) as agent:
+        await until(agent, connected)
+        dial.tunnels[-1].end("lost")
+        await until(agent, lambda one: connected(one) and one.reconnects == 1)
+    good, bad = str(GATEWAY), str(OTHER_GATEWAY)
+    assert [one.config.host for one in dial.tunnels] == [bad, good, good, bad, good]
+
+
 async def test_a_gateway_that_drains_is_left_for_the_next(config: AgentConfig) -> None:
     first, second = GatewayAddress("one.example"), GatewayAddress("two.example", 8443)
     both = config.model_copy(

@@ -207,6 +207,19 @@ async def test_all_addresses_are_tried_and_each_failure_is_told(config: Connecto
         await until(lambda: len(dial.tunnels) == 4)
 
 
+async def test_an_address_that_never_answers_is_not_tried_first_after_an_outage(
+    config: ConnectorConfig,
+) -> None:
+    """The last session's address comes first, not the one that was tried last."""
+    silent = ConnectTimeout("no answer")
+    dial = Dialler(silent, UP, silent, silent, UP)
+    async with running(config, dial, FakePlane(), resolve=two_addresses) as session:
+        (await live(session, dial)).end("lost")
+        await reach(session, lambda one: connected(one) and one.reconnects == 1)
+    good, bad = str(GATEWAY), "2001:db8:f::10"
+    assert [one.config.host for one in dial.tunnels] == [bad, good, good, bad, good]
+
+
 async def test_a_name_that_does_not_resolve(config: ConnectorConfig) -> None:
     async def fails(host: str) -> Sequence[IpAddress]:
         raise ResolveError(f"cannot resolve {host}: no such name")
