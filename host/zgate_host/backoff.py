@@ -16,6 +16,9 @@ MAXIMUM_S = 30.0
 #: After somebody else's session with the same identity: the delay, which doubles up to the second.
 REPLACED_S = 60.0
 REPLACED_MAXIMUM_S = 3600.0
+#: Two that displace each other meet again after both have waited, some 2.5 times a delay. Who has
+#: been left alone for longer than so many begins anew.
+_REPLACED_MEMORY = 6.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +57,7 @@ class Backoff:
         self._spell: _Spell | None = None
         self._spell_until = 0.0
         self._replaced_s = 0.0
+        self._replaced_at = 0.0
         self._is_replaced = False
 
     def heed(self, reason: str, now: float) -> None:
@@ -61,6 +65,9 @@ class Backoff:
         self._spell = None
         self._is_replaced = reason == goodbye.REPLACED
         if self._is_replaced:
+            if now - self._replaced_at > _REPLACED_MEMORY * self._replaced_s:
+                self._replaced_s = 0.0
+            self._replaced_at = now
             self._replaced_s = min(REPLACED_MAXIMUM_S, max(REPLACED_S, 2 * self._replaced_s))
             return
         self._replaced_s = 0.0

@@ -61,3 +61,28 @@ def test_a_fault_ends_the_spell() -> None:
     assert backoff.next_delay_s(1.0) == 2.5
     backoff.heed("idle timeout", 2.0)
     assert backoff.next_delay_s(2.0) == 2
+
+
+def replaced_at(backoff: Backoff, now: float) -> float:
+    """The delay after a goodbye that says so."""
+    backoff.reset()  # the session before was a long one
+    backoff.heed(goodbye.REPLACED, now)
+    return backoff.next_delay_s(now)
+
+
+def test_two_with_one_identity_displace_each_other_less_and_less() -> None:
+    """Each comes back when its delay is over, and the other one then waits for its own."""
+    first, second = Backoff(lambda: 1.0), Backoff(lambda: 1.0)
+    now, delays = 0.0, []
+    for _ in range(7):
+        delays.append(replaced_at(first, now))
+        now += delays[-1]
+        now += replaced_at(second, now)
+    assert delays == [75, 150, 300, 600, 1200, 2400, 4500]
+
+
+def test_who_was_left_alone_for_long_waits_a_minute_again() -> None:
+    backoff = Backoff(lambda: 0.0)
+    day_s = 86_400.0
+    assert [replaced_at(backoff, 1.0 + n * day_s) for n in range(3)] == [60, 60, 60]
+    assert replaced_at(backoff, 1.0 + 2 * day_s + 120) == 120
