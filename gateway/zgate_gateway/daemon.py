@@ -223,8 +223,9 @@ class Gateway:
         )
 
     def _make_directories(self) -> None:
-        for directory in (self.config.state_dir, self.config.runtime_dir):
-            directory.mkdir(mode=0o755, parents=True, exist_ok=True)
+        # Who was let in, and the authority's key, are nobody's business; the socket is the group's.
+        for directory, mode in ((self.config.state_dir, 0o700), (self.config.runtime_dir, 0o755)):
+            directory.mkdir(mode=mode, parents=True, exist_ok=True)
 
     def _open_state(self) -> None:
         """Store, certificates, policy file, audit log: what may be wrong without root."""

@@ -361,7 +361,8 @@ def _publish(directory: Path, issuer: Issuer, crl: x509.CertificateRevocationLis
     Raises:
         OSError: the place is taken by something else, or cannot be written.
     """
-    directory.parent.mkdir(parents=True, exist_ok=True)
+    # The state directory, where the gateway has not made it yet.
+    directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
     try:
         (staging / "certs").mkdir(mode=0o700)

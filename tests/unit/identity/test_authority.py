@@ -45,6 +45,11 @@ class TestCreate:
         assert modes == {"ca.crt": 0o644, "ca.key": 0o600, "crl.pem": 0o644, "certs": 0o700}
         assert stat.S_IMODE(own.directory.stat().st_mode) == 0o700
 
+    def test_a_folder_that_is_made_for_it_is_private_too(self, tmp_path: Path, forge: Any) -> None:
+        """It is the gateway's state directory."""
+        CertificateAuthority.create(tmp_path / "state" / "pki", forge.now)
+        assert stat.S_IMODE((tmp_path / "state").stat().st_mode) == 0o700
+
     def test_a_second_time_changes_nothing(self, own: CertificateAuthority, forge: Any) -> None:
         before = everything(own.directory)
         with pytest.raises(AuthorityExistsError, match="nothing was changed"):
