@@ -15,7 +15,7 @@ from zgate_gateway.api import schemas
 from .client import GatewayClient
 from .completion import complete_connector
 from .errors import CommandError
-from .gateway_drain import drain_gateway
+from .gateway_drain import drain_gateway, waiting
 from .options import Invocation, gateway_command
 from .output import byte_text, cell, console, duration_text, print_json, table, time_text
 from .services import STATE_STYLE
@@ -124,10 +124,10 @@ def drain(
     Clients that know no other gateway stay until then. Connectors are left alone.
 
     With CONNECTOR: give it no new flows, and wait until those that it has are gone. It stays
-    drained  when it comes back. --json does not wait then. With --deadline, exit code 1 if
+    drained when it comes back. --json does not wait then. With --deadline, exit code 1 if
     flows were open when it was over. --undo ends the connector's session, for it to begin anew.
 
-    Ctrl-C ends the waiting, not the drain.
+    Ctrl-C ends the waiting, not the drain; the exit code is 1 then.
     """
     if undo and deadline_s is not None:
         raise click.UsageError("--undo takes no --deadline.")
@@ -144,7 +144,8 @@ def drain(
         elif no_wait:
             click.echo(f"{_shown(connector)} gets no new flows; it has {answer.open_flows}.")
         else:
-            _wait(gateway, answer)
+            with waiting(f"zgatectl drain {_shown(connector)} --undo"):
+                _wait(gateway, answer)
 
 
 def _shown(name: str) -> str:
@@ -181,21 +182,20 @@ def _progress() -> Iterator[_Progress]:
 def _wait(gateway: GatewayClient, answer: schemas.Drain) -> None:
     name = _shown(answer.connector)
     zeros = 0
-    try:
-        with _progress() as progress:
-            while answer.connected and zeros < _ZEROS_NEEDED:
-                progress.update(f"{name} gets no new flows; it has {answer.open_flows}")
-                time.sleep(_POLL_S)
-                left, answer = answer.open_flows, _look(gateway, answer.connector)
-                zeros = 0 if answer.open_flows else zeros + 1
-                if answer.drain is None:
-                    raise CommandError(f"{name} is drained no more", "somebody has undone it")
-                if answer.drain.is_over:
-                    _deadline_over(name, left)
-                    return
-    except KeyboardInterrupt:
-        click.echo(f"{name} stays drained; zgatectl drain --undo ends that.")
-        return
+    with _progress() as progress:
+        while answer.connected and zeros < _ZEROS_NEEDED:
+            progress.update(f"{name} gets no new flows; it has {answer.open_flows}")
+            time.sleep(_POLL_S)
+            left, answer = answer.open_flows, _look(gateway, answer.connector)
+            zeros = 0 if answer.open_flows else zeros + 1
+            if answer.drain is None:
+                raise CommandError(
+                    f"{name} is drained no more",
+                    "somebody has undone it, or started the gateway anew",
+                )
+            if answer.drain.is_over:
+                _deadline_over(name, left)
+                return
     click.echo(f"{name} has no flows any more.")
 
 

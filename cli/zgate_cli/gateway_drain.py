@@ -27,7 +27,8 @@ def drain_gateway(
     """Drain, or undo it; with `waits`, until no session is left or the deadline is over.
 
     Raises:
-        CommandError: sessions were left at the deadline, or somebody else has undone it.
+        CommandError: sessions were left at the deadline, Ctrl-C ended the waiting before that, or
+            the drain is over.
     """
     request = schemas.GatewayDrainRequest(
         undo=undo, deadline_s=DEFAULT_DEADLINE_S if deadline_s is None else deadline_s
@@ -35,7 +36,8 @@ def drain_gateway(
     with GatewayClient(invocation.socket_path) as gateway:
         answer = gateway.drain_gateway(request)
         if answer.drain is not None and waits:
-            answer = _wait(gateway, answer, is_quiet=invocation.as_json)
+            with waiting("zgatectl drain --undo"):
+                answer = _wait(gateway, answer, is_quiet=invocation.as_json)
         if invocation.as_json:
             print_json(answer)
     if not invocation.as_json:
@@ -46,6 +48,20 @@ def drain_gateway(
             f"the deadline is over: {_sessions(closed)} had to be closed",
             "their clients come back to this gateway, or know another one in `gateways`",
         )
+
+
+@contextmanager
+def waiting(undo: str) -> Iterator[None]:
+    """Ctrl-C ends the waiting, and not with 0: ``zgatectl drain && systemctl stop`` must not go on.
+
+    Raises:
+        CommandError: it was pressed.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        cause = "interrupted: it stays drained, and not all have gone"
+        raise CommandError(cause, f"{undo} takes it back") from None
 
 
 def _told(drain: schemas.GatewayDrainState | None) -> str:
@@ -65,18 +81,18 @@ def _wait(
 ) -> schemas.GatewayDrain:
     drain = answer.drain
     assert drain is not None
-    try:
-        with _progress(drain.sessions_left, is_quiet=is_quiet) as shown:
-            while drain.sessions_left and not drain.is_over:
-                shown.update(drain)
-                time.sleep(_POLL_S)
-                found = gateway.status().drain
-                if found is None:
-                    raise CommandError("the gateway is drained no more", "somebody has undone it")
-                drain = found
+    with _progress(drain.sessions_left, is_quiet=is_quiet) as shown:
+        while drain.sessions_left and not drain.is_over:
             shown.update(drain)
-    except KeyboardInterrupt:
-        click.echo("It stays drained; zgatectl drain --undo ends that.", err=True)
+            time.sleep(_POLL_S)
+            found = gateway.status().drain
+            if found is None:
+                raise CommandError(
+                    "the gateway is drained no more",
+                    "somebody has undone it, or started the gateway anew",
+                )
+            drain = found
+        shown.update(drain)
     return schemas.GatewayDrain(drain=drain)
 
 

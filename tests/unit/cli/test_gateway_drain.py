@@ -71,6 +71,19 @@ def test_without_waiting(zgatectl: Any, fake_gateway: Any) -> None:
     assert zgatectl("drain", "--no-wait").stdout == "The gateway is draining; 7 sessions left.\n"
 
 
+def test_who_interrupts_is_not_told_that_all_have_gone(
+    zgatectl: Any, fake_gateway: Any, monkeypatch: Any
+) -> None:
+    def interrupt(_seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(gateway_drain.time, "sleep", interrupt)
+    fake_gateway.drains = [state(2)]
+    done = zgatectl("drain", code=1)
+    assert "it stays drained" in done.stderr and "zgatectl drain --undo" in done.stderr
+    assert not asked(fake_gateway).undo
+
+
 def test_undo(zgatectl: Any, fake_gateway: Any) -> None:
     assert zgatectl("drain", "--undo").stdout == "The gateway takes sessions again.\n"
     assert asked(fake_gateway).undo
