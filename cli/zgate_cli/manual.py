@@ -77,7 +77,7 @@ def _page(
         ".SH DESCRIPTION",
         *_paragraphs(title, rest),
         *_options(command, context, ".SH OPTIONS"),
-        *_commands(command, context, words, is_root=len(words) == 1),
+        *_commands(command, context, words, section=program.section),
         *_table(".SH EXIT STATUS", program.exit_codes),
         *_table(".SH FILES", program.files),
         *_table(".SH ENVIRONMENT", program.environment),
@@ -117,7 +117,7 @@ def _options(command: click.Command, context: click.Context, heading: str) -> It
 
 
 def _commands(
-    command: click.Command, context: click.Context, words: tuple[str, ...], *, is_root: bool
+    command: click.Command, context: click.Context, words: tuple[str, ...], *, section: int
 ) -> Iterator[str]:
     """Of a program, names only, for each has a page; of a group, all about each."""
     if not isinstance(command, click.Group):
@@ -126,9 +126,9 @@ def _commands(
     for name in command.list_commands(context):
         inner = command.get_command(context, name)
         assert inner is not None
-        if is_root:
+        if len(words) == 1:
             yield ".TP"
-            yield rf"\fB{_text('-'.join((*words, name)))}\fR(1)"
+            yield rf"\fB{_text('-'.join((*words, name)))}\fR({section})"
             yield _text(inner.get_short_help_str(200))
             continue
         inner_context = _context(inner, name, context)

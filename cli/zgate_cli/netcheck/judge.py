@@ -163,7 +163,7 @@ def _loss(report: PathReport) -> Finding:
     share = report.lost / report.sent if report.sent else 0.0
     text = f"{report.lost} of {report.sent} lost ({share:.0%})"
     values = {"sent": report.sent, "lost": report.lost, "lost_share": share}
-    fix = "weak radio, a full link or a broken cable: try a wired network; --probes 200 says more"
+    fix = "weak radio, a full link or a broken cable: try a wired network; --probes 150 says more"
     if share > _LOSS_FAIL:
         return fail("loss", "loss", text, fix, **values)
     if share > _LOSS_WARN:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -25,6 +26,14 @@ def test_every_command_has_a_page(pages: list[Path]) -> None:
     assert names >= {"zgatectl.1", *(f"zgatectl-{one}.1" for one in commands)}
     assert names >= {"zgate-gateway.8", "zgate-agent.8", "zgate-agent-run.8", "zgate-connector.8"}
     assert {one.parent.name for one in pages} == {"man1", "man8"}
+
+
+def test_pages_that_are_named_are_there(pages: list[Path]) -> None:
+    there = {one.name for one in pages}
+    for page in pages:
+        for name, section in re.findall(r"\\fB(zgate[\w\\-]*)\\fR\((\d)\)", page.read_text()):
+            plain = name.replace("\\", "")
+            assert f"{plain}.{section}" in there, page.name
 
 
 @pytest.mark.skipif(shutil.which("groff") is None, reason="groff formats manual pages")

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Any
 
 import pytest
 from zgate_cli.answers import Verdict
+from zgate_cli.netcheck import judge
+from zgate_cli.netcheck.command import netcheck
 from zgate_cli.netcheck.judge import (
     Reach,
     judge_certificate_life,
@@ -168,3 +172,10 @@ def test_without_anything(zgatectl_json: Any, tmp_path: Any) -> None:
     verdicts = {one["name"]: one["verdict"] for one in found}
     assert (verdicts["agent"], verdicts["certificate"]) == ("skip", "fail")
     assert verdicts["udp"] == "fail"
+
+
+def test_what_a_finding_says_to_type_can_be_typed() -> None:
+    """The options of the command are bounded."""
+    text = Path(judge.__file__).read_text()
+    most = next(one.type.max for one in netcheck.params if one.name == "probes")
+    assert set(re.findall(r"--probes (\d+)", text)) == {str(most)}
