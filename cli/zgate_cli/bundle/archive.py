@@ -41,37 +41,53 @@ def write_archive(
     Raises:
         OSError: it cannot be written, or there is one of that name already.
     """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    descriptor = os.open(plan.target, flags, _OWNER_ONLY)
+    try:
+        with (
+            os.fdopen(descriptor, "wb") as out,
+            tarfile.open(fileobj=out, mode="w:gz") as archive,
+        ):
+            return _fill(archive, plan, sources, redactor, step)
+    except BaseException:
+        # Half of one looks like a whole one, and stands in the way of the next attempt.
+        plan.target.unlink(missing_ok=True)
+        raise
+
+
+def _fill(
+    archive: tarfile.TarFile,
+    plan: Plan,
+    sources: Iterable[Source],
+    redactor: Redactor,
+    step: Callable[[str], None],
+) -> BundleReport:
     stem = plan.target.name.removesuffix(".tar.gz").removesuffix(".tgz")
     files: list[BundleFile] = []
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-    with (
-        os.fdopen(os.open(plan.target, flags, _OWNER_ONLY), "wb") as out,
-        tarfile.open(fileobj=out, mode="w:gz") as archive,
-    ):
 
-        def add(path: str, data: bytes) -> None:
-            entry = tarfile.TarInfo(f"{stem}/{path}")
-            entry.size, entry.mode = len(data), _OWNER_ONLY
-            entry.mtime = int(plan.at.timestamp())
-            archive.addfile(entry, io.BytesIO(data))
+    def add(path: str, data: bytes) -> None:
+        entry = tarfile.TarInfo(f"{stem}/{path}")
+        entry.size, entry.mode = len(data), _OWNER_ONLY
+        entry.mtime = int(plan.at.timestamp())
+        archive.addfile(entry, io.BytesIO(data))
 
-        for source in sources:
-            step(source.path)
-            made = _make(source, redactor)
-            if isinstance(made, bytes):
-                add(source.path, made)
-                files.append(_described(source, made, redactor))
-            else:
-                files.append(_absent(source, made, redactor))
-        report = BundleReport(
-            at=plan.at,
-            version=zgate_version(),
-            archive=plan.target.name,
-            with_addresses=plan.with_addresses,
-            redactions=dict(sorted(redactor.counts.items())),
-            files=files,
-        )
-        add("manifest.json", report.model_dump_json(indent=2).encode())
+    for source in sources:
+        step(source.path)
+        made = _make(source, redactor)
+        if isinstance(made, bytes):
+            add(source.path, made)
+            files.append(_described(source, made, redactor))
+        else:
+            files.append(_absent(source, made, redactor))
+    report = BundleReport(
+        at=plan.at,
+        version=zgate_version(),
+        archive=plan.target.name,
+        with_addresses=plan.with_addresses,
+        redactions=dict(sorted(redactor.counts.items())),
+        files=files,
+    )
+    add("manifest.json", report.model_dump_json(indent=2).encode())
     return report
 
 

@@ -203,3 +203,18 @@ def test_a_source_that_fails_is_told(tmp_path: Path) -> None:
     (file,) = report.files
     assert file.error is not None and file.error.startswith("it could not be made: RuntimeError")
     assert "198.51" not in file.error
+
+
+def test_half_an_archive_is_not_left_behind(tmp_path: Path) -> None:
+    from datetime import UTC, datetime
+
+    from zgate_cli.bundle.archive import Plan, write_archive
+
+    def interrupted() -> str:
+        raise KeyboardInterrupt
+
+    redactor = Redactor(b"k" * 16, with_addresses=False)
+    plan = Plan(tmp_path / "b.tar.gz", datetime.now(UTC), with_addresses=False)
+    with pytest.raises(KeyboardInterrupt):
+        write_archive(plan, [Source("x.txt", "x", interrupted)], redactor, lambda _: None)
+    assert not plan.target.exists()
