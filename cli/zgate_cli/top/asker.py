@@ -8,7 +8,6 @@ import threading
 from pathlib import Path
 
 import httpx
-from pydantic import ValidationError
 from zgate_gateway.api import schemas
 
 from zgate_cli.client import GatewayClient
@@ -53,7 +52,7 @@ class Asker:
 
 
 def answer(gateway: GatewayClient, question: Ask | AskFlows | Kick) -> Event:
-    """Ask, and say what came of it; never raises for what a gateway does."""
+    """Ask, and say what came of it; never raises, for nobody would ask any more."""
     try:
         match question:
             case Ask(query):
@@ -64,8 +63,8 @@ def answer(gateway: GatewayClient, question: Ask | AskFlows | Kick) -> Event:
             case Kick(client):
                 kicked = gateway.kick(client, schemas.KickRequest(reason=_REASON))
                 return Kicked(f"closed {kicked.sessions_closed} session of {client}", is_done=True)
-    except (CommandError, ValidationError) as error:
-        text = error.message if isinstance(error, CommandError) else str(error)
+    except Exception as error:
+        text = error.message if isinstance(error, CommandError) else repr(error)
         if isinstance(question, Kick):
             return Kicked(f"not kicked: {text}", is_done=False)
         return Failed(text)

@@ -60,7 +60,11 @@ def top(
         query = schemas.SessionQuery(
             sort=schemas.SessionSort(sort), reverse=reverse, filter=part, limit=limit, rates=True
         )
-        _snapshots(invocation, query, interval_s, count)
+        try:
+            _snapshots(invocation, query, interval_s, count)
+        except KeyboardInterrupt:
+            if count:  # else that is how it ends
+                raise
         return
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise BadInput("top needs a terminal", "use --json, or zgatectl status")

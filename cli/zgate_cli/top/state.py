@@ -172,6 +172,7 @@ class State:
     :ivar offset, cursor: of the first session on the screen among all, and of the chosen one
         among those on the screen.
     :ivar shown_from: where the first session on the screen is among all; `offset` is wanted.
+    :ivar is_wanted: somebody has asked for something else: it is asked for though paused.
     :ivar failure: why there is no answer; empty while there are answers.
     """
 
@@ -200,6 +201,7 @@ class State:
     flows: schemas.FlowList | None = None
     flows_of: str = ""
     is_asking: bool = False
+    is_wanted: bool = False
     next_ask_at: float = 0.0
 
     # What follows from it.
@@ -239,9 +241,13 @@ class State:
     def wake_at(self) -> float | None:
         """When something is to be done if nothing happens; None: never."""
         times = [self.message_until] if self.message else []
-        if not self.is_asking and not self.is_paused:
+        if not self.is_asking and not self._is_still:
             times.append(self.next_ask_at)
         return min(times, default=None)
+
+    @property
+    def _is_still(self) -> bool:
+        return self.is_paused and not self.is_wanted
 
     # Events.
 
@@ -266,9 +272,9 @@ class State:
         return commands + self._due(now)
 
     def _due(self, now: float) -> list[Command]:
-        if self.is_asking or self.is_paused or now < self.next_ask_at:
+        if self.is_asking or self._is_still or now < self.next_ask_at:
             return []
-        self.is_asking = True
+        self.is_asking, self.is_wanted = True, False
         if self.mode is Mode.FLOWS:
             self.next_ask_at = now + max(_FLOWS_S, self.interval_s)
             return [AskFlows(self.flows_of, max(1, self.rows))]
@@ -276,8 +282,7 @@ class State:
         return [Ask(self.query())]
 
     def _ask_soon(self, now: float) -> None:
-        if not self.is_paused:
-            self.next_ask_at = now
+        self.next_ask_at, self.is_wanted = now, True
 
     def _answer(self, event: Answered | FlowsAnswered | Kicked | Failed, now: float) -> None:
         if isinstance(event, Kicked):
@@ -308,7 +313,7 @@ class State:
         self.sessions = sessions
         if not sessions.sessions and self.offset:
             self.offset = max(0, sessions.matched - self.rows)
-            self.next_ask_at = 0.0
+            self._ask_soon(0.0)
         names = [one.session_id for one in self.shown]
         if self.selected in names:
             self.cursor = names.index(self.selected)
@@ -343,7 +348,8 @@ class State:
             self._back(now)
         elif name in {"p", " "}:
             self.is_paused = not self.is_paused
-            self._ask_soon(now)
+            if not self.is_paused:
+                self._ask_soon(now)
         elif name in {"?", "h"}:
             self._show(Mode.HELP, now)
         elif name == "i":

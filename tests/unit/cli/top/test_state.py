@@ -95,6 +95,22 @@ def test_one_question_at_a_time_and_no_more_often_than_wanted() -> None:
     assert len(state.handle(Tick(), 22.0)) == 1
 
 
+def test_paused_it_asks_only_for_what_somebody_wants_to_see(session: Session) -> None:
+    session.press("p")
+    session.gateway.up = session.gateway.up[10:]
+    session.do(Tick())
+    assert session.chosen == "c0" and session.state.wake_at() is None
+    session.press("S")
+    assert session.chosen == "c10"
+    session.press("f")
+    assert session.others[-1] == AskFlows("c10", session.state.rows)
+    session.state.handle(Failed("gone"), session.now)
+    session.do(Tick())
+    assert len([one for one in session.others if isinstance(one, AskFlows)]) == 1
+    session.press("p")
+    assert len([one for one in session.others if isinstance(one, AskFlows)]) == 2
+
+
 def test_the_cursor_and_the_window(session: Session) -> None:
     rows = session.state.rows
     assert session.chosen == "c0"
