@@ -14,16 +14,16 @@ _UTIME, _STIME, _RSS = 11, 12, 21
 
 
 def read_process(pid: int, loop_lag_s: float) -> ProcessLoad | None:
-    """A process of ours; None: it has just ended."""
+    """A process of ours; None: it has just ended, or a hardened host keeps it from us."""
     folder = Path(f"/proc/{pid}")
     try:
         fields = (folder / "stat").read_text().rpartition(")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
+    except OSError:
         return None
     try:
         open_fds = len(os.listdir(folder / "fd"))  # noqa: PTH208 - counted, not walked
     except OSError:
-        open_fds = None  # a hardened host may keep them from us
+        open_fds = None
     return ProcessLoad(
         cpu_s=(int(fields[_UTIME]) + int(fields[_STIME])) / _TICKS_PER_S,
         resident_bytes=int(fields[_RSS]) * _PAGE_BYTES,

@@ -39,8 +39,13 @@ if TYPE_CHECKING:
 
 def drops_of(gateway: Gateway) -> dict[str, int]:
     """Packets dropped by the kernel and by the workers, by reason; only what was counted."""
+    return _drops_of(gateway, gateway.crew.drops())
+
+
+def _drops_of(gateway: Gateway, by_workers: Mapping[str, int]) -> dict[str, int]:
+    """May run in a thread; what the workers say is asked in the loop."""
     total = {DropReason(reason): n for reason, n in gateway.kernel.programs.drops().items()}
-    add_drops(total, ((DropReason[name], n) for name, n in gateway.crew.drops().items()))
+    add_drops(total, ((DropReason[name], n) for name, n in by_workers.items()))
     return {reason.name: count for reason, count in sorted(total.items()) if count}
 
 
@@ -55,6 +60,7 @@ class _Asked:
 
     numbers: Mapping[str, int]
     gone: ClientTraffic
+    dropped: Mapping[str, int]
     pids: Mapping[str, tuple[int, float]]
 
 
@@ -75,7 +81,10 @@ class MetricsSource:
             await gateway.crew.refresh({})
             snapshot = self._own(objections)
             asked = _Asked(
-                gateway.kernel.numbers(), ClientTraffic(*gateway.kernel.gone), self._pids()
+                gateway.kernel.numbers(),
+                ClientTraffic(*gateway.kernel.gone),
+                gateway.crew.drops(),
+                self._pids(),
             )
             return await asyncio.to_thread(self._with_kernel, snapshot, asked)
 
@@ -172,7 +181,7 @@ class MetricsSource:
         clients = busiest(counted, setting, _size)
         return replace(
             snapshot,
-            drops=drops_of(self._gateway),
+            drops=_drops_of(self._gateway, asked.dropped),
             traffic=self._sum(asked.gone, counted),
             clients={name: ClientTraffic(*values) for name, values in clients.items()},
             clients_left_out=len(counted) - len(clients),

@@ -234,6 +234,22 @@ def test_dates_are_told(world: World) -> None:
     assert world.look(10) == ["certificate_expires"]
 
 
+@pytest.mark.parametrize("is_older_first", [True, False])
+def test_of_two_authorities_with_one_name_the_first_to_end_is_told(
+    world: World, tmp_path: Path, is_older_first: bool
+) -> None:
+    older = CertificateAuthority.create(tmp_path / "older", now=datetime.now(UTC) - 30 * DAY)
+    both = [older.ca_file.read_bytes(), world.authority.ca_file.read_bytes()]
+    world.authority.ca_file.write_bytes(b"".join(both if is_older_first else both[::-1]))
+    with world.authority.crl_file.open("ab") as lists:
+        lists.write(older.crl_file.read_bytes())
+    assert world.look() == []
+    subject = older.certificate.subject.rfc4514_string()
+    ends = world.keeper.expiries()[f"ca:{subject}"]
+    assert ends == older.certificate.not_valid_after_utc
+    assert ends < world.authority.certificate.not_valid_after_utc
+
+
 async def test_an_own_authority_renews_and_is_never_made_anew(tmp_path: Path) -> None:
     world = World(tmp_path, has_pki=False)
     pki = tmp_path / "state" / "pki"
