@@ -85,7 +85,7 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False)
+        return json.dumps(line)  # in ASCII: no name and no locale costs a line
 
 
 class JournalHandler(logging.Handler):
@@ -105,7 +105,7 @@ class JournalHandler(logging.Handler):
             if record.exc_info:
                 text += "\n" + logging.Formatter().formatException(record.exc_info)
             self._send(
-                text,
+                _text(text),
                 PRIORITY=str(_priority(record.levelno)),
                 LOGGER=record.name,
                 CODE_FILE=record.pathname,
@@ -119,7 +119,9 @@ class JournalHandler(logging.Handler):
 
 
 def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    """What can be UTF-8: a file's name may hold bytes that are none (PEP 383)."""
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _priority(level: int) -> int:

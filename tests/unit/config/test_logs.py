@@ -73,6 +73,25 @@ def test_an_event_and_its_fields_stand_beside_the_words(
     assert (stopped["event"], stopped["message"]) == ("stopped", "stopped")
 
 
+def test_a_name_that_is_no_text_costs_no_line() -> None:
+    said = r"""
+import logging, os
+from zgate_config.logs import configure_logging
+configure_logging("info", "json")
+name = os.fsdecode(b"\xff") + "\u00e9"
+logging.getLogger("zgate_x").info("%(path)s", {"event": "x", "path": name})
+"""
+    environment = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", said],
+        capture_output=True,
+        env={**os.environ, **environment},
+        check=True,
+    )
+    assert done.stderr == b""
+    assert json.loads(done.stdout)["path"] == "\udcff\u00e9"
+
+
 def test_what_a_library_says_has_no_event_of_ours(capsys: pytest.CaptureFixture[str]) -> None:
     configure_logging("info")
     logging.getLogger("library").warning("%s of %d", "one", 2)
@@ -109,7 +128,7 @@ try:
     raise ValueError("a bug")
 except ValueError:
     logging.getLogger("zgate_x").exception(
-        "%(what)s\\nraised", {"event": "fault", "what": "it", "count": 3})
+        "%(what)s\\nraised", {"event": "fault", "what": "it", "count": 3, "path": "\\udcff"})
 sys.stdout.buffer.write(journal.recv(65536))
 """
 
@@ -127,5 +146,5 @@ def test_journald_gets_fields() -> None:
     said = done.stdout
     for field in (b"PRIORITY=3", b"ZGATE_EVENT=fault", b"ZGATE_WHAT=it", b"ZGATE_COUNT=3"):
         assert field + b"\n" in said
-    assert b"LOGGER=zgate_x\n" in said
+    assert b"LOGGER=zgate_x\n" in said and b"ZGATE_PATH=\\udcff\n" in said
     assert b"it\nraised\nTraceback" in said and b"ValueError: a bug" in said
