@@ -8,6 +8,8 @@ What the file was is kept beside it, as `resolv.conf.zgate-backup`: a file, or t
 that it was. It lies on disk, as the change does, so that it outlives a reboot. What is not ours any
 more, because somebody has replaced the file meanwhile, is left alone; where somebody has edited it
 (our first line holds the digest of the rest), only our lines are taken out.
+
+A file that is replaced between our look at it and our change is looked at again.
 """
 
 from __future__ import annotations
@@ -18,17 +20,20 @@ import hashlib
 import os
 import stat
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from zgate_protocol.ip_range import IpAddress
 
 MAX_SERVERS = 3
 """More than this glibc does not ask (MAXNS)."""
+MAX_OURS = MAX_SERVERS - 1
+"""One of the file's own stays in reach."""
 _BEGIN = "# zgate-agent: until the next such line; taken out when the agent ends; rest "
 _END = "# zgate-agent: end"
 _BACKUP_SUFFIX = ".zgate-backup"
 _MAX_BYTES = 64 * 1024
+_TRIES = 5
 # A file that is mounted by itself, as in containers, can only be written where it is.
 _NOT_REPLACEABLE = {errno.EBUSY, errno.EXDEV, errno.EPERM, errno.EACCES, errno.EROFS}
 
@@ -37,9 +42,18 @@ class ResolvConfError(OSError):
     """The file could not be changed; the text names the cause."""
 
 
+class _ChangedMeanwhile(Exception):
+    """What was read is not there any more."""
+
+
+_Stamp = tuple[int, int, int, int] | None
+Signature = tuple[_Stamp, ...]
+"""Another one when a file is."""
+
+
 def with_servers(text: str, servers: Sequence[IpAddress]) -> str:
-    """The file with our server first. Only one of ours: two of the others must stay in reach."""
-    ours = [f"nameserver {one}" for one in servers[:1]]
+    """The file with our servers first."""
+    ours = [f"nameserver {one}" for one in servers]
     rest = without_servers(text)
     return "\n".join([_BEGIN + _digest(rest), *ours, _END, ""]) + rest
 
@@ -74,9 +88,10 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:16]
 
 
-def own_servers(text: str) -> int:
-    """How many servers the file itself names."""
-    return sum(line.split()[:1] == ["nameserver"] for line in without_servers(text).splitlines())
+def servers_left_out(text: str) -> int:
+    """How many of the servers that it names are not asked."""
+    named = sum(line.split()[:1] == ["nameserver"] for line in text.splitlines())
+    return max(0, named - MAX_SERVERS)
 
 
 class ResolvConf:
@@ -85,25 +100,49 @@ class ResolvConf:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.backup = path.with_name(path.name + _BACKUP_SUFFIX)
+        self._seen: Signature = ()
+
+    def signature(self) -> Signature:
+        """What is another one when the file is, or what the link led to that it was."""
+        return (*self._stamps(), _stamp(self.backup))
 
     def put(self, servers: Sequence[IpAddress]) -> bool:
-        """Put a server first; False if it is there already.
+        """Put servers first, in the place of ours of before; False if they are there already.
 
         Raises:
-            ResolvConfError: it cannot be, and is as before.
+            ResolvConfError: they cannot be, and it is as before.
         """
-        try:
-            before = self._read()
-            after = with_servers(self._rest(before), servers)
-            if before == after:
-                return False
-            if not is_ours(before):
-                # What somebody else wrote is the host's own again: an older backup is not.
-                self._back_up()
-            self._write(after)
-            return True
-        except OSError as error:
-            raise self._explained("change", error) from error
+        return self._tried("change", lambda: self._put(servers))
+
+    def put_back(self) -> bool:
+        """Make the file what it was, as far as it is still ours; whether anything was changed.
+
+        Raises:
+            ResolvConfError: it cannot be; the next start tries again.
+        """
+        return self._tried("put back", self._put_back)
+
+    def _tried(self, what: str, change: Callable[[], bool]) -> bool:
+        for _ in range(_TRIES):
+            try:
+                return change()
+            except _ChangedMeanwhile:
+                continue
+            except OSError as error:
+                why = error.strerror or error
+                raise ResolvConfError(f"cannot {what} {self.path}: {why}") from error
+        raise ResolvConfError(f"cannot {what} {self.path}: somebody else writes it all the time")
+
+    def _put(self, servers: Sequence[IpAddress]) -> bool:
+        before = self._read()
+        after = with_servers(self._rest(before), servers)
+        if before == after:
+            return False
+        if not is_ours(before):
+            # What somebody else wrote is the host's own again: an older backup is not.
+            self._back_up()
+        self._write(after)
+        return True
 
     def _rest(self, text: str) -> str:
         """What stands behind our lines: where the file was a link, what is there now."""
@@ -114,27 +153,18 @@ class ResolvConf:
                 return self._read_file(self.backup)
         return without_servers(text)
 
-    def put_back(self) -> bool:
-        """Make the file what it was, as far as it is still ours; whether anything was changed.
-
-        Raises:
-            ResolvConfError: it cannot be; the next start tries again.
-        """
-        try:
-            return self._put_back()
-        except OSError as error:
-            raise self._explained("put back", error) from error
-
     def _put_back(self) -> bool:
         text = self._read()
         if not is_ours(text):
             self._remove_backup()
             return False
         if self.backup.is_symlink() and not is_edited(text):
+            self._check_unchanged()
             self.backup.replace(self.path)
         elif without_servers(text) or self.backup.exists() or is_edited(text):
             self._write(without_servers(text))
         else:
+            self._check_unchanged()
             self.path.unlink()  # there was none before
         self._remove_backup()
         return True
@@ -157,7 +187,15 @@ class ResolvConf:
         if os.path.lexists(self.backup):
             self.backup.unlink(missing_ok=True)
 
+    def _stamps(self) -> Signature:
+        return _stamp(self.path, follow_symlinks=False), _stamp(self.path)
+
+    def _check_unchanged(self) -> None:
+        if self._stamps() != self._seen:
+            raise _ChangedMeanwhile
+
     def _read(self) -> str:
+        self._seen = self._stamps()
         with contextlib.suppress(FileNotFoundError):
             return self._read_file(self.path)
         return ""
@@ -187,17 +225,27 @@ class ResolvConf:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(data)
                 os.fchmod(file.fileno(), mode)
+            self._check_unchanged()
             os.replace(name, self.path)  # noqa: PTH105 - a plain name
         except OSError as error:
             Path(name).unlink(missing_ok=True)
             if error.errno not in _NOT_REPLACEABLE:
                 raise
             self._write_in_place(data)
+        except _ChangedMeanwhile:
+            Path(name).unlink(missing_ok=True)
+            raise
 
     def _write_in_place(self, data: bytes) -> None:
+        self._check_unchanged()
         with self.path.open("r+b") as file:
             file.write(data)
             file.truncate()
 
-    def _explained(self, what: str, error: OSError) -> ResolvConfError:
-        return ResolvConfError(f"cannot {what} {self.path}: {error.strerror or error}")
+
+def _stamp(path: Path, *, follow_symlinks: bool = True) -> _Stamp:
+    try:
+        found = path.stat(follow_symlinks=follow_symlinks)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns

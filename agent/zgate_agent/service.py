@@ -29,7 +29,7 @@ from zgate_agent.config import AgentConfig
 from zgate_agent.daemon import Agent
 from zgate_agent.known_services import compare
 from zgate_agent.routing import Router
-from zgate_agent.split_dns import SplitDns
+from zgate_agent.split_dns import SplitDns, watch_names
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +89,10 @@ async def serve(config: AgentConfig, directory: RuntimeDir, load: Callable[[], A
         async with _status_server(directory, agent), _metrics(config, agent):
             watch = NetWatch(tun_index, agent.network_changed)
             files = IdentityFiles(config.ca, config.certificate, config.key)
-            identity = asyncio.create_task(watch_identity(files, agent.identity_changed))
+            watches = [
+                asyncio.create_task(watch_identity(files, agent.identity_changed)),
+                asyncio.create_task(watch_names(names, agent.network_changed)),
+            ]
             try:
                 with (
                     _signals(agent, partial(_follow_level, config, load)),
@@ -98,7 +101,8 @@ async def serve(config: AgentConfig, directory: RuntimeDir, load: Callable[[], A
                     async with supervised(lambda: agent.status().summary):
                         return await agent.run()
             finally:
-                identity.cancel()
+                for task in watches:
+                    task.cancel()
 
 
 @contextlib.asynccontextmanager

@@ -1,15 +1,17 @@
 """Names of services: the gateway's name servers, for its own domains, while there is a session.
 
-By systemd-resolved where programs use it, else by resolv.conf. Nothing else of the host's name
+By systemd-resolved where programs use it, else by resolv.conf: asked of its keeper where there is
+one, as where systemd runs the agent, or written by ourselves. Nothing else of the host's name
 resolution is touched, and with the session's end it is what it was: without one, every name would
 wait for a server that does not answer.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -19,11 +21,20 @@ from zgate_protocol.ip_range import IpAddress
 
 from zgate_agent import resolved
 from zgate_agent.config import DEFAULT_RESOLV_CONF, DnsMode
-from zgate_agent.resolv_conf import MAX_SERVERS, ResolvConf, ResolvConfError, own_servers
+from zgate_agent.kept_resolv_conf import KEEPER_SOCKET, KeptResolvConf
+from zgate_agent.resolv_conf import (
+    ResolvConf,
+    ResolvConfError,
+    Signature,
+    is_ours,
+    servers_left_out,
+)
 from zgate_agent.resolved import Resolved, ResolvedError
 
 logger = logging.getLogger(__name__)
 
+LOOK_INTERVAL_S = 1.0
+PAUSE_S = 5.0
 _LINKS = Path("/sys/class/net")
 
 
@@ -59,10 +70,19 @@ class SplitDns:
         state: what is in force now.
     """
 
-    def __init__(self, mode: DnsMode, resolv_conf: Path | None, tun_name: str) -> None:
+    def __init__(
+        self,
+        mode: DnsMode,
+        resolv_conf: Path | None,
+        tun_name: str,
+        keeper_socket: Path = KEEPER_SOCKET,
+    ) -> None:
         self._mode = mode
         self._is_own_path = resolv_conf is not None
         self._file = ResolvConf(resolv_conf or DEFAULT_RESOLV_CONF)
+        self._kept = KeptResolvConf(self._file.path, keeper_socket)
+        self._writer: ResolvConf | KeptResolvConf | None = None
+        self._left: tuple[bool, Signature] | None = None
         self._resolved = Resolved(tun_name)
         self._tun_name = tun_name
         self.state = NOTHING
@@ -72,10 +92,24 @@ class SplitDns:
         if not self._may_touch_file():
             return False
         try:
-            return self._file.put_back()
+            if not self._has_keeper():
+                return self._file.put_back()
+            if not is_ours(self._text()):
+                return False
+            # Lines of other agents, which are connected to it, stay.
+            self._kept.clean_up()
+            return not is_ours(self._text())
         except ResolvConfError as error:
             logger.warning("%(error)s", {"event": "dns_not_changed", "error": error})
             return False
+
+    def is_as_left(self) -> bool:
+        """Whether resolv.conf still is what our last change, or attempt, made of it.
+
+        Does not block, and may be called from another thread.
+        """
+        left = self._left
+        return left is None or (left == self._look() and not self._kept.is_lost())
 
     def apply(self, dns: DnsAssign, versions: Sequence[int]) -> DnsState:
         """Put it in force, for a TUN that speaks these IP versions; never raises: see `notes`."""
@@ -105,11 +139,13 @@ class SplitDns:
     def withdraw(self) -> None:
         """Put everything back. Never raises: what cannot be is logged."""
         before, self.state = self.state, NOTHING
+        writer, self._writer = self._writer, None
+        self._left = None
         try:
             if before.method is Method.RESOLVED:
                 self._resolved.put_back()
-            elif before.method is Method.RESOLV_CONF:
-                self._file.put_back()
+            if writer is not None:
+                writer.put_back()
         except (ResolvedError, ResolvConfError) as error:
             logger.warning("%(error)s", {"event": "dns_not_changed", "error": error})
 
@@ -119,10 +155,32 @@ class SplitDns:
         if method is Method.RESOLVED:
             self._resolved.put(servers, domains)
             return ()
-        self._file.put(servers)
-        if own_servers(self._file.path.read_text(errors="replace")) >= MAX_SERVERS:
-            return (f"{self._file.path}: its third name server is not asked while ours is first",)
+        self._writer = self._kept if self._has_keeper() else self._file
+        try:
+            # Only one: two of the host's own must stay in reach.
+            self._writer.put(servers[:1])
+        except ResolvConfError as error:
+            if self._writer is self._kept or self._is_own_path:
+                raise
+            why = f"{error}, and zgate-resolv-conf.socket is not up"
+            raise ResolvConfError(why) from error
+        finally:
+            self._left = self._look()
+        if servers_left_out(self._text()):
+            return (f"{self._file.path}: its last name server is not asked while ours is first",)
         return ()
+
+    def _look(self) -> tuple[bool, Signature]:
+        return self._has_keeper(), self._file.signature()
+
+    def _has_keeper(self) -> bool:
+        return not self._is_own_path and self._kept.is_there()
+
+    def _text(self) -> str:
+        try:
+            return self._file.path.read_text(errors="replace")
+        except OSError:
+            return ""
 
     def _choose(self) -> tuple[Method, str]:
         if self._mode is not DnsMode.RESOLV_CONF and resolved.is_running():
@@ -146,6 +204,18 @@ class SplitDns:
         if self._is_own_path or not _LINKS.exists():
             return True
         return not _exists(self._tun_name) or (_LINKS / self._tun_name).exists()
+
+
+async def watch_names(names: SplitDns, on_change: Callable[[], None]) -> None:
+    """Call `on_change` when somebody else has written resolv.conf, or its keeper is gone; forever.
+
+    Whoever writes it again and again is answered now and then only.
+    """
+    while True:
+        await asyncio.sleep(LOOK_INTERVAL_S)
+        if not names.is_as_left():
+            on_change()
+            await asyncio.sleep(PAUSE_S)
 
 
 def _exists(link: str) -> bool:

@@ -14,7 +14,7 @@ from zgate_agent.resolv_conf import (
     ResolvConfError,
     is_edited,
     is_ours,
-    own_servers,
+    servers_left_out,
     with_servers,
     without_servers,
 )
@@ -35,12 +35,13 @@ def names(folder: Path) -> set[str]:
     return {one.name for one in folder.iterdir()}
 
 
-def test_ours_comes_first_and_only_one() -> None:
+def test_ours_come_first() -> None:
     text = with_servers(HOST, SERVERS)
     servers = [line.split()[1] for line in text.splitlines() if line.startswith("nameserver")]
-    assert servers == ["10.100.0.1", "192.0.2.53"]
+    assert servers == ["10.100.0.1", "fd7a::1", "192.0.2.53"]
     assert text.endswith(HOST)
-    assert own_servers(text) == 1
+    assert servers_left_out(text) == 0
+    assert servers_left_out(with_servers(HOST * 2, SERVERS)) == 1
 
 
 _NO_LINE_ENDS = "\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"
@@ -157,6 +158,65 @@ def test_a_huge_file_is_told_and_left_alone(file: ResolvConf) -> None:
     with pytest.raises(ResolvConfError, match="more than 65536 bytes"):
         file.put(SERVERS)
     assert not file.backup.exists()
+
+
+def test_what_is_replaced_while_we_look_is_looked_at_again(
+    file: ResolvConf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another program's change is not lost, whenever it comes."""
+    read, theirs = ResolvConf._read, "nameserver 203.0.113.1\n"
+    times = iter([True, False, True, False])
+
+    def read_and_be_late(self: ResolvConf) -> str:
+        text = read(self)
+        if next(times):
+            replaced = file.path.with_name("new")
+            replaced.write_text(is_ours(text) * "# once more\n" + theirs)
+            replaced.replace(file.path)
+        return text
+
+    monkeypatch.setattr(ResolvConf, "_read", read_and_be_late)
+    file.put(SERVERS)
+    assert file.path.read_text() == with_servers(theirs, SERVERS)
+    assert not file.put_back()
+    assert file.path.read_text() == f"# once more\n{theirs}"
+
+
+@pytest.mark.parametrize("method", ["put", "put_back"])
+def test_whoever_writes_all_the_time_is_left_alone(
+    file: ResolvConf, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    if method == "put_back":
+        file.put(SERVERS)
+    read = ResolvConf._read
+
+    def read_and_be_late(self: ResolvConf) -> str:
+        text = read(self)
+        with file.path.open("a") as other:
+            other.write("# again\n")
+        return text
+
+    monkeypatch.setattr(ResolvConf, "_read", read_and_be_late)
+    with pytest.raises(ResolvConfError, match="somebody else writes it all the time"):
+        file.put(SERVERS) if method == "put" else file.put_back()
+    assert names(file.path.parent) <= {"resolv.conf", "resolv.conf.zgate-backup"}
+    assert file.path.read_text().count("# again\n") == 5
+
+
+def test_a_change_can_be_seen(tmp_path: Path) -> None:
+    file = ResolvConf(tmp_path / "resolv.conf")
+    seen = {file.signature()}
+    (tmp_path / "target").write_text(HOST)
+    file.path.symlink_to("target")
+    seen.add(file.signature())
+    file.put(SERVERS)
+    seen.add(file.signature())
+    (tmp_path / "target").write_text(f"{HOST}# another network\n")
+    seen.add(file.signature())
+    file.put_back()
+    seen.add(file.signature())
+    assert len(seen) == 5
+    assert file.signature() in seen
 
 
 def test_on_a_read_only_file_system_there_is_nothing_to_put_back(

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import socket
+from collections.abc import Iterator
 from ipaddress import ip_address
 from pathlib import Path
+from threading import Thread
 
 import pytest
 from zgate_agent import resolved, split_dns
 from zgate_agent.config import DnsMode
+from zgate_agent.keeper import Keeper
+from zgate_agent.resolv_conf import ResolvConf
 from zgate_agent.split_dns import NOTHING, Method, SplitDns
 from zgate_protocol.dns_capsule import DnsAssign
 
@@ -82,7 +88,7 @@ def test_an_empty_assignment_takes_it_away(path: Path) -> None:
 def test_a_third_server_is_noted(path: Path) -> None:
     path.write_text("".join(f"nameserver 192.0.2.{number}\n" for number in (1, 2, 3)))
     (note,) = SplitDns(DnsMode.AUTO, path, "tun0").apply(DNS, BOTH).notes
-    assert "its third name server is not asked" in note
+    assert "its last name server is not asked" in note
 
 
 def test_what_cannot_be_written_is_a_note(tmp_path: Path) -> None:
@@ -152,6 +158,88 @@ def test_resolved_that_does_not_run_is_a_note(path: Path) -> None:
     state = SplitDns(DnsMode.RESOLVED, path, "tun0").apply(DNS, BOTH)
     assert state.notes == ("dns: resolved, but systemd-resolved does not run",)
     assert path.read_text() == HOST
+
+
+@pytest.fixture
+def kept(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SplitDns]:
+    """By the keeper of the host's file, which answers as long as the test lasts."""
+    monkeypatch.setattr(split_dns, "DEFAULT_RESOLV_CONF", path)
+    monkeypatch.setattr(split_dns, "_LINKS", tmp_path / "none")
+    place = tmp_path / "keeper.sock"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(place))
+        listener.listen()
+        loop, keeper = asyncio.new_event_loop(), Keeper(ResolvConf(path))
+        loop.run_until_complete(asyncio.start_unix_server(keeper.attend, sock=listener.dup()))
+        thread = Thread(target=loop.run_forever)
+        thread.start()
+        yield SplitDns(DnsMode.AUTO, None, "tun0", place)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        keeper.dismiss()
+        tasks = asyncio.all_tasks(loop)
+        loop.run_until_complete(asyncio.wait_for(asyncio.gather(*tasks), 5))
+        loop.close()
+
+
+def test_by_the_keeper_where_there_is_one(
+    kept: SplitDns, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Not by the agent's own hand.
+    monkeypatch.setattr(kept._file, "put", None)
+    state = kept.apply(DNS, BOTH)
+    assert (state.method, state.notes) == (Method.RESOLV_CONF, ())
+    assert "nameserver 10.100.0.1" in path.read_text()
+    assert kept.is_as_left()
+    kept.withdraw()
+    assert (kept.state, path.read_text()) == (NOTHING, HOST)
+
+
+def test_lines_of_other_agents_are_no_leftovers(kept: SplitDns, path: Path) -> None:
+    assert not kept.clean_up_leftovers()
+    kept.apply(DNS, BOTH)
+    before = path.read_text()
+    other = SplitDns(DnsMode.AUTO, None, "tun1", kept._kept._socket_file)
+    assert not other.clean_up_leftovers()
+    assert path.read_text() == before
+    kept.withdraw()
+
+
+def test_without_the_right_and_without_a_keeper_it_says_what_to_start(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path.unlink()
+    path.mkdir()  # the test may be root
+    monkeypatch.setattr(split_dns, "DEFAULT_RESOLV_CONF", path)
+    monkeypatch.setattr(split_dns, "_LINKS", tmp_path / "none")
+    names = SplitDns(DnsMode.AUTO, None, "tun0", tmp_path / "nobody")
+    (note,) = names.apply(DNS, BOTH).notes
+    assert note.endswith("Is a directory, and zgate-resolv-conf.socket is not up")
+    assert names.is_as_left()
+    path.rmdir()
+    path.write_text(HOST)
+    assert not names.is_as_left(), "worth another try"
+
+
+async def test_what_others_write_is_noticed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(split_dns, "LOOK_INTERVAL_S", 0.01)
+    monkeypatch.setattr(split_dns, "PAUSE_S", 0.01)
+    names, noticed = SplitDns(DnsMode.AUTO, path, "tun0"), asyncio.Event()
+    assert names.is_as_left()
+    task = asyncio.create_task(split_dns.watch_names(names, noticed.set))
+    try:
+        names.apply(DNS, BOTH)
+        assert names.is_as_left()
+        path.write_text("nameserver 203.0.113.1\n")
+        await asyncio.wait_for(noticed.wait(), 5)
+        names.apply(DNS, BOTH)
+        assert "203.0.113.1" in path.read_text() and "10.100.0.1" in path.read_text()
+        assert names.is_as_left()
+        names.withdraw()
+        path.write_text(HOST)
+        assert names.is_as_left(), "it is no matter of ours"
+    finally:
+        task.cancel()
 
 
 def test_the_file_of_another_network_is_left_alone(
