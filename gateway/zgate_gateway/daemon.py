@@ -621,6 +621,15 @@ class Gateway:
         was_ready = self.state in ("ready", "draining")
         self.state = "draining"
         self.manager.stopping(self._stop_cause or "error")
+        try:
+            await self._end(was_ready=was_ready)
+        finally:  # whatever went wrong: the host's network is to be as it was
+            self._undo.close()
+        self.state = "stopped"
+        if was_ready:
+            logger.info("stopped", {"event": "gateway_stopped"})
+
+    async def _end(self, *, was_ready: bool) -> None:
         if was_ready:
             self.sessions.accepting = False
             self.crew.tell(messages.StopAccepting())
@@ -643,7 +652,3 @@ class Gateway:
             self.audit.gateway_stopped(cause=self._stop_cause or "error")
         if hasattr(self, "policy"):
             await self.policy.close()
-        self._undo.close()
-        self.state = "stopped"
-        if was_ready:
-            logger.info("stopped", {"event": "gateway_stopped"})

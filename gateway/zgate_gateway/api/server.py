@@ -256,7 +256,7 @@ def _hand_to_group(path: Path, group: str | None) -> None:
 def _identity(path: Path) -> tuple[int, int] | None:
     try:
         found = path.lstat()
-    except FileNotFoundError:
+    except OSError:  # it may be the directory that is not there
         return None
     return found.st_dev, found.st_ino
 

@@ -77,6 +77,23 @@ async def test_stop_leaves_a_successor_s_socket(path: Path, fake_gateway: Any) -
     await second.stop()
 
 
+async def test_a_directory_that_is_none_any_more_is_told_and_stops_no_stop(
+    path: Path, fake_gateway: Any
+) -> None:
+    server = ApiServer(fake_gateway, socket_path=path, socket_group=None)
+    await server.start()
+    aside = path.parent.rename(path.parent.with_name("aside"))
+    path.parent.touch()
+    assert "Not a directory" in (await server.look() or "")
+    path.parent.unlink()
+    aside.rename(path.parent)
+    assert await server.look() is None
+    path.unlink()
+    path.parent.rmdir()
+    path.parent.touch()
+    await server.stop()
+
+
 @pytest.mark.parametrize("kind", ["file", "directory", "link"])
 def test_what_is_no_socket_is_never_removed(path: Path, kind: str) -> None:
     path.parent.mkdir()
