@@ -155,8 +155,7 @@ class Crew:
         while True:
             await asyncio.sleep(_PING_INTERVAL_S)
             for process in self.processes:
-                # Counted, not timed: whoever was stopped itself must not blame the workers.
-                if process.unanswered >= _MAX_UNANSWERED:
+                if self._hangs(process):
                     logger.error(
                         "worker %(worker)d does not answer: killed",
                         {"event": "worker_hangs", "worker": process.index},
@@ -164,6 +163,12 @@ class Crew:
                     process.kill()
                 elif process.ready.done():
                     process.ping(next(self._requests))
+
+    def _hangs(self, process: WorkerProcess) -> bool:
+        if not process.ready.done():
+            return self._loop.time() - process.started_s >= _START_TIMEOUT_S
+        # Counted, not timed: whoever was stopped itself must not blame the workers.
+        return process.unanswered >= _MAX_UNANSWERED
 
     async def refresh(self, only: Mapping[int, Sequence[str]] | None = None) -> None:
         """Ask all for their counters and sessions; who does not answer soon is left out.

@@ -312,8 +312,13 @@ async def test_a_worker_that_hangs_is_killed_and_replaced(
     await eventually(lambda: hanging.latest.counters, LONG_S)
     os.kill(hanging.pid, signal.SIGSTOP)
     await eventually(lambda: supervisor.process(0) not in (None, hanging), LONG_S)
+    starting = supervisor.process(0)
+    assert starting is not None and not starting.ready.done()
+    os.kill(starting.pid, signal.SIGSTOP)
+    starting.started_s -= crew_module._START_TIMEOUT_S  # so long ago
+    await eventually(lambda: supervisor.process(0) not in (None, hanging, starting), LONG_S)
     await eventually(lambda: (one := supervisor.process(0)) and one.ready.done(), LONG_S)
-    assert supervisor.crew.states()[0].restarts == 1
+    assert supervisor.crew.states()[0].restarts == 2
     watch.cancel()
 
 
