@@ -17,7 +17,7 @@ from zgate_config import ConfigError
 from zgate_config.dialling import path_setting
 from zgate_config.logs import configure_logging
 from zgate_host.capability import has_net_admin
-from zgate_host.runtime_dir import AlreadyRunning, RuntimeDir
+from zgate_host.runtime_dir import AlreadyRunning, RuntimeDir, SeveralRunning
 
 from zgate_agent.config import (
     DEFAULT_RUNTIME_DIR,
@@ -99,7 +99,8 @@ def run(config_path: Path | None, check: bool, **flags: object) -> None:
 @click.option(
     "--runtime-dir",
     type=click.Path(path_type=Path, file_okay=False),
-    help=f"The agent's runtime folder.  [default: the configured one, or {DEFAULT_RUNTIME_DIR}]",
+    help=f"The agent's runtime folder.  [default: the configured one; {DEFAULT_RUNTIME_DIR}, or the"
+    " only one in there with an agent that runs]",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def status(config_path: Path | None, runtime_dir: Path | None, as_json: bool) -> None:
@@ -116,8 +117,11 @@ def status(config_path: Path | None, runtime_dir: Path | None, as_json: bool) ->
             runtime_dir = load_config(config_path, {}).runtime_dir
     except ConfigError as error:
         stop(EXIT_BAD_INPUT, str(error))
+    directory = RuntimeDir(runtime_dir or DEFAULT_RUNTIME_DIR, "agent")
     try:
-        found = fetch_status(RuntimeDir(runtime_dir or DEFAULT_RUNTIME_DIR, "agent").socket_file)
+        found = fetch_status(directory.only_running().socket_file)
+    except SeveralRunning as error:
+        stop(EXIT_BAD_INPUT, str(error))
     except StatusUnavailable as error:
         print_unavailable(str(error), as_json=as_json)
         sys.exit(EXIT_FAILED)

@@ -55,6 +55,7 @@ from zgate_config.log_settings import LogSettings
 from zgate_config.types import CredentialPath, Host, IpNetwork, LocalPath, Port
 from zgate_host.runtime_dir import service_runtime_dir
 
+SYSTEM_RUNTIME_DIR = Path("/run/zgate-connector")
 MIN_MTU_BYTES = 1280
 MAX_SERVICES = 256
 MAX_NETWORKS = 256
@@ -71,7 +72,7 @@ def default_runtime_dir() -> Path:
     if given is not None:
         return given
     if os.geteuid() == 0:
-        return Path("/run/zgate-connector")
+        return SYSTEM_RUNTIME_DIR
     own = os.environ.get("XDG_RUNTIME_DIR")
     if own:
         return Path(own) / "zgate-connector"

@@ -18,9 +18,14 @@ from zgate_config import ConfigError
 from zgate_config.dialling import path_setting
 from zgate_config.logs import configure_logging
 from zgate_host.capability import has_net_admin
-from zgate_host.runtime_dir import AlreadyRunning, RuntimeDir
+from zgate_host.runtime_dir import AlreadyRunning, RuntimeDir, SeveralRunning
 
-from zgate_connector.config import ConnectorConfig, default_runtime_dir, load_config
+from zgate_connector.config import (
+    SYSTEM_RUNTIME_DIR,
+    ConnectorConfig,
+    default_runtime_dir,
+    load_config,
+)
 
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
@@ -68,7 +73,8 @@ def main(context: click.Context, /, config_path: Path | None, check: bool, **fla
 @click.option(
     "--runtime-dir",
     type=click.Path(path_type=Path, file_okay=False),
-    help="The connector's folder.  [default: the configured one]",
+    help=f"The connector's folder.  [default: the configured one; or {SYSTEM_RUNTIME_DIR}, or the"
+    " only one in there with a connector that runs]",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_obj
@@ -96,8 +102,14 @@ def status(
     except ConfigError as error:
         stop(EXIT_BAD_INPUT, str(error))
     directory = RuntimeDir(runtime_dir or default_runtime_dir(), "connector")
+    if runtime_dir is None and not directory.running():
+        directory = RuntimeDir(
+            SYSTEM_RUNTIME_DIR, "connector"
+        )  # a unit's, and we are somebody else
     try:
-        found = fetch_status(directory.socket_file)
+        found = fetch_status(directory.only_running().socket_file)
+    except SeveralRunning as error:
+        stop(EXIT_BAD_INPUT, str(error))
     except StatusUnavailable as error:
         print_unavailable(str(error), as_json=as_json)
         sys.exit(EXIT_FAILED)

@@ -23,6 +23,10 @@ class AlreadyRunning(Exception):
     """Another one uses the folder."""
 
 
+class SeveralRunning(Exception):
+    """It is not clear which one is meant; the text names them, and the cure."""
+
+
 @dataclass(frozen=True, slots=True)
 class RuntimeDir:
     """Names of the files in it.
@@ -48,6 +52,25 @@ class RuntimeDir:
     def leftovers_file(self) -> Path:
         """What is programmed into the host's network now."""
         return self.path / LEFTOVERS_FILE
+
+    def running(self) -> list[RuntimeDir]:
+        """Where daemons of this role answer: here or, where they are units, in folders in here."""
+        sockets = [self.socket_file, *sorted(self.path.glob(f"*/{self.role}.sock"))]
+        return [RuntimeDir(one.parent, self.role) for one in sockets if _is_socket(one)]
+
+    def only_running(self) -> RuntimeDir:
+        """The one of `running` whom a question is for; this folder if there is none.
+
+        Raises:
+            SeveralRunning: there is more than one, and none here itself.
+        """
+        found = self.running()
+        if len(found) > 1 and found[0] != self:
+            names = ", ".join(str(one.path) for one in found)
+            raise SeveralRunning(
+                f"several {self.role}s run here: name one with --runtime-dir: {names}"
+            )
+        return found[0] if found else self
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -76,3 +99,10 @@ class RuntimeDir:
             yield
         finally:
             os.close(lock)
+
+
+def _is_socket(path: Path) -> bool:
+    try:
+        return path.is_socket()
+    except OSError:
+        return False  # not for us to see

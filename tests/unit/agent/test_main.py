@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -205,6 +206,20 @@ def test_status_without_an_agent(tmp_path: Path) -> None:
     assert line(result).startswith("not running: no agent answers on")
     result = call("status", "--runtime-dir", tmp_path, "--json")
     assert (result.exit_code, json.loads(result.stdout)["state"]) == (1, "not running")
+
+
+def test_status_of_the_only_unit(tmp_path: Path) -> None:
+    (tmp_path / "laptop").mkdir()
+    with agent_that_says(a_status(), tmp_path / "laptop" / "agent.sock"):
+        result = call("status", "--runtime-dir", tmp_path, "--json")
+    assert result.exit_code == 0 and json.loads(result.output)["state"] == "connected"
+    for name in ("laptop", "ward"):
+        (tmp_path / name).mkdir(exist_ok=True)
+        with socket.socket(socket.AF_UNIX) as left_behind:
+            left_behind.bind(str(tmp_path / name / "agent.sock"))
+    result = call("status", "--runtime-dir", tmp_path)
+    assert result.exit_code == 2
+    assert "several agents run here" in result.output
 
 
 def test_status_of_a_broken_configuration(tmp_path: Path) -> None:

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import os
+import socket
 from pathlib import Path
 
 import pytest
-from zgate_host.runtime_dir import AlreadyRunning, RuntimeDir, service_runtime_dir
+from zgate_host.runtime_dir import (
+    AlreadyRunning,
+    RuntimeDir,
+    SeveralRunning,
+    service_runtime_dir,
+)
 
 
 def test_the_folder_is_made_and_owned_by_one(tmp_path: Path) -> None:
@@ -48,3 +54,24 @@ def test_the_folder_that_a_service_manager_made(monkeypatch: pytest.MonkeyPatch)
     assert service_runtime_dir() is None
     monkeypatch.setenv("RUNTIME_DIRECTORY", "/run/one:/run/two")
     assert service_runtime_dir() == Path("/run/one")
+
+
+def socket_in(folder: Path) -> None:
+    """As a daemon has it, whether it still runs or not."""
+    folder.mkdir(exist_ok=True)
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(str(folder / "agent.sock"))
+
+
+def test_units_are_found_below_the_folder(tmp_path: Path) -> None:
+    directory = RuntimeDir(tmp_path, "agent")
+    assert directory.only_running() == directory
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "agent.sock").write_text("no socket")
+    socket_in(tmp_path / "laptop")
+    assert directory.only_running() == RuntimeDir(tmp_path / "laptop", "agent")
+    socket_in(tmp_path / "ward")
+    with pytest.raises(SeveralRunning, match=r"name one with --runtime-dir: .*/laptop, .*/ward"):
+        directory.only_running()
+    socket_in(tmp_path)
+    assert directory.only_running() == directory
