@@ -20,6 +20,9 @@ _KIND_STYLE = {
     schemas.FlowNewsKind.LOST: "yellow",
 }
 
+#: The default action has let it in, or it is the gateway's own DNS.
+_NO_RULE = "no rule"
+
 
 @click.command()
 @click.option("--client", shell_complete=complete_client, help="Of this client only.")
@@ -102,7 +105,7 @@ def _cause(news: schemas.FlowNews) -> str:
     if news.rule_line is not None:
         rule += f" (line {news.rule_line})"
     if news.kind is schemas.FlowNewsKind.ALLOWED:
-        rule = rule or "default action"
+        rule = rule or _NO_RULE
     said = " ".join(filter(None, (news.reason, rule)))
     return f"{said}, revision {news.revision}"
 
@@ -121,7 +124,7 @@ def _print_flows(answer: schemas.FlowList) -> None:
 
 def flow_cells(flow: schemas.FlowView) -> tuple[str, ...]:
     """Protocol, both ends, state, idle time and rule of a flow."""
-    rule = "default action" if flow.rule_id is None else flow.rule_id
+    rule = _NO_RULE if flow.rule_id is None else flow.rule_id
     return (
         protocol_name(flow.protocol),
         _end(flow.client_address, flow.client_port),

@@ -255,7 +255,7 @@ class AuditLog:
         self.write(AuditEvent.POLICY_REFUSED, source=source, text=text, revision=revision)
 
     def flow_allowed(self, *, client: str, flow: Flow, rule: str | None, revision: int) -> None:
-        """Record the first packet of a flow that passes; ``rule`` None: the default action."""
+        """Record the first packet of a flow that passes; ``rule`` None: no rule had to."""
         self.write(
             AuditEvent.FLOW_ALLOWED, client=client, rule=rule, revision=revision, **flow.fields()
         )

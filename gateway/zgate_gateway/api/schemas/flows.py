@@ -28,7 +28,9 @@ class FlowView(Answer):
     remote_port: int | None = None
     stage: FlowStage
     idle_s: float = Field(ge=0, description="since its last packet, to within a second")
-    rule_id: str | None = Field(None, description="null: the default action")
+    rule_id: str | None = Field(
+        None, description="null: no rule, but the default action or the gateway's own DNS"
+    )
     rule_line: int | None = None
     revision: int = Field(description="of the policy that judged it last")
 
