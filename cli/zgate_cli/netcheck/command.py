@@ -71,6 +71,11 @@ def netcheck(
     }  # fmt: skip
     if config_path is None:
         config_path = DEFAULT_CONFIG if DEFAULT_CONFIG.exists() else only_agent()
+    if config_path is None and not (gateways and ca and certificate and key):
+        raise BadInput(
+            f"which agent? There is no {DEFAULT_CONFIG}, and none or several in /etc/zgate/agents",
+            "name its file with --config, or give --gateway, --ca, --cert and --key",
+        )
     credentials, runtime = agent_folders(config_path or DEFAULT_CONFIG)
     with as_unit(credentials=credentials, runtime=runtime):
         config = _load(config_path, gateways, flags)
