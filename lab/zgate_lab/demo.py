@@ -263,16 +263,21 @@ class Demo:
         sudo = "sudo " if "SUDO_USER" in os.environ else ""
         enter = f"{sudo}ip netns exec"
         device = self.internet.device1.namespace.name
+        gateway = self.internet.gateway.namespace.name
+        files = self.zgate.directory
         control = f"{BIN / 'zgatectl'} --socket {self.zgate.socket}"
         self.console.print("\nThe lab stays up. In another terminal:", highlight=False)
         for command in (
+            f"{sudo}{control} top",
             f"{sudo}{control} sessions",
             f"{sudo}{control} services",
             f"{sudo}{control} connectors",
             f"{sudo}{control} policy show",
             f"{sudo}{control} why bob {self.internet.office.ipv4} tcp/443",
             f"{enter} {device} curl --cacert {self.office.certificate_file} {self.office.url_ipv4}",
-            f"{enter} {self.internet.gateway.namespace.name} nft list ruleset",
+            f"{enter} {device} {BIN / 'zgatectl'} netcheck --config {files / 'alice.yaml'}",
+            f"{enter} {gateway} {control} doctor --config {files / 'gateway.yaml'}",
+            f"{enter} {gateway} nft list ruleset",
             f"tail -f {self.zgate.audit_file}",
         ):
             self.console.print(f"  {command}", highlight=False, soft_wrap=True)
