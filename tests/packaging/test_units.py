@@ -16,6 +16,9 @@ SYSTEMD = Path(__file__).parents[2] / "systemd"
 SERVICES = sorted(SYSTEMD.glob("*.service"))
 # Issue 6 asks for 2.5 at most of the gateway. Lower means less is exposed.
 MOST_EXPOSED = {"zgate-gateway": 2.5, "zgate-agent@": 2.5, "zgate-connector@": 2.5}
+# Root by name only: it reads what agents say.
+MOST_EXPOSED |= {"zgate-resolv-conf": 1.0}
+PROGRAM = r"/usr/bin/zgate-[a-z]+|/usr/lib/zgate/venv/bin/python3"
 FROM_HARDENING_ON = "# --- "
 WORKERS_AT_MOST = 16
 
@@ -28,8 +31,8 @@ def units(tmp_path: Path) -> Path:
     program.chmod(0o755)
     folder = tmp_path / "units"
     folder.mkdir()
-    for path in (*SERVICES, *SYSTEMD.glob("*.socket")):
-        text = re.sub(r"/usr/bin/zgate-[a-z]+", str(program), path.read_text())
+    for path in (*SERVICES, *SYSTEMD.glob("*.socket"), *SYSTEMD.glob("*.path")):
+        text = re.sub(PROGRAM, str(program), path.read_text())
         # An instance of a template has a name.
         (folder / path.name.replace("@", "@one")).write_text(text)
     return folder
@@ -92,7 +95,7 @@ def test_the_measure_measures(units: Path) -> None:
 def test_every_hardening_line_says_what_it_prevents(service: Path) -> None:
     """A comment directly above, or above the same setting's line above."""
     text = service.read_text()
-    lines = text[text.index(FROM_HARDENING_ON) : text.index("[Install]")].splitlines()
+    lines = text[text.index(FROM_HARDENING_ON) :].partition("[Install]")[0].splitlines()
     assert len([line for line in lines if "=" in line and not line.startswith("#")]) > 20
     for above, line in pairwise(lines):
         if not line or line.startswith("#"):
@@ -154,6 +157,21 @@ def test_users_and_folders_are_made(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("service", SERVICES, ids=lambda path: path.stem)
 def test_users_of_the_units_are_those_that_are_made(service: Path) -> None:
-    user = re.search(r"^User=(.*)$", service.read_text(), re.MULTILINE)
-    assert user
+    text = service.read_text()
+    user = re.search(r"^User=(.*)$", text, re.MULTILINE)
+    if user is None:
+        # Root is one of them, without a single right of root's but that of an owner of files.
+        assert service.stem == "zgate-resolv-conf"
+        assert "\nCapabilityBoundingSet=\n" in text and "AmbientCapabilities" not in text
+        return
     assert re.search(rf"^u +{user[1]} ", (SYSTEMD / "zgate.sysusers").read_text(), re.MULTILINE)
+
+
+def test_agents_and_keeper_of_resolv_conf_mean_the_same_socket() -> None:
+    from zgate_agent.kept_resolv_conf import KEEPER_SOCKET
+    from zgate_agent.resolv_conf import ResolvConf
+
+    listens = f"\nListenStream={KEEPER_SOCKET}\n"
+    assert listens in (SYSTEMD / "zgate-resolv-conf.socket").read_text()
+    backup = ResolvConf(Path("/etc/resolv.conf")).backup
+    assert f"\nPathExists={backup}\n" in (SYSTEMD / "zgate-resolv-conf.path").read_text()

@@ -13,6 +13,7 @@ from bed.machine import Machine
 
 INSIDE = Path("/opt/zgate-clone")
 PROGRAMS = ("zgatectl", "zgate-gateway", "zgate-agent", "zgate-connector")
+PACKAGES_PYTHON = "/usr/lib/zgate/venv/bin/python3"
 BINDS = {str(INSIDE): ROOT}
 """For `Machine.binds`."""
 UNITS = "/lib/systemd/system"
@@ -27,6 +28,8 @@ def link_programs(machine: Machine) -> None:
         command = shlex.join([str(environment / "python3"), str(environment / name)])
         text = f'#!/bin/sh\nPYTHONPATH={search} exec {command} "$@"\n'
         machine.write(f"/usr/bin/{name}", text, mode="755")
+    text = f'#!/bin/sh\nPYTHONPATH={search} exec {environment}/python3 "$@"\n'
+    machine.write(PACKAGES_PYTHON, text, mode="755")
 
 
 def install_units(machine: Machine, folder: Path = ROOT / "systemd") -> None:
