@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
 import os
 import platform
 import subprocess
@@ -18,6 +19,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from zgate_bpf.errors import BpfLoadError
+
+logger = logging.getLogger(__name__)
 
 PROGRAMS = Path(__file__).parent / "programs"
 """The C sources, as they are installed."""
@@ -65,6 +68,11 @@ def compile_source(source: Source) -> dict[str, bytes]:
         BpfLoadError: bcc is missing, or the text does not compile.
         OSError: the compiler's process cannot be started.
     """
+    # Whoever starts a gateway for the first time, by hand, waits and wonders.
+    logger.info(
+        "compiling the BPF program %(program)s, which takes some seconds",
+        {"event": "bpf_compiling", "program": source.name},
+    )
     done = subprocess.run(
         [sys.executable, "-P", "-m", "zgate_bpf.compiler"],
         input=json.dumps(asdict(source)).encode(),

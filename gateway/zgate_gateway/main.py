@@ -45,7 +45,8 @@ def main(config_path: Path | None, check: bool) -> None:
     except (ConfigError, IdentityError, ValueError) as error:
         _stop(EXIT_BAD_INPUT, str(error), is_start=not check)
     if check:
-        click.echo(f"{config_path or 'built-in defaults'}: ok")
+        read = DEFAULT_PATH if config_path is None and DEFAULT_PATH.exists() else config_path
+        click.echo(f"{read or 'built-in defaults'}: ok")
         return
     if not has_net_admin():
         _stop(

@@ -70,7 +70,8 @@ def _policy(context: Context) -> Finding:
             "policy", title, f"not in force as written: {in_force.not_in_force_because}",
             "correct the file; zgatectl policy reload",
         )  # fmt: skip
-    return ok("policy", title, f"{path}: {report.rules} rules", rules=report.rules)
+    count = f"{report.rules} rule{'s' if report.rules != 1 else ''}"
+    return ok("policy", title, f"{path}: {count}", rules=report.rules)
 
 
 # Certificates.

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 from zgate_datapath import engine
+from zgate_gateway import config as config_module
+from zgate_gateway import main as main_module
 from zgate_gateway.main import EXIT_BAD_INPUT, main
 from zgate_identity.authority import CertificateAuthority
 from zgate_identity.profile import Usage
@@ -44,6 +46,17 @@ def test_what_is_in_order_is_called_so(tmp_path: Path, pki: dict[str, str]) -> N
     result = check(tmp_path, pki=pki, engine="python")
     assert (result.exit_code, result.output) == (0, f"{tmp_path / 'gateway.yaml'}: ok\n")
     assert not (tmp_path / "state").exists()
+
+
+def test_it_says_what_it_has_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "gateway.yaml"
+    for module in (config_module, main_module):
+        monkeypatch.setattr(module, "DEFAULT_PATH", file)
+    assert CliRunner().invoke(main, ["--check"]).output == "built-in defaults: ok\n"
+    file.write_text("engine: python")
+    assert CliRunner().invoke(main, ["--check"]).output == f"{file}: ok\n"
+    file.write_text("engine: steam")
+    assert CliRunner().invoke(main, ["--check"]).exit_code == EXIT_BAD_INPUT
 
 
 def test_an_engine_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
