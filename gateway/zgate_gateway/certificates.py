@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from zgate_identity.files import IdentityError, IdentityFileError, read_file
+from zgate_identity.files import IdentityError, IdentityFileError, read_file, version_of
 from zgate_identity.gateway_identity import ensure_gateway_identity
 from zgate_identity.refusal import CertificateRefused
 from zgate_identity.reload import ReloadingClientVerifier
@@ -33,7 +33,6 @@ from zgate_identity.verifier import PeerIdentity
 from zgate_gateway.config import GatewayConfig
 from zgate_gateway.copies import MemoryFile
 from zgate_gateway.expiry import Validity, tell, validities
-from zgate_gateway.file_watch import signature_of
 from zgate_gateway.problems import Problems
 from zgate_gateway.registry import Registry
 from zgate_gateway.steady_clock import SteadyClock
@@ -218,11 +217,11 @@ class CertificateKeeper:
     @contextlib.contextmanager
     def _copied(self, files: Mapping[str, Path]) -> Iterator[None]:
         """Copy what is found to be good in the block, and not what has come since."""
-        before = {file: signature_of(file) for file in files.values()}
+        before = {file: version_of(file) for file in files.values()}
         yield
         found = {name: read_file(file) for name, file in files.items()}
         for file, version in before.items():
-            if signature_of(file) != version:
+            if version_of(file) != version:
                 raise IdentityFileError(file, "is being replaced right now")
         for name, data in found.items():
             self._copies[name].write(data)
@@ -269,7 +268,7 @@ class _Followed:
         self._retry_s = 0.0
 
     def _versions(self) -> tuple[object, ...]:
-        return tuple(signature_of(file) for file in self._files)
+        return tuple(version_of(file) for file in self._files)
 
     def look(self, now: datetime, time_s: float, *, at_once: bool = False) -> None:
         """Load them if they are others than before, or did not do the last time.

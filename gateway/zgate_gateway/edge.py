@@ -19,12 +19,13 @@ from zgate_bpf.edge_attach import Attachment, Mode, attach
 from zgate_bpf.edge_layouts import EdgeReason
 from zgate_bpf.errors import BpfError, CapacityError
 from zgate_config import ConfigError
+from zgate_identity.files import version_of
 
 from zgate_gateway.config import EdgeConfig
 from zgate_gateway.edge_blocklist import Network, merge, read_blocklist
 from zgate_gateway.edge_gro import GroSwitch
 from zgate_gateway.edge_uplink import IpAddress, Uplink, find_uplink
-from zgate_gateway.file_watch import signature_of, watch_file
+from zgate_gateway.file_watch import watch_file
 from zgate_gateway.net.errors import NetError
 
 logger = logging.getLogger(__name__)
@@ -142,7 +143,7 @@ class Edge:
         async def reload() -> None:
             self.reload()
 
-        await watch_file(path, reload, seen=signature_of(path))
+        await watch_file(path, reload, seen=version_of(path))
 
     async def _keep_uplink(self) -> None:
         while True:

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 
 from pyroute2.inotify.inotify_fd import Inotify
+from zgate_identity.files import FileVersion, version_of
 
 logger = logging.getLogger(__name__)
 
@@ -29,23 +30,12 @@ _CLOSE_WRITE, _MOVED_FROM, _MOVED_TO, _CREATE, _DELETE = 0x8, 0x40, 0x80, 0x100,
 _EVENTS = _CLOSE_WRITE | _MOVED_FROM | _MOVED_TO | _CREATE | _DELETE
 _READ_BYTES = 64 * 1024
 
-Signature = tuple[int, int, int, int] | None
-
-
-def signature_of(path: Path) -> Signature:
-    """Return what is another one when the file is; None while it cannot be found."""
-    try:
-        found = path.stat()
-    except (OSError, ValueError):
-        return None
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
-
 
 async def watch_file(
     path: Path,
     on_change: Callable[[], Awaitable[object]],
     *,
-    seen: Signature,
+    seen: FileVersion,
     debounce_s: float = DEBOUNCE_S,
     look_interval_s: float = _LOOK_INTERVAL_S,
 ) -> None:
@@ -56,7 +46,7 @@ async def watch_file(
             look_interval_s = min(look_interval_s, _LOOK_INTERVAL_WITHOUT_INOTIFY_S)
         while True:
             wake.clear()
-            if signature_of(path) != seen:
+            if version_of(path) != seen:
                 seen = await _settled(path, wake, debounce_s)
                 notifier.follow(path)
                 await on_change()
@@ -74,15 +64,15 @@ async def _sleep(wake: asyncio.Event, longest_s: float) -> bool:
     return True
 
 
-async def _settled(path: Path, wake: asyncio.Event, debounce_s: float) -> Signature:
-    """Wait until nothing has happened to the file for a moment, and return its signature."""
+async def _settled(path: Path, wake: asyncio.Event, debounce_s: float) -> FileVersion:
+    """Wait until nothing has happened to the file for a moment, and return its version."""
     loop = asyncio.get_running_loop()
     deadline_s = loop.time() + _LONGEST_DEBOUNCE_S
-    last = signature_of(path)
+    last = version_of(path)
     while True:
         wake.clear()
         await _sleep(wake, debounce_s)
-        now = signature_of(path)
+        now = version_of(path)
         if now == last or loop.time() >= deadline_s:
             return now
         last = now

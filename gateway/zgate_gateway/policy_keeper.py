@@ -40,9 +40,10 @@ from typing import Protocol, TypedDict, TypeVar
 
 from zgate_config import ConfigError, Mistake, read_bytes
 from zgate_control.store import Memory, PolicyRevision, Store, StoreError
+from zgate_identity.files import FileVersion, version_of
 
 from zgate_gateway.audit import AuditLog
-from zgate_gateway.file_watch import Signature, signature_of, watch_file
+from zgate_gateway.file_watch import watch_file
 from zgate_gateway.kernel import Kernel, KernelError
 from zgate_gateway.policy.check import Finding, check_policy
 from zgate_gateway.policy.policy_set import PolicySet
@@ -142,7 +143,7 @@ class PolicyKeeper:
         self.loaded_at = datetime.now(UTC)
         self._lock = asyncio.Lock()
         self._thread = ThreadPoolExecutor(1, "policy")
-        self._read_as: Signature = None
+        self._read_as: FileVersion = None
         self._pools = pools
         self._services: ServiceNames = _NoServices()
         self._services_moved = asyncio.Event()
@@ -205,7 +206,7 @@ class PolicyKeeper:
                 task.cancel()
 
     async def _file_changed(self) -> None:
-        if signature_of(self.path) != self._read_as:  # else somebody has reloaded already
+        if version_of(self.path) != self._read_as:  # else somebody has reloaded already
             await self.reload_and_log()
 
     async def _keep_time(self) -> None:
@@ -491,7 +492,7 @@ class PolicyKeeper:
     # Reading. In a thread, but for the first time.
 
     def _read_file(self) -> _Candidate:
-        self._read_as = signature_of(self.path)
+        self._read_as = version_of(self.path)
         if self._may_be_missing and not self.path.exists() and self.policy_set.source is None:
             return _Candidate(PolicySet.empty(), None, ())  # one that was there and is gone is lost
         data = read_bytes(self.path)

@@ -13,14 +13,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from zgate_identity.files import IdentityError
+from zgate_identity.files import FileVersion, IdentityError, version_of
 from zgate_identity.tls_files import check_ca_file, check_client_files
 
 LOOK_INTERVAL_S = 0.5
 #: How long files that do not fit together may take to, before that is told as a problem.
 PATIENCE_S = 10.0
-
-_Signature = tuple[int, int, int, int] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,17 +39,9 @@ class IdentityFiles:
             return str(error)
         return ""
 
-    def signatures(self) -> tuple[_Signature, ...]:
+    def versions(self) -> tuple[FileVersion, ...]:
         """What is another one when a file is."""
-        return tuple(_signature(one) for one in (self.ca, self.certificate, self.key))
-
-
-def _signature(path: Path) -> _Signature:
-    try:
-        found = path.stat()
-    except (OSError, ValueError):
-        return None
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+        return tuple(version_of(one) for one in (self.ca, self.certificate, self.key))
 
 
 async def watch_identity(
@@ -67,11 +57,11 @@ async def watch_identity(
     each text. The files of before are then nobody's: who has read them goes on with them.
     """
     clock = asyncio.get_running_loop().time
-    used = last = files.signatures()
+    used = last = files.versions()
     changed_s, told = 0.0, ""
     while True:
         await asyncio.sleep(interval_s)
-        now = files.signatures()
+        now = files.versions()
         if now != last:
             last, changed_s = now, clock()
             continue

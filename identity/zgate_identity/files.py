@@ -13,6 +13,9 @@ MAX_FILE_BYTES = 16 * 1024 * 1024
 """A revocation list of 400,000 entries; nobody's certificate file is larger."""
 
 
+FileVersion = tuple[int, int, int, int] | None
+
+
 class IdentityError(Exception):
     """What this package cannot do for its operator; ``str()`` is one line with the cause."""
 
@@ -31,6 +34,15 @@ class IdentityFileError(IdentityError):
         self.problem = problem
         self.cure = cure
         super().__init__(f"{file}: {problem}" + (f"; {cure}" if cure else ""))
+
+
+def version_of(file: Path) -> FileVersion:
+    """What is another one when the file is, however it was changed; None while it is not found."""
+    try:
+        found = file.stat()
+    except (OSError, ValueError):
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def read_file(file: Path) -> bytes:

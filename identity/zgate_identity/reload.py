@@ -9,13 +9,11 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
-from zgate_identity.files import IdentityFileError
+from zgate_identity.files import FileVersion, IdentityFileError, version_of
 from zgate_identity.refusal import CertificateRefused
 from zgate_identity.revocation import CrlError
 from zgate_identity.tls_files import check_ca_file, read_crls
 from zgate_identity.verifier import MAX_INTERMEDIATES, ClientVerifier, PeerIdentity
-
-_Version = tuple[tuple[int, int, int] | None, ...]
 
 
 class ReloadingClientVerifier:
@@ -90,9 +88,9 @@ class ReloadingClientVerifier:
         self.reload(now)
         return True
 
-    def _look(self) -> _Version:
+    def _look(self) -> tuple[FileVersion, ...]:
         """The versions of the files. Taken before reading: a change meanwhile shows next time."""
-        return tuple(_stat(file) for file in (self.ca_file, self.crl_file) if file is not None)
+        return tuple(version_of(file) for file in (self.ca_file, self.crl_file) if file is not None)
 
     def _load(self, now: datetime) -> ClientVerifier:
         authorities = check_ca_file(self.ca_file, now)
@@ -107,11 +105,3 @@ class ReloadingClientVerifier:
         except CertificateRefused as refusal:
             raise IdentityFileError(self.crl_file, refusal.text) from refusal
         return fresh
-
-
-def _stat(file: Path) -> tuple[int, int, int] | None:
-    try:
-        found = file.stat()
-    except OSError:
-        return None
-    return (found.st_ino, found.st_size, found.st_mtime_ns)

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 from zgate_gateway import file_watch
-from zgate_gateway.file_watch import signature_of, watch_file
+from zgate_gateway.file_watch import watch_file
+from zgate_identity.files import version_of
 
 
 @asynccontextmanager
@@ -21,7 +22,7 @@ async def watched(path: Path, **options: float) -> AsyncIterator[list[str | None
         told.append(path.read_text() if path.exists() else None)
 
     settings = {"debounce_s": 0.05, "look_interval_s": 60.0, **options}
-    task = asyncio.create_task(watch_file(path, changed, seen=signature_of(path), **settings))
+    task = asyncio.create_task(watch_file(path, changed, seen=version_of(path), **settings))
     await asyncio.sleep(0)  # it listens from its first step on
     try:
         yield told
@@ -122,7 +123,7 @@ async def test_without_inotify_it_looks(tmp_path: Path, monkeypatch: pytest.Monk
 
 async def test_what_changed_before_it_began_is_told(tmp_path: Path) -> None:
     path = tmp_path / "policy.yaml"
-    seen = signature_of(path)
+    seen = version_of(path)
     path.write_text("new")
     told = asyncio.Event()
 
