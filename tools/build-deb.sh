@@ -20,7 +20,9 @@ SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || 
 export SOURCE_DATE_EPOCH
 
 tar --create --exclude=__pycache__ --exclude='*.so' --exclude='*.egg-info' \
+    --exclude=deploy/prometheus/tests --exclude=docs/images \
     pyproject.toml setup.py requirements.txt requirements-run.txt README.md CHANGELOG.md LICENSE \
+    deploy/prometheus deploy/grafana docs \
     systemd protocol bpf datapath identity config gateway host agent connector control cli lab |
     tar --extract --directory "$source"
 cp -r deploy/debian "$source/debian"

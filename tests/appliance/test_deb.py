@@ -7,6 +7,7 @@ repository. One story, told in order: each test goes on where the one before it 
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -16,6 +17,7 @@ from typing import Any
 
 import pytest
 from bed import Files, Machine, package
+from bed.files import ROOT
 from packages import repacked
 from zgate_lab.internet import Internet, WebServer
 from zgate_lab.waiting import wait_until
@@ -24,12 +26,15 @@ pytestmark = pytest.mark.timeout(1200)
 
 SERVICE = "zgate-gateway.service"
 AGENT = "zgate-agent@laptop.service"
+KEEPER = "zgate-resolv-conf.service"
 SOCKET = "zgate-gateway.socket"
 USERS = ("zgate-gateway", "zgate-agent", "zgate-connector")
 OFFICE = "10.20.0.5"
 BACK_WITHIN_S = 10.0
 # An agent that nobody answers for a while tries less often.
 BACKED_OFF_S = 60.0
+RESOLV_CONF = "/etc/resolv.conf"
+RESOLVER = "nameserver 203.0.113.99\n"
 POLICY = """\
 version: "1.0"
 default_action: deny
@@ -63,6 +68,11 @@ class Story:
         done = self.gateway.run("zgatectl", "--json", "sessions", check=False)
         sessions = json.loads(done.stdout)["sessions"] if done.returncode == 0 else []
         return next((one for one in sessions if one["client"] == "laptop"), {})
+
+    def asks_for_names(self) -> bool:
+        """Whether the device's resolver has the gateway's name server."""
+        text = self.device.read(RESOLV_CONF)
+        return "nameserver 10.100.0.1\n" in text and text.endswith(RESOLVER)
 
     def reaches_office(self) -> bool:
         """Whether the device gets through, within a second."""
@@ -165,6 +175,30 @@ def test_what_is_installed_is_complete(story: Story, numbers: tuple[str, str]) -
         assert "zgate" not in done.stderr, done.stderr
 
 
+def test_what_watches_it_is_there(story: Story) -> None:
+    """Rules, dashboard, and the page that each alert leads to, with those that the page names."""
+    gateway = story.gateway
+    for folder, names in {
+        "deploy/prometheus": ("zgate-alerts.yml", "zgate-recording.yml"),
+        "deploy/grafana": ("zgate.json",),
+    }.items():
+        where = f"/usr/share/zgate/{Path(folder).name}"
+        assert gateway.output("ls", where).split() == sorted(names)
+        for name in names:
+            assert gateway.read(f"{where}/{name}") == (ROOT / folder / name).read_text()
+    examples = gateway.output("ls", "/usr/share/doc/zgate/examples").split()
+    assert {"gateway.yaml", "prometheus.yml", "zgate-runbooks.yml"} <= set(examples)
+    pages = "/usr/share/doc/zgate/runbooks"
+    alerts = re.findall(
+        r"- alert: (\w+)", gateway.read("/usr/share/zgate/prometheus/zgate-alerts.yml")
+    )
+    assert alerts
+    linked = gateway.shell(f"cd {pages} && grep -ohE '\\]\\([^)#]+' *.md | cut -c 3- | sort -u")
+    named = {*(f"{name}.md" for name in alerts), *linked.split()}
+    there = gateway.shell(f"cd {pages} && ls -d -- {' '.join(sorted(named))}")
+    assert set(there.split()) == named
+
+
 def test_the_units_carry_traffic(story: Story) -> None:
     gateway, device = story.machines
     gateway.write(
@@ -184,8 +218,10 @@ def test_the_units_carry_traffic(story: Story) -> None:
         "certificate: /etc/zgate/agents/laptop.crt\n"
         "key: /etc/zgate/agents/laptop.key\n",
     )
+    device.write(RESOLV_CONF, RESOLVER)
     device.run("systemctl", "enable", "--now", AGENT)
     wait_until(story.reaches_office, BACK_WITHIN_S, "a ping through the tunnel")
+    wait_until(story.asks_for_names, BACK_WITHIN_S, "the name server")
     pid = gateway.unit(SERVICE, "MainPID")["MainPID"]
     status = gateway.read(f"/proc/{pid}/status")
     uid = gateway.output("id", "-u", "zgate-gateway")
@@ -242,6 +278,19 @@ def test_an_upgrade_starts_nothing_that_was_stopped(story: Story, numbers: tuple
     wait_until(story.reaches_office, BACKED_OFF_S, "a ping after the start")
 
 
+def test_an_upgraded_device_asks_for_names_as_before(
+    story: Story, numbers: tuple[str, str]
+) -> None:
+    device = story.device
+    before = {unit: device.unit(unit, "MainPID")["MainPID"] for unit in (AGENT, KEEPER)}
+    device.install(story.debs[numbers[1]])
+    assert_healthy(device)
+    wait_until(story.reaches_office, BACKED_OFF_S, "a ping with the other version")
+    wait_until(story.asks_for_names, BACK_WITHIN_S, "the name server")
+    for unit, pid in before.items():
+        assert device.unit(unit, "MainPID")["MainPID"] not in ("0", pid), unit
+
+
 def test_a_removed_package_stops_and_keeps_what_it_knew(
     story: Story, numbers: tuple[str, str]
 ) -> None:
@@ -255,6 +304,7 @@ def test_a_removed_package_stops_and_keeps_what_it_knew(
         # The host's network is as it was.
         assert "zgate" not in machine.output("nft", "list", "tables")
         assert "zgate" not in machine.output("ip", "link")
+    assert device.read(RESOLV_CONF) == RESOLVER
     assert gateway.read("/etc/zgate/policy.yaml") == POLICY
     assert gateway.read("/var/lib/zgate/pki/ca.crt") == authority
     gateway.install(story.debs[numbers[0]])
@@ -262,6 +312,7 @@ def test_a_removed_package_stops_and_keeps_what_it_knew(
     gateway.run("systemctl", "start", SERVICE)
     device.run("systemctl", "start", AGENT)
     wait_until(story.reaches_office, BACKED_OFF_S, "a ping after it was installed again")
+    wait_until(story.asks_for_names, BACK_WITHIN_S, "the name server")
 
 
 def traces(machine: Machine) -> set[str]:
@@ -281,6 +332,7 @@ def test_a_purged_package_leaves_its_users_and_nothing_else(
         assert machine.output("systemctl", "--failed", "--no-legend") == ""
         for user in USERS:
             machine.run("id", user)
+    assert device.read(RESOLV_CONF) == RESOLVER
     assert traces(gateway) == set()
     # What somebody has put there is his: a key cannot be made again.
     assert traces(device) == {"/etc/zgate"}

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import re
+import signal
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,7 +21,7 @@ import pytest
 import yaml
 from e2e_support.world import POLICY, prepare
 from zgate_lab.connectors import Connectors
-from zgate_lab.deployment import Deployment
+from zgate_lab.deployment import BIN, Deployment
 from zgate_lab.internet import Host, Internet
 from zgate_lab.private_site import LAN_IPV4, PrivateSite, add_private_sites
 from zgate_lab.process import Process
@@ -281,6 +283,49 @@ def test_every_question_of_the_dashboard_can_be_answered(watched: Watched) -> No
     wait_until(lambda: silent() <= QUIET, WAIT_S, "panels to show something")
 
 
+# What somebody who was woken types.
+
+#: Nobody was refused yet.
+MAY_BE_SILENT = ("grep session_refused", "grep session_down")
+#: A lab has no systemd.
+ELSEWHERE = ("systemctl", "journalctl")
+
+
+def runbook_commands() -> Iterator[str]:
+    """Each once, as the pages have it; but for those that tests/e2e/test_zgatectl_docs.py runs."""
+    tested = (ROOT / "docs" / "zgatectl.md").read_text()
+    found = set[str]()
+    for page in sorted((ROOT / "docs" / "runbooks").glob("Zgate*.md")):
+        for block in re.findall(r"```console\n(.*?)```", page.read_text(), re.DOTALL):
+            found.update(block.splitlines())
+    for line in sorted(found):
+        is_ours = re.search(r"zgate|946\d|:53\b", line) and f"$ {line}\n" not in tested
+        if is_ours and not line.startswith(ELSEWHERE):
+            yield line
+
+
+@pytest.mark.parametrize("line", list(runbook_commands()))
+def test_a_command_of_the_runbooks(watched: Watched, line: str) -> None:
+    zgate = watched.zgate
+    places = {
+        "/var/lib/zgate/audit.jsonl": zgate.audit_file,
+        "/var/lib/zgate/pki": zgate.pki,
+        "/var/lib/zgate": zgate.directory / "state",
+        "/run/zgate": zgate.directory / "run",
+        "/etc/zgate/policy.yaml": zgate.policy_file,
+        "/etc/zgate": zgate.directory,
+        "CLIENT": "alice",
+        "CONNECTOR": "west",
+        "DESTINATION": zgate.internet.office.ipv4,
+    }
+    here = re.sub("|".join(places), lambda found: str(places[found[0]]), line)
+    shell = f"PATH={BIN}:$PATH; export ZGATE_SOCKET={zgate.socket}; {here}"
+    done = zgate.host.namespace.run("bash", "-c", shell, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout or line.startswith(MAY_BE_SILENT), done
+    assert not done.stderr or line.startswith("curl "), done.stderr
+
+
 # What makes it shout. From here on things are broken; the last one stays so.
 
 
@@ -307,6 +352,36 @@ def test_a_connector_that_goes_is_an_alert_until_it_comes_back(watched: Watched)
     assert (ROOT / "docs" / page).is_file()
     start_connector(watched)
     wait_until(lambda: not expected & watched.firing(), WAIT_S, "the alerts to end")
+
+
+def counters(text: str) -> dict[str, float]:
+    """Those that only a new daemon sets back: not a process's, nor a session's."""
+    names = set(re.findall(r"^# TYPE (\w+_total) counter$", text, re.MULTILINE))
+    names -= {"zgate_process_cpu_seconds_total"}
+    pairs = (line.rpartition(" ")[::2] for line in text.splitlines() if not line.startswith("#"))
+    return {
+        one: float(value)
+        for one, value in pairs
+        if one.partition("{")[0] in names and not one.startswith(("zgate_client_", "zgate_offer_"))
+    }
+
+
+def test_no_counter_falls_when_a_worker_is_killed(watched: Watched) -> None:
+    """Prometheus would take that for a restart, and the whole count for what came since."""
+    restarts = "sum(zgate_worker_restarts_total)"
+    seen = counters(watched.metrics())
+    assert len(seen) > 40
+    os.kill(watched.zgate.ask("status")["workers"][0]["pid"], signal.SIGKILL)
+
+    def is_over() -> bool:
+        now = counters(watched.metrics())
+        fallen = {one: value for one, value in seen.items() if now.get(one, 0.0) < value}
+        assert not fallen
+        seen.update(now)
+        up = watched.query("zgate_sessions == 2 and on () min(zgate_worker_up) == 1")
+        return bool(up and watched.query(f"{restarts} == 1"))
+
+    wait_until(is_over, WAIT_S, "worker and sessions to be back")
 
 
 def test_programs_that_somebody_takes_from_the_tun(watched: Watched) -> None:

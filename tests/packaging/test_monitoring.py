@@ -58,6 +58,23 @@ def test_the_example_configuration_and_its_rules() -> None:
     promtool("check", "config", "prometheus.yml")
 
 
+def test_the_documented_configuration(tmp_path: Path) -> None:
+    """The files of docs/metrics.md, where it has them put, with links to the rules."""
+    text = (ROOT / "docs" / "metrics.md").read_text()
+    files = dict(re.findall(r"^```yaml\n# /etc/prometheus/(\S+)\n(.*?)^```", text, re.S | re.M))
+    assert set(files) == {"prometheus.yml", "rules/zgate-runbooks.yml"}
+    (tmp_path / "rules").mkdir()
+    for name, content in files.items():
+        (tmp_path / name).write_text(content)
+    (links,) = re.findall(r"^sudo ln -s (.*) /etc/prometheus/rules/$", text, re.MULTILINE)
+    for link in links.split():
+        source = PROMETHEUS / link.removeprefix("/usr/share/zgate/prometheus/")
+        (tmp_path / "rules" / source.name).symlink_to(source)
+    promtool("check", "config", str(tmp_path / "prometheus.yml"))
+    ours = yaml.safe_load((PROMETHEUS / "zgate-runbooks.yml").read_text())
+    assert yaml.safe_load(files["rules/zgate-runbooks.yml"]) == ours
+
+
 def test_every_rule_does_what_it_says() -> None:
     files = sorted(path.name for path in (PROMETHEUS / "tests").iterdir())
     promtool("test", "rules", *files, cwd=PROMETHEUS / "tests")

@@ -57,7 +57,8 @@ def inputs() -> str:
 def _sources() -> Iterator[Path]:
     """What tools/build-deb.sh copies, and itself."""
     packages = (path.parent for path in ROOT.glob("*/zgate_*/__init__.py"))
-    folders = {*(path.parent for path in packages), ROOT / "systemd", ROOT / "deploy/debian"}
+    others = ("systemd", "docs", "deploy/debian", "deploy/prometheus", "deploy/grafana")
+    folders = {*(path.parent for path in packages), *(ROOT / name for name in others)}
     for folder in folders:
         for path in folder.rglob("*"):
             if path.is_file() and "__pycache__" not in path.parts and path.suffix != ".so":
