@@ -88,9 +88,9 @@ class ServiceDesk:
 
     def message(self, worker: WorkerLink, message: OfferMessage) -> None:
         """A worker passes on what a connector says. What goes wrong costs that session only."""
-        session = self._sessions.by_id.get(message.session_id)
-        if session is None or session.worker is not worker:
-            return  # it has ended meanwhile
+        session = self._session(worker, message.session_id)
+        if session is None:
+            return
         try:
             self._said(session, message)
         except Exception:
@@ -99,6 +99,13 @@ class ServiceDesk:
                 {"event": "offer_fault", "client": session.client},
             )
             self._sessions.close(session, "internal error")
+
+    def _session(self, worker: WorkerLink, session_id: str) -> SessionRecord | None:
+        """A session of this worker; not one on its way out: nobody would take back what it gets."""
+        session = self._sessions.by_id.get(session_id)
+        if session is None or session.worker is not worker or session.is_leaving:
+            return None
+        return session
 
     def _said(self, session: SessionRecord, message: OfferMessage) -> None:
         match message:
@@ -118,8 +125,8 @@ class ServiceDesk:
 
         What there is not looks as what the client may not reach.
         """
-        session = self._sessions.by_id.get(session_id)
-        if session is None or session.worker is not worker:
+        session = self._session(worker, session_id)
+        if session is None:
             return ()
         policy, identity = self._kernel.policy_set, session.identity
         may = policy.may_reach(identity.name, identity.groups, service, reaches=identity.reaches)

@@ -31,7 +31,13 @@ class FakeRegistry:
     def close(self, session: SessionRecord, cause: str) -> None:
         self.closed.append((session.session_id, cause))
         del self.by_id[session.session_id]
-        self.on_ending(session, cause)
+        if not session.is_leaving:
+            self.on_ending(session, cause)
+
+    def replace(self, session: SessionRecord) -> None:
+        """Another session has its place; it is closed a moment later."""
+        session.is_leaving = True
+        self.on_ending(session, "replaced")
 
 
 class Desk:
@@ -90,6 +96,21 @@ async def test_what_half_a_list_said_ends_with_its_session(desk: Desk) -> None:
     desk.registry.close(session, "kicked")
     assert desk.world.answers(session) == ()
     assert desk.desk.connectors.by_session == {}
+
+
+async def test_a_session_that_was_replaced_offers_nothing_more(desk: Desk) -> None:
+    """It is there for another moment, for its last packets: nobody would take an offer back."""
+    session = desk.session()
+    service = OfferedService("pacs", TCP)
+    offer = messages.OfferServices(session.session_id, 1, (service,), True)
+    route = messages.OfferRoutes(session.session_id, ("10.20.0.0/16",))
+    desk.desk.message(session.worker, offer)
+    desk.registry.replace(session)
+    for message in (offer, route):
+        desk.desk.message(session.worker, message)
+    desk.registry.close(session, "replaced")
+    assert desk.desk.connectors.by_session == {}
+    assert desk.world.tables.offers == {} and desk.desk.networks() == ()
 
 
 async def test_health_silence_and_networks_arrive(desk: Desk) -> None:
@@ -178,6 +199,14 @@ async def test_a_connector_knows_who_registered_last(desk: Desk) -> None:
         (key, "pacs", ("10.100.0.7",)), (key, "pacs", ("10.100.0.8",)), (key, "pacs", ()),
     ]  # fmt: skip
     assert desk.world.workers[0].agents == []
+    assert desk.desk.agents._sessions == desk.desk.agents._services == {}
+
+
+async def test_a_session_that_was_replaced_registers_for_nothing_more(desk: Desk) -> None:
+    agent = reaching(desk, "10.100.0.7")
+    desk.registry.replace(agent)
+    assert reach(desk, agent) == ()
+    desk.registry.close(agent, "replaced")
     assert desk.desk.agents._sessions == desk.desk.agents._services == {}
 
 
