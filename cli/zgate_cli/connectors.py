@@ -14,6 +14,7 @@ from zgate_gateway.api import schemas
 
 from .client import GatewayClient
 from .completion import complete_connector
+from .durations import Seconds
 from .errors import CommandError
 from .gateway_drain import drain_gateway, waiting
 from .options import Invocation, gateway_command
@@ -104,7 +105,7 @@ def _ago(moment: datetime | None) -> str | None:
 @click.argument("connector", required=False, shell_complete=complete_connector)
 @click.option("--undo", is_flag=True, help="Take sessions, or give it new flows, again.")
 @click.option(
-    "--deadline", "deadline_s", type=click.FloatRange(0, schemas.MAX_DRAIN_S), metavar="SECONDS",
+    "--deadline", "deadline_s", type=Seconds(0, schemas.MAX_DRAIN_S), metavar="SECONDS",
     help="Then what is left is closed.  [default for the gateway: 30; for a connector: none]",
 )  # fmt: skip
 @click.option("--no-wait", is_flag=True, help="Do not wait until all are gone.")

@@ -1,7 +1,8 @@
-"""Durations on the command line: ``90s``, ``10m``, ``2h``, ``1d``; a bare number is seconds."""
+"""Durations on the command line: ``90s``, ``10m``, ``2h``, ``1d``; or plain seconds."""
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
@@ -9,6 +10,21 @@ import click
 
 _UNITS_S = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 _DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)([smhd]?)")
+
+
+class Seconds(click.FloatRange):
+    """Seconds between two bounds. NaN is between all of them, for a float range."""
+
+    name = "seconds"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """See `click.ParamType.convert`."""
+        seconds = float(super().convert(value, param, ctx))
+        if math.isnan(seconds):
+            self.fail(f"{value!r} is not a number.", param, ctx)
+        return seconds
 
 
 class Duration(click.ParamType[float]):

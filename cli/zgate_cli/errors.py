@@ -6,6 +6,7 @@ from typing import IO, Any, ClassVar
 
 import click
 
+_MAX_NAME_CHARS = 64  # of a Common Name (X.520)
 FAILED, BAD_INPUT, VERDICTS_DIFFER, NOT_REACHABLE = 1, 2, 3, 4
 
 
@@ -27,6 +28,15 @@ class BadInput(CommandError):
     """What was asked for makes no sense to the gateway."""
 
     exit_code: ClassVar[int] = BAD_INPUT
+
+
+def check_client_name(name: str) -> None:
+    """Raise :class:`BadInput` for what can be nobody's name."""
+    if not 0 < len(name) <= _MAX_NAME_CHARS or not name.isprintable():
+        raise BadInput(
+            f"CLIENT is a name of 1 to {_MAX_NAME_CHARS} printable characters",
+            "zgatectl clients lists those that the gateway knows",
+        )
 
 
 class VerdictsDiffer(CommandError):

@@ -10,7 +10,8 @@ from zgate_gateway.api import schemas
 from .answers import PingReport
 from .client import GatewayClient
 from .completion import complete_client
-from .errors import CommandError
+from .durations import Seconds
+from .errors import CommandError, check_client_name
 from .options import Invocation, gateway_command
 from .output import cell, print_json
 
@@ -22,7 +23,7 @@ from .output import cell, print_json
     help="How many.",
 )  # fmt: skip
 @click.option(
-    "--interval", "-i", "interval_s", type=click.FloatRange(0.1, 3600), default=1.0,
+    "--interval", "-i", "interval_s", type=Seconds(0.1, 3600), default=1.0,
     show_default=True, metavar="SECONDS", help="Between two of them.",
 )  # fmt: skip
 @gateway_command
@@ -33,6 +34,7 @@ def ping(invocation: Invocation, *, client: str, count: int, interval_s: float) 
     acknowledgement. No packet goes through the tunnel, and no rule of the policy matters. Exit
     code 1 if none was answered. Ctrl-C ends it early.
     """
+    check_client_name(client)
     answers: list[schemas.Ping] = []
     with GatewayClient(invocation.socket_path) as gateway:
         try:

@@ -8,7 +8,7 @@ from zgate_gateway.api import schemas
 
 from .client import GatewayClient
 from .completion import complete_client
-from .errors import BadInput
+from .errors import BadInput, check_client_name
 from .options import Invocation, gateway_command
 from .output import byte_text, cell, console, duration_text, print_json, table
 
@@ -64,6 +64,7 @@ def kick(invocation: Invocation, *, client: str, reason: str) -> None:
 
     To keep it out, revoke its certificate: zgatectl pki revoke CLIENT.
     """
+    check_client_name(client)
     try:
         request = schemas.KickRequest(reason=reason)
     except ValidationError as error:

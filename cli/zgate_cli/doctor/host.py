@@ -105,6 +105,13 @@ class Context:
         return self.config or GatewayConfig()
 
     @property
+    def is_elsewhere(self) -> bool:
+        """Whether a gateway answers that has another network than this: a container's, say."""
+        links = self.host.run_json("ip", "-j", "link") or []
+        names = {one["ifname"] for one in links}
+        return self.status is not None and bool(names) and self.settings.tun.name not in names
+
+    @property
     def uplinks(self) -> list[str]:
         """The interfaces that packets to clients and for the site go through; may be empty."""
         if self.settings.uplink.interface is not None:

@@ -98,7 +98,10 @@ def _tun_name(context: Context) -> Finding:
     if context.status is not None:
         if name in links:
             return ok("tun_interface", title, f"{name} is there")
-        return skip("tun_interface", title, f"{name} is not here: the gateway runs elsewhere?")
+        return skip(
+            "tun_interface", title, f"{name} is not here: the gateway has another network",
+            "run zgatectl doctor there: nsenter, or ip netns exec, or podman exec",
+        )  # fmt: skip
     if name in links:
         return fail(
             "tun_interface", title, f"{name} is taken, and no gateway answers",
@@ -185,7 +188,7 @@ def _forwarding(context: Context) -> Iterator[Finding]:
         sysctl = f"net.{key.replace('/', '.')}"
         if state is None:
             yield skip(f"forwarding_{name.lower()}", title, f"{sysctl} cannot be read")
-        elif context.status is None:
+        elif context.status is None or context.is_elsewhere:
             text = "on" if state else "off; the gateway turns it on while it runs"
             yield ok(f"forwarding_{name.lower()}", title, text)
         elif not state:
@@ -279,9 +282,9 @@ def judge(context: Context, rules: Ruleset, listing: dict[str, Any]) -> Iterator
         yield make(name, "nftables", text, _cure(context, table, chain, rules))
     if not found:
         yield ok("nftables", "nftables", "no other table is in the way of the gateway's packets")
-    if context.status is not None and not any(
-        one.get("table", {}).get("name") == TABLE for one in listing.get("nftables", [])
-    ):
+    if context.status is None or context.is_elsewhere:
+        return
+    if not any(one.get("table", {}).get("name") == TABLE for one in listing.get("nftables", [])):
         yield fail(
             "nftables_own", "nftables", f"the gateway's own table inet {TABLE} is not there",
             "somebody has flushed the rules: restart the gateway, and let the firewall's service "

@@ -13,6 +13,7 @@ from zgate_config.dialling import path_setting
 from zgate_host.runtime_dir import RuntimeDir
 from zgate_host.status_socket import StatusUnavailable
 
+from zgate_cli.durations import Seconds
 from zgate_cli.errors import BadInput
 from zgate_cli.findings import report_of, show
 from zgate_cli.netcheck.probe import STEPS, Work, check_everything
@@ -41,7 +42,7 @@ _file = click.Path(path_type=Path, dir_okay=False)
     help="Round trips to each address, 20 in a second.",
 )  # fmt: skip
 @click.option(
-    "--timeout", "timeout_s", type=click.FloatRange(0.5, 60), default=5.0, show_default=True,
+    "--timeout", "timeout_s", type=Seconds(0.5, 60), default=5.0, show_default=True,
     metavar="SECONDS", help="How long an address may take to answer.",
 )  # fmt: skip
 @click.option("--strict", is_flag=True, help="Exit code 1 for warnings, too.")

@@ -11,6 +11,7 @@ from zgate_gateway.api import schemas
 
 from zgate_cli.answers import TopSnapshot
 from zgate_cli.client import GatewayClient
+from zgate_cli.durations import Seconds
 from zgate_cli.errors import BadInput
 from zgate_cli.options import Invocation, gateway_command
 from zgate_cli.top.state import MAX_FILTER_CHARS, State
@@ -21,7 +22,7 @@ _FIRST_RATES_S = 1.0
 
 @click.command()
 @click.option(
-    "--interval", "-i", "interval_s", type=click.FloatRange(0.2, 3600), default=1.0,
+    "--interval", "-i", "interval_s", type=Seconds(0.2, 3600), default=1.0,
     show_default=True, metavar="SECONDS", help="How often the gateway is asked.",
 )  # fmt: skip
 @click.option(

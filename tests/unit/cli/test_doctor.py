@@ -91,6 +91,16 @@ def test_a_good_network(tmp_path: Path, fake_gateway: Any) -> None:
     assert found["nftables"].verdict is Verdict.OK
 
 
+def test_a_gateway_with_a_network_of_its_own_is_not_judged_by_ours(
+    tmp_path: Path, fake_gateway: Any
+) -> None:
+    off = {"/proc/sys/net/ipv4/ip_forward": "0"}
+    nothing = {"ip__j link": LINKS[:2], "nft__j list ruleset": {"nftables": []}}
+    found = by_name(check_network, context(tmp_path, fake_gateway.status(), off, **nothing))
+    assert {one.verdict for one in found.values()} <= {Verdict.OK, Verdict.SKIP}, found
+    assert "podman exec" in found["tun_interface"].fix
+
+
 @pytest.mark.parametrize(
     ("changes", "name", "verdict", "words"),
     [

@@ -120,3 +120,18 @@ def test_a_reader_that_leaves_is_no_traceback(live_gateway: Any) -> None:
     )
     os.close(write_end)
     assert done.returncode == 1 and done.stderr == b""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("drain", "--deadline", "nan"), ("ping", "alice", "-i", "nan"),
+        ("top", "--json", "-i", "nan"), ("netcheck", "--timeout", "nan"),
+        ("ping", ""), ("kick", ""), ("kick", "a\x1b[31m"), ("ping", "x" * 65),
+    ],
+)  # fmt: skip
+def test_bad_input_is_told_without_a_gateway(arguments: tuple[str, ...]) -> None:
+    done = CliRunner().invoke(cli, ["--socket", "/nobody/is/here", *arguments])
+    assert done.exit_code == 2, done.output
+    assert done.exception is None or isinstance(done.exception, SystemExit)
+    assert "\x1b" not in done.output
