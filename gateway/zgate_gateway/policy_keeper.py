@@ -197,13 +197,11 @@ class PolicyKeeper:
     async def watch(self) -> None:
         """Reload whenever the file changes, and keep to the time; forever."""
         self._loop = asyncio.get_running_loop()
-        keeping = [asyncio.create_task(self._keep_time())]
-        keeping.append(asyncio.create_task(self._keep_services()))
-        try:
+        self._services_moved.set()  # they may have, before anybody watched
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._keep_time())
+            tasks.create_task(self._keep_services())
             await watch_file(self.path, self._file_changed, seen=self._read_as)
-        finally:
-            for task in keeping:
-                task.cancel()
 
     async def _file_changed(self) -> None:
         if version_of(self.path) != self._read_as:  # else somebody has reloaded already

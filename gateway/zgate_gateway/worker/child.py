@@ -39,6 +39,7 @@ from zgate_gateway.client_connection import ClientConnection
 from zgate_gateway.copies import path_of
 from zgate_gateway.dialects.connection import ZTNA_V1, DialectConnection
 from zgate_gateway.forwarder import Forwarder
+from zgate_gateway.keep_going import keep_going
 from zgate_gateway.listener import Listener, ListenerSettings
 from zgate_gateway.loop_lag import LoopLag
 from zgate_gateway.prefixes import IpNetwork
@@ -177,7 +178,7 @@ class Worker:
             self._remote.send(messages.Failed(str(error)))
             return 1
         self._remote.send(messages.Ready(engine_name(self._configure.engine)))
-        upkeep = self._loop.create_task(self._keep_up())
+        upkeep = self._loop.create_task(keep_going("looking after sessions", self._keep_up))
         try:
             await self._ended.wait()
         finally:

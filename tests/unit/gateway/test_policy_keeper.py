@@ -379,6 +379,26 @@ async def test_a_refresh_that_fails_is_tried_again(
     assert world.in_force() == policy(1)
 
 
+async def test_a_part_of_the_watch_that_fails_ends_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever runs it begins it anew: the times in a policy must not stand still unseen."""
+
+    def fail() -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(world.kernel, "is_behind", fail)
+    with pytest.raises(ExceptionGroup):
+        await asyncio.wait_for(world.keeper.watch(), 20)
+    monkeypatch.undo()
+    world.kernel.behind = "the wall clock was set"
+    watching = asyncio.create_task(world.keeper.watch())
+    async with asyncio.timeout(20):
+        while world.kernel.behind is not None:
+            await asyncio.sleep(0.01)
+    watching.cancel()
+
+
 steps = st.lists(
     st.one_of(
         st.tuples(st.just("apply"), st.integers(1, 4)),
