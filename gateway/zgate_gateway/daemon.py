@@ -200,6 +200,7 @@ class Gateway:
         self._open_dns(loop)
         self._bind_port()
         await self._open_api()
+        self.manager.starting_workers()
         await self.crew.work()
         self.edge.open()
         self.crew.end_lost(self.path_memory.take_over())

@@ -16,8 +16,10 @@ from zgate_host import systemd
 _STATUS_INTERVAL_S = 1.0
 #: A database of years may have to be brought to a new schema, on a slow disk.
 _STATE_TIMEOUT_S = 300.0
-#: What is not in the cache yet is compiled, on a slow machine.
-_KERNEL_TIMEOUT_S = 120.0
+#: What is not in the cache yet is compiled and verified: three minutes on an emulated processor.
+_KERNEL_TIMEOUT_S = 900.0
+#: The last program is the edge's, and it may have to be compiled, too.
+_WORKERS_TIMEOUT_S = 300.0
 
 
 class ServiceManager:
@@ -37,6 +39,10 @@ class ServiceManager:
     def loading_programs(self) -> None:
         """The kernel's programs are loaded now."""
         self._starting("loading the kernel's programs", _KERNEL_TIMEOUT_S)
+
+    def starting_workers(self) -> None:
+        """The workers begin, and what stands before the port."""
+        self._starting("starting the workers", _WORKERS_TIMEOUT_S)
 
     def _starting(self, what: str, timeout_s: float) -> None:
         systemd.notify(status=f"starting: {what}", extend_timeout_s=timeout_s)

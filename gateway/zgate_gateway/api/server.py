@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _BACKLOG = 64
-_START_TIMEOUT_S = 5.0
+#: Some modules are loaded in it; nothing waits for a peer.
+_START_TIMEOUT_S = 60.0
 #: After a restart the clients come back: they come first.
 _LOAD_AFTER_S = 3.0
 #: sun_path has 108 bytes with the final zero, and the name is longer while the file is prepared.

@@ -30,7 +30,8 @@ logger = logging.getLogger(__name__)
 _PING_INTERVAL_S = 1.0
 _MAX_UNANSWERED = 10
 _REPORT_TIMEOUT_S = 0.5
-_START_TIMEOUT_S = 20.0
+#: Its modules alone take an emulated processor 13 s, and it has others to serve.
+_START_TIMEOUT_S = 120.0
 _STOP_TIMEOUT_S = 4.0
 #: A worker that lived longer did not die of its start.
 _STABLE_AFTER_S = 10.0

@@ -36,7 +36,13 @@ def test_a_life(systemd: socket.socket) -> None:
     assert longer == "EXTEND_TIMEOUT_USEC=300000000"
     assert status == "STATUS=starting: opening the database and the audit log"
     manager.loading_programs()
-    assert heard(systemd)[-1] == "STATUS=starting: loading the kernel's programs"
+    longer, status = heard(systemd)
+    assert longer == "EXTEND_TIMEOUT_USEC=900000000"
+    assert status == "STATUS=starting: loading the kernel's programs"
+    manager.starting_workers()
+    longer, status = heard(systemd)
+    assert longer == "EXTEND_TIMEOUT_USEC=300000000"
+    assert status == "STATUS=starting: starting the workers"
     manager.ready()
     assert heard(systemd) == ["READY=1", "WATCHDOG=1", "STATUS=0 sessions"]
     manager.alive()
