@@ -1,15 +1,15 @@
-"""A client verifier that follows its files.
+"""A client verifier whose files can be read again.
 
 The CA bundle and the revocation list are read together and become one new `ClientVerifier`,
 which replaces the old one by a single assignment: no handshake sees half of a change. A file
-that cannot be used changes nothing; the error says why, once for each version of the file.
+that cannot be used changes nothing; the error says why.
 """
 
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
-from zgate_identity.files import FileVersion, IdentityFileError, version_of
+from zgate_identity.files import IdentityFileError
 from zgate_identity.refusal import CertificateRefused
 from zgate_identity.revocation import CrlError
 from zgate_identity.tls_files import check_ca_file, read_crls
@@ -40,7 +40,6 @@ class ReloadingClientVerifier:
         self.ca_file = ca_file
         self.crl_file = crl_file
         self._max_intermediates = max_intermediates
-        self._version = self._look()
         self._current = self._load(now)
 
     @property
@@ -64,7 +63,6 @@ class ReloadingClientVerifier:
         Raises:
             IdentityFileError: a file cannot be used; the old ones stay in force.
         """
-        self._version = self._look()
         fresh = self._load(now)
         if self.crl_file and fresh.revocation.goes_back_behind(self._current.revocation):
             raise IdentityFileError(
@@ -73,24 +71,6 @@ class ReloadingClientVerifier:
                 "put the newest one there; to go back on purpose, restart",
             )
         self._current = fresh
-
-    def reload_if_changed(self, now: datetime) -> bool:
-        """`reload` if a file is another one than at the last attempt; costs two stat calls.
-
-        Returns:
-            Whether a new verifier is in use.
-
-        Raises:
-            IdentityFileError: as `reload`, once for each version of the files.
-        """
-        if self._look() == self._version:
-            return False
-        self.reload(now)
-        return True
-
-    def _look(self) -> tuple[FileVersion, ...]:
-        """The versions of the files. Taken before reading: a change meanwhile shows next time."""
-        return tuple(version_of(file) for file in (self.ca_file, self.crl_file) if file is not None)
 
     def _load(self, now: datetime) -> ClientVerifier:
         authorities = check_ca_file(self.ca_file, now)

@@ -344,7 +344,7 @@ class Worker:
 
     def _reload_trust(self) -> None:
         try:
-            self._verifier.reload_if_changed(datetime.now(UTC))
+            self._verifier.reload(datetime.now(UTC))
         except IdentityError as error:
             # The supervisor checks again whom it admits.
             logger.error(

@@ -40,10 +40,10 @@ def test_a_revocation_takes_effect_with_the_file(files: Files) -> None:
     now, leaf = files.forge.now, files.forge.client(files.ca)
     verifier = files.verifier()
     identity = verifier.verify(leaf, [], now)
-    assert not verifier.reload_if_changed(now)
+    verifier.reload(now)
+    verifier.recheck(identity, now)
     files.put_crl([identity.serial], number=2)
-    assert verifier.reload_if_changed(now)
-    assert not verifier.reload_if_changed(now)
+    verifier.reload(now)
     for attempt in (
         lambda: verifier.verify(leaf, [], now),
         lambda: verifier.recheck(identity, now),
@@ -57,7 +57,7 @@ def test_a_new_authority_takes_effect_with_the_file(files: Files) -> None:
     now, second = files.forge.now, files.forge.authority("Second CA")
     verifier = ReloadingClientVerifier(files.ca_file, None, now)
     write_file(files.ca_file, files.ca.pem + second.pem)
-    assert verifier.reload_if_changed(now)
+    verifier.reload(now)
     assert verifier.verify(files.forge.client(second), [], now)
 
 
@@ -79,13 +79,12 @@ def test_an_unreadable_list_keeps_the_old_one(files: Files, content: bytes | Non
     else:
         write_file(files.crl_file, content)
     with pytest.raises(IdentityFileError, match=r"crl\.pem: ") as caught:
-        verifier.reload_if_changed(now)
+        verifier.reload(now)
     assert "\n" not in str(caught.value)
     assert verifier.current is before
-    # Told once for each version of the file, and gone as soon as a good one is there.
-    assert not verifier.reload_if_changed(now)
     files.put_crl(number=2)
-    assert verifier.reload_if_changed(now)
+    verifier.reload(now)
+    assert verifier.current is not before
 
 
 def test_a_forged_list_keeps_the_old_one(files: Files) -> None:
@@ -127,7 +126,7 @@ def test_an_unreadable_ca_file_keeps_the_old_one(files: Files, content: bytes | 
     else:
         write_file(files.ca_file, content)
     with pytest.raises(IdentityFileError, match=r"ca\.crt: "):
-        verifier.reload_if_changed(files.forge.now)
+        verifier.reload(files.forge.now)
     assert verifier.current is before
 
 
