@@ -126,6 +126,9 @@ def test_a_renewed_certificate_is_not_noticed(
 
 #: From a gateway that is ready until agents are back, beside what they wait for by themselves.
 BACK_WITHIN_S = 2.0
+#: So long agents try often after a goodbye (`zgate_host.backoff`); an overloaded machine's gateway
+#: takes longer to start.
+GOODBYE_HELPS_S = 15.0
 
 
 @pytest.fixture
@@ -173,14 +176,16 @@ def test_a_restart_is_survived_by_open_connections(
             5.0,
             "the paths of both clients",
         )
+        ended_s = time.monotonic()
         gateway.stop() if how == "stopped" else gateway.kill()
         left = internet.gateway.namespace.run("nft", "list", "tables").stdout.split()
         assert ("zgate_hold" in left) == (how == "stopped")
         zgate.start_gateway()
         ready_s = time.monotonic()
-        # Who was told nothing tries less and less often; after a goodbye nobody waits longer.
+        # Who was told nothing tries less and less often; after a goodbye nobody does, for a while.
         told = [zgate.agent_status(name).get("next_attempt_s") or 0.0 for name in before]
-        waits_s = max(told) if how == "killed" else 0.0
+        is_patient = how == "killed" or ready_s - ended_s > GOODBYE_HELPS_S
+        waits_s = max(told) if is_patient else 0.0
         for name, addresses in before.items():
             session = zgate.wait_connected(name, zgate.agents[name])
             assert session["addresses"] == addresses
@@ -189,7 +194,9 @@ def test_a_restart_is_survived_by_open_connections(
             # The server tries again after a while that grew while nobody answered.
             stream.wait_for_more(SOME_BYTES, 60.0)
     drops = zgate.gateway_status()["drops"]
-    assert not drops.get("UNSOLICITED"), drops
+    # The flows are known a moment after their client is: a server that tries again just then is
+    # not heard that once, and waits for so much longer that it is not twice.
+    assert drops.get("UNSOLICITED", 0) <= len(streams), drops
 
 
 def test_a_goodbye_is_heeded_at_once(deployment: Deployment) -> None:
