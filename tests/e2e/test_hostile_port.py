@@ -73,6 +73,7 @@ def test_100_000_hostile_payloads_harm_nobody(world: World) -> None:
     real = captured_payloads(world)
     gateway = world.internet.gateway
     session = world.zgate.sessions()["alice"]
+    reconnects = world.zgate.agent_status("alice")["reconnects"]
     hostile = payloads(source, real)
 
     def attack(count: int) -> int:
@@ -94,7 +95,7 @@ def test_100_000_hostile_payloads_harm_nobody(world: World) -> None:
     assert grown < MAX_GROWTH_BYTES, f"{grown >> 20} MiB more"
     after = world.zgate.sessions()["alice"]
     assert (after["session_id"], after["peer"]) == (session["session_id"], session["peer"])
-    assert world.zgate.agent_status("alice")["reconnects"] == 0
+    assert world.zgate.agent_status("alice")["reconnects"] == reconnects
     assert "Traceback" not in world.gateway.output()
     assert "raised" not in world.gateway.output()
     # And who comes with a certificate is let in as before.
