@@ -87,12 +87,20 @@ def service_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceW
         _live.remove(made.zgate)
 
 
+def deployments_of(item: pytest.Item) -> list[Deployment]:
+    """What a test has used, by itself or as a part of its world."""
+    arguments = getattr(item, "funcargs", {}).values()
+    used = [getattr(one, "zgate", one) for one in arguments]
+    return list({id(one): one for one in used if isinstance(one, Deployment)}.values())
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     """A failed test shows what gateway and agents wrote: their folder goes with the lab."""
     report = yield
     if report.failed and item.path.is_relative_to(Path(__file__).parent):
-        for deployment in _live:
+        # Where a fixture has failed, it is the newest one's.
+        for deployment in deployments_of(item) or _live[-1:]:
             for log in sorted(deployment.directory.glob("*.log")):
                 text = log.read_text(errors="replace")[-LOG_TAIL_CHARACTERS:]
                 report.sections.append((log.name, text))
