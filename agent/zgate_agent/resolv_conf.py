@@ -147,7 +147,8 @@ class ResolvConf:
     def _rest(self, text: str) -> str:
         """What stands behind our lines: where the file was a link, what is there now."""
         if is_ours(text) and is_edited(text):
-            self._remove_backup()  # it is no copy of this file any more
+            # The backup is no copy of this file any more.
+            self._keep(without_servers(text).encode(errors="surrogateescape"))
         elif is_ours(text) and self.backup.is_symlink():
             with contextlib.suppress(OSError):
                 return self._read_file(self.backup)
@@ -170,17 +171,21 @@ class ResolvConf:
         return True
 
     def _back_up(self) -> None:
-        self._remove_backup()
         if self.path.is_symlink():
+            self._remove_backup()
             self.backup.symlink_to(self.path.readlink())
-            return
-        with contextlib.suppress(FileNotFoundError):
-            state = self.path.stat()
-            # Made anew, never followed: the folder may be somebody's who is not root.
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-            descriptor = os.open(self.backup, flags, stat.S_IMODE(state.st_mode))
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(self.path.read_bytes())
+        elif self.path.exists():
+            self._keep(self.path.read_bytes())
+        else:
+            self._remove_backup()
+
+    def _keep(self, data: bytes) -> None:
+        mode = stat.S_IMODE(self.path.stat().st_mode)
+        self._remove_backup()
+        # Made anew, never followed: the folder may be somebody's who is not root.
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+        with os.fdopen(os.open(self.backup, flags, mode), "wb") as file:
+            file.write(data)
 
     def _remove_backup(self) -> None:
         # Looked for first: on a read-only file system even what is not there cannot be unlinked.
@@ -224,7 +229,10 @@ class ResolvConf:
         try:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(data)
+                file.flush()
                 os.fchmod(file.fileno(), mode)
+                # Without it a power failure may leave an empty file, and no names at all.
+                os.fsync(file.fileno())
             self._check_unchanged()
             os.replace(name, self.path)  # noqa: PTH105 - a plain name
         except OSError as error:

@@ -136,6 +136,8 @@ def test_an_edited_file_that_was_a_link_stays_a_file(tmp_path: Path) -> None:
     with file.path.open("a") as text:
         text.write("options rotate\n")
     file.put(SERVERS)
+    assert not file.backup.is_symlink()
+    assert file.backup.read_text() == f"{HOST}options rotate\n"
     file.put_back()
     assert not file.path.is_symlink()
     assert file.path.read_text() == f"{HOST}options rotate\n"

@@ -177,8 +177,8 @@ def kept(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         keeper.dismiss()
-        tasks = asyncio.all_tasks(loop)
-        loop.run_until_complete(asyncio.wait_for(asyncio.gather(*tasks), 5))
+        for task in asyncio.all_tasks(loop):
+            loop.run_until_complete(asyncio.wait_for(task, 5))
         loop.close()
 
 
