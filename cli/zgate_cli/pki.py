@@ -16,8 +16,6 @@ from pathlib import Path
 from typing import Any, ParamSpec
 
 import click
-from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 from zgate_identity.authority import (
     LEAF_LIFETIME,
@@ -38,7 +36,6 @@ EXIT_BAD_INPUT = 2
 
 P = ParamSpec("P")
 _STATUS_STYLE = {"valid": "green", "revoked": "red"}
-_WIDTH_WITHOUT_TERMINAL = 160
 
 
 class IpAddressType(click.ParamType[IPv4Address | IPv6Address]):
@@ -213,10 +210,12 @@ def list_(directory: Path, as_json: bool) -> None:
     if as_json:
         _print_json([_fields(each, now) for each in certificates])
         return
-    table = Table("name", "groups", "usage", "hosts, services", "valid until", "status", "serial")
+    from .output import console, table  # not for those who issue on a machine of its own
+
+    shown = table("name", "groups", "usage", "hosts, services", "valid until", "status", "serial")
     for each in certificates:
-        table.add_row(*_row(each, now))
-    _console().print(table)
+        shown.add_row(*_row(each, now))
+    console().print(shown)
 
 
 @pki.command()
@@ -259,12 +258,9 @@ def _date(moment: datetime) -> str:
     return f"{moment:%F %T} UTC"
 
 
-def _console() -> Console:
-    """As wide as the terminal; piped, wide enough that no serial number is broken."""
-    return Console(width=None if sys.stdout.isatty() else _WIDTH_WITHOUT_TERMINAL, markup=False)
-
-
 def _row(certificate: IssuedCertificate, now: datetime) -> list[Text]:
+    from .output import cell
+
     status = certificate.status(now)
     hosts = (*certificate.dns_names, *map(str, certificate.ips))
     cells = [
@@ -275,9 +271,9 @@ def _row(certificate: IssuedCertificate, now: datetime) -> list[Text]:
         f"{certificate.not_after:%F}",
     ]
     return [
-        *map(Text, cells),
-        Text(status, style=_STATUS_STYLE.get(status, "yellow")),
-        Text(certificate.serial_text),
+        *map(cell, cells),
+        cell(status, _STATUS_STYLE.get(status, "yellow")),
+        cell(certificate.serial_text),
     ]
 
 
