@@ -30,6 +30,7 @@ from zgate_agent.config import (
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
 DEFAULT_CONFIG = Path("/etc/zgate/agent.yaml")
+_HOW_TO_START = "name another file with --config, or give --gateway, --ca, --cert and --key"
 _file = click.Path(path_type=Path, dir_okay=False)
 
 
@@ -44,7 +45,8 @@ def main() -> None:
     "--config",
     "config_path",
     type=_file,
-    help=f"YAML or JSON; flags replace its values.  [default: {DEFAULT_CONFIG} if it is there]",
+    help="YAML or JSON; flags replace its values."
+    f"  [default: {DEFAULT_CONFIG}, unless --gateway is given]",
 )
 @click.option(
     "--gateway",
@@ -77,7 +79,9 @@ def main() -> None:
 @click.option("--check", is_flag=True, help="Check the configuration and the files, then exit.")
 def run(config_path: Path | None, check: bool, **flags: object) -> None:
     """Run the agent in the foreground, until SIGTERM; SIGHUP: a new session, log.level."""
-    if config_path is None and not flags["gateways"] and DEFAULT_CONFIG.exists():
+    if config_path is None and not flags["gateways"]:
+        if not DEFAULT_CONFIG.exists():
+            stop(EXIT_BAD_INPUT, f"there is no {DEFAULT_CONFIG}: {_HOW_TO_START}")
         config_path = DEFAULT_CONFIG
     try:
         config = load_config(config_path, _settings(flags))

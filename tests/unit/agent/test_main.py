@@ -66,6 +66,8 @@ def flags(files: dict[str, Path]) -> list[object]:
 def test_nothing_given(no_default: None) -> None:
     result = call("run")
     assert result.exit_code == 2
+    assert "none.yaml: name another file with --config, or give --gateway" in line(result)
+    result = call("run", "--gateway", "gw.example")
     assert line(result).startswith("zgate-agent: command line: ca: expected a value")
 
 
