@@ -26,6 +26,21 @@ async def test_what_fails_begins_anew_and_is_told_once(
     ] * 2
 
 
+async def test_what_fails_again_after_it_has_worked_is_told_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "_PAUSE_S", 0.0)
+    monkeypatch.setattr(module, "_WORKED_S", 0.0)
+    errors = [OSError("one"), OSError("one")]
+
+    async def work() -> None:
+        if errors:
+            raise errors.pop()
+
+    await asyncio.wait_for(keep_going("looking", work), 5)
+    assert len(caplog.records) == 2
+
+
 async def test_what_is_cancelled_ends() -> None:
     task = asyncio.create_task(keep_going("waiting", asyncio.Event().wait))
     await asyncio.sleep(0)
