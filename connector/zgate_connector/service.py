@@ -54,7 +54,7 @@ async def serve(config: ConnectorConfig, directory: RuntimeDir, reload: Reload) 
         telling = _status_server(directory, config.metrics, reloads.status)
         async with telling as listen, _told(reloads) as tell:
             while not reloads.is_stopped:
-                async with _running(reloads.config, directory) as connector:
+                async with _running(reloads.take(), directory) as connector:
                     reloads.watch(connector)
                     await listen()
                     await tell()
@@ -68,14 +68,20 @@ class _Reloads:
     def __init__(self, config: ConnectorConfig, reload: Reload) -> None:
         self.config = config
         self.is_stopped = False
+        self._is_other = False
         self._reload = reload
         self._current: Connector | None = None
         self._reason = ""
 
+    def take(self) -> ConnectorConfig:
+        """The configuration that a connector is made of now."""
+        self._is_other = False
+        return self.config
+
     def watch(self, connector: Connector) -> None:
         """From now on this one is meant; a signal may have come while it was being made."""
         self._current = connector
-        if self.is_stopped:
+        if self.is_stopped or self._is_other:
             connector.stop(self._reason)
 
     def status(self) -> ConnectorStatus:
@@ -117,7 +123,7 @@ class _Reloads:
             if self._current is not None:
                 self._current.reconnect()
             return
-        self.config = config
+        self.config, self._is_other = config, True
         self._end("another configuration")
 
 
