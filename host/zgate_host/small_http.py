@@ -39,6 +39,7 @@ class SmallHttp:
             logger.debug(
                 "a request failed: %(error)s", {"event": "http_request_failed", "error": error}
             )
+            writer.transport.abort()  # who does not read the answer does not keep it
         finally:
             self._clients -= 1
             writer.close()
