@@ -13,13 +13,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from zgate_config.dialling import GatewayAddress
-from zgate_datapath.client import (
-    ClientCertificateRefused,
-    ClientConfig,
-    GatewayCertificateRefused,
-    TunnelError,
-    TunnelState,
-)
+from zgate_datapath.client import ClientConfig, TunnelError, TunnelState
 from zgate_datapath.offers import Notices
 from zgate_host.resolve import ResolveError
 from zgate_host.status_socket import FailedAddress
@@ -234,7 +228,7 @@ class Dialler:
         try:
             line.state = await tunnel.connect(self._config.connect_timeout_s)
         except TunnelError as error:
-            failed = FailedAddress(address=str(address), error=_describe(error))
+            failed = FailedAddress(address=str(address), error=error.explain())
             self.failed.append(failed)
             self.failures += 1
             logger.info(
@@ -269,14 +263,3 @@ class Dialler:
             engine=config.engine,
             congestion=config.congestion,
         )
-
-
-def _describe(error: TunnelError) -> str:
-    """What failed, in words that say on which side the cure is."""
-    match error:
-        case GatewayCertificateRefused():
-            return f"the gateway's certificate is refused: {error}"
-        case ClientCertificateRefused():
-            return f"the gateway refuses our certificate: {error}"
-        case _:
-            return str(error)

@@ -26,13 +26,7 @@ from pathlib import Path
 from typing import Protocol
 
 from zgate_config.dialling import GatewayAddress
-from zgate_datapath.client import (
-    ClientCertificateRefused,
-    ClientConfig,
-    GatewayCertificateRefused,
-    TunnelError,
-    TunnelState,
-)
+from zgate_datapath.client import ClientConfig, TunnelError, TunnelState
 from zgate_datapath.offers import ClientOffers, Notices
 from zgate_datapath.tun import Tun
 from zgate_datapath.udp import Address
@@ -352,7 +346,7 @@ class GatewaySession:
             self._source = self._find_source()
             return await self._serve(tunnel, live)
         except TunnelError as error:
-            failed = FailedAddress(address=str(address), error=_describe(error))
+            failed = FailedAddress(address=str(address), error=error.explain())
             self._failed.append(failed)
             self._failures += 1
             logger.info(
@@ -574,17 +568,6 @@ async def _end_all(tasks: Sequence[asyncio.Future[str]]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _describe(error: TunnelError) -> str:
-    """What failed, in words that say on which side the cure is."""
-    match error:
-        case GatewayCertificateRefused():
-            return f"the gateway's certificate is refused: {error}"
-        case ClientCertificateRefused():
-            return f"the gateway refuses our certificate: {error}"
-        case _:
-            return str(error)
 
 
 def _named(drops: dict[DropReason, int]) -> dict[str, int]:

@@ -66,13 +66,25 @@ _NO_NOTICES = Notices()
 class TunnelError(Exception):
     """A tunnel could not be made, or broke; the text names the cause."""
 
+    def explain(self) -> str:
+        """What failed, in words that say on which side the cure is."""
+        return str(self)
+
 
 class GatewayCertificateRefused(TunnelError):
     """The gateway did not prove who it is; nothing was sent to it."""
 
+    def explain(self) -> str:
+        """See `TunnelError.explain`."""
+        return f"the gateway's certificate is refused: {self}"
+
 
 class ClientCertificateRefused(TunnelError):
     """The gateway refused our certificate."""
+
+    def explain(self) -> str:
+        """See `TunnelError.explain`."""
+        return f"the gateway refuses our certificate: {self}"
 
 
 class ConnectTimeout(TunnelError):
