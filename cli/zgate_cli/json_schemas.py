@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, TypeAdapter
+from pydantic import TypeAdapter
 from zgate_gateway.api import schemas
 
 from . import answers
@@ -60,11 +60,3 @@ def schema_of(command: str) -> dict[str, Any]:
 def file_name_of(command: str) -> str:
     """Where its schema is, below ``docs/schemas``."""
     return f"{command.replace(' ', '-')}.json"
-
-
-def names_of(command: str) -> list[str]:
-    """The models' names, for people."""
-    return [
-        one.__name__ if isinstance(one, type) and issubclass(one, BaseModel) else "a list"
-        for one in ANSWERS[command]
-    ]
