@@ -10,7 +10,7 @@ PACKAGES := protocol bpf datapath identity config gateway host agent connector c
 # The demo and the bench make network namespaces. Root's bytecode would be in the way of `git clean`.
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo env PYTHONDONTWRITEBYTECODE=1)
 
-.PHONY: help demo test check lint types bench bench-policy fuzz-policy fuzz-datapath soak soak-certificates test-vm test-appliance vagrant-box vagrant-up deb man screenshots root venv packages-appliance packages-vagrant packages-test packages-bench packages-vm clean
+.PHONY: help demo test check lint types bench bench-policy fuzz-policy fuzz-datapath soak soak-certificates test-vm test-appliance vagrant-box vagrant-up deb man screenshots root venv packages-deb packages-image packages-appliance packages-vagrant-box packages-vagrant packages-test packages-bench packages-vm clean
 
 help:
 	@echo "make demo    see a gateway and two agents work, in namespaces of this machine"
@@ -33,8 +33,9 @@ help:
 demo: root venv
 	$(AS_ROOT) $(BIN)/python -m zgate_lab.demo
 
+# In two processes, see tests/conftest.py.
 test: venv packages-test
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses 2 --dist loadgroup
 
 check: lint types test
 
@@ -85,13 +86,16 @@ $(ANSIBLE)/.installed: tools/requirements-appliance.txt
 	touch $@
 
 # Emulated machines, in namespaces of their own.
-vagrant-box: root venv packages-vagrant
+vagrant-box: root venv packages-vagrant-box
 	$(AS_ROOT) env PYTHONDONTWRITEBYTECODE=1 $(BIN)/python vagrant/box.py build/vagrant
 
 vagrant-up: root packages-vagrant $(ANSIBLE)/.installed
 	$(AS_ROOT) vagrant/emulated.sh ./up.sh
 
-packages-vagrant:
+packages-vagrant-box:
+	@tools/install-packages.sh packages-vagrant-box.txt
+
+packages-vagrant: packages-vagrant-box
 	@tools/install-packages.sh packages-vagrant.txt
 
 man: venv
@@ -100,18 +104,24 @@ man: venv
 screenshots: root venv
 	$(AS_ROOT) $(BIN)/python tools/screenshots.py
 
-deb: venv packages-appliance
+deb: venv packages-deb
 	tools/build-deb.sh
 
 # The image stays in this host's store (`podman images`).
 IMAGE ?= localhost/zgate
 BASE ?= docker.io/library/debian:12-slim
-image: packages-appliance
+image: packages-image
 	buildah bud --format docker --isolation chroot --layers --tag $(IMAGE) --build-arg BASE=$(BASE) \
 		--build-arg SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(BUILD_FLAGS) \
 		--ignorefile deploy/container/ignore --file deploy/container/Containerfile .
 
-packages-appliance:
+packages-deb:
+	@tools/install-packages.sh packages-deb.txt
+
+packages-image:
+	@tools/install-packages.sh packages-image.txt
+
+packages-appliance: packages-deb packages-image
 	@tools/install-packages.sh packages-appliance.txt
 
 packages-test:
