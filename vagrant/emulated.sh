@@ -9,6 +9,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 state=$here/../build/vagrant
 mkdir -p "$state"
 state=$(cd "$state" && pwd)
+[ -e "$state/zgate-bookworm.box" ] || { echo "there is no box: make vagrant-box" >&2; exit 1; }
 export ZGATE_STATE="$state" ZGATE_HERE="$here" ZGATE_BOX=zgate-bookworm ZGATE_DRIVER=qemu
 export VAGRANT_HOME="$state/home" VAGRANT_DOTFILE_PATH="$state/machines" LIBGUESTFS_BACKEND=direct
 export VAGRANT_DEFAULT_PROVIDER=libvirt VAGRANT_CHECKPOINT_DISABLE=1
