@@ -94,9 +94,10 @@ class FlowMemory:
                 self._told(f"flows of before are not known: {error}")
                 return
             self.restored += known
+        self._problem = ""
 
     def _told(self, problem: str) -> None:
-        """Once for each: whoever sends next opens the flow again."""
+        """Once, until all is well again: whoever sends next opens the flow again."""
         if problem != self._problem:
             self._problem = problem
             logger.warning(

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Address, ip_address, ip_network
 
+import pytest
 from zgate_gateway.flow_memory import MAX_PER_ADDRESS, FlowMemory
 from zgate_gateway.net.conntrack import TCP, Connection
 from zgate_gateway.net.errors import NetError
@@ -89,14 +90,26 @@ async def test_one_client_fills_no_table() -> None:
     assert subject.restored == MAX_PER_ADDRESS
 
 
-async def test_a_record_that_cannot_be_read_costs_nothing_else() -> None:
+async def test_a_record_that_cannot_be_read_costs_nothing_else(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     record = Record(connection("10.100.0.2"))
-    record.fails = NetError("not permitted")
     subject = memory(record)
-    subject.recall([ip_address("10.100.0.2")])
-    await eventually(lambda: record.asked)
-    record.fails = None
-    await asyncio.sleep(0.01)
-    subject.recall([ip_address("10.100.0.2")])
-    await eventually(lambda: subject.restored)
+
+    async def recall(fails: Exception | None) -> None:
+        record.fails = fails
+        before = len(record.asked)
+        subject.recall([ip_address("10.100.0.2")])
+        await eventually(lambda: len(record.asked) > before)
+        assert subject._task is not None
+        await subject._task
+
+    problem = NetError("not permitted")
+    for _ in range(2):
+        await recall(problem)
+    assert len(caplog.records) == 1, "once for all who come meanwhile"
+    await recall(None)
+    assert subject.restored == 1
+    await recall(problem)
+    assert len(caplog.records) == 2
     await subject.close()
