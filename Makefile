@@ -33,9 +33,8 @@ help:
 demo: root venv
 	$(AS_ROOT) $(BIN)/python -m zgate_lab.demo
 
-# In two processes, see tests/conftest.py.
 test: venv packages-test
-	$(BIN)/pytest --numprocesses 2 --dist loadgroup
+	$(BIN)/pytest
 
 check: lint types test
 
