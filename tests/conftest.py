@@ -5,10 +5,16 @@ import signal
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 from zgate_lab.waiting import SLOWNESS
 
 PRIVILEGED_FOLDERS = {"appliance", "bpf", "netns", "e2e", "soak"}
 HERE = Path(__file__).parent
+
+
+# What an example takes is the machine's affair, and how busy it is; a test's time has a limit.
+settings.register_profile("zgate", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("zgate")
 
 
 def pytest_configure() -> None:

@@ -92,7 +92,11 @@ def test_what_is_written_reaches_a_socket(tun: Tun) -> None:
         assert receiver.recvfrom(100) == (b"hello", ("10.66.0.9", 12345))
 
 
-@pytest.mark.parametrize("packet", [b"", b"\x45", b"\x00" * 40, os.urandom(60), b"\x60" * 39])
+@pytest.mark.parametrize(
+    "packet",
+    [b"", b"\x45", b"\x00" * 40, os.urandom(60), b"\x60" * 39],
+    ids=["nothing", "one byte", "zeros", "random", "cut off"],
+)
 def test_noise_is_taken_or_not_and_raises_nothing(tun: Tun, packet: bytes) -> None:
     assert tun.write(packet) in (True, False)
 

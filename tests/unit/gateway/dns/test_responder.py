@@ -196,6 +196,7 @@ async def test_a_flood_leaves_the_loop_to_others(world: World) -> None:
         b"\x00\x0b" + bytes(11),
         len(QUERY).to_bytes(2) + QUERY[:2] + b"\x80" + QUERY[3:],
     ],
+    ids=["one byte", "cut off", "too long", "too long by far", "nothing", "zeros", "an answer"],
 )
 async def test_what_is_no_query_ends_the_connection(world: World, data: bytes) -> None:
     responder = world.start()
