@@ -85,11 +85,11 @@ async def test_an_idle_pair_sleeps(mixed: Lab, engines: tuple[str, str]) -> None
         ),
         _WAIT_S,
     )
-    used_s = []
-    for _ in range(5):  # a stray timer may fall into one, but not into each
+    used_s: list[float] = []
+    while min(used_s, default=_IDLE_S) >= 0.1 * _IDLE_S:
+        assert len(used_s) < 5, used_s  # a stray timer may fall into one, but not into each
         before_s = time.process_time()
         await asyncio.sleep(_IDLE_S)
         used_s.append(time.process_time() - before_s)
-    assert min(used_s) < 0.1 * _IDLE_S
     if engines[0] == "native":
         assert isinstance(gateway.handlers[0].connection.engine, NativeEngine)
