@@ -6,23 +6,25 @@
 #include <errno.h>
 #include <sys/epoll.h>
 
-/* Addresses: (host, port) or (host, port, flow, scope), as the socket module has them. */
+/* Addresses: (host, port) or (host, port, flow, scope), as the socket module has them; one element
+ * more is the local address. */
 
-static PyObject *address_to_python(const struct sockaddr *address)
+static PyObject *path_to_python(const struct zdp_path *path)
 {
+	const struct sockaddr_in *ipv4 = &path->peer.ipv4;
+	const struct sockaddr_in6 *ipv6 = &path->peer.ipv6;
+	const char *local = (const char *)path->local.bytes;
+	const Py_ssize_t local_bytes = path->local.count;
 	char host[INET6_ADDRSTRLEN];
 
-	if (address->sa_family == AF_INET) {
-		const struct sockaddr_in *ipv4 = (const struct sockaddr_in *)address;
-
+	if (path->peer.any.sa_family == AF_INET) {
 		inet_ntop(AF_INET, &ipv4->sin_addr, host, sizeof(host));
-		return Py_BuildValue("(sH)", host, ntohs(ipv4->sin_port));
+		return Py_BuildValue(local_bytes ? "(sHy#)" : "(sH)", host, ntohs(ipv4->sin_port),
+				     local, local_bytes);
 	}
-	const struct sockaddr_in6 *ipv6 = (const struct sockaddr_in6 *)address;
-
 	inet_ntop(AF_INET6, &ipv6->sin6_addr, host, sizeof(host));
-	return Py_BuildValue("(sHII)", host, ntohs(ipv6->sin6_port), ntohl(ipv6->sin6_flowinfo),
-			     ipv6->sin6_scope_id);
+	return Py_BuildValue(local_bytes ? "(sHIIy#)" : "(sHII)", host, ntohs(ipv6->sin6_port),
+			     ntohl(ipv6->sin6_flowinfo), ipv6->sin6_scope_id, local, local_bytes);
 }
 
 static int carrier_init(Carrier *self, PyObject *args, PyObject *named)
@@ -96,7 +98,7 @@ static PyObject *report_to_python(const struct zdp_reports *reports, const struc
 	/* What follows makes objects, and so may collect garbage: this session perhaps. */
 	Py_INCREF(session);
 	if (item->kind == ZDP_REPORT_PACKET) {
-		address = address_to_python((const struct sockaddr *)&item->address);
+		address = path_to_python(&item->path);
 		if (!address) {
 			Py_DECREF(session);
 			return NULL;

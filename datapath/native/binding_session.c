@@ -8,29 +8,50 @@
 
 #include "bytes.h"
 
-/* Addresses: (host, port) or (host, port, flow, scope), as the socket module has them. */
+/* Addresses: (host, port) or (host, port, flow, scope), as the socket module has them; one element
+ * more is the local address. */
 
-static bool address_from_python(PyObject *tuple, union zdp_address *address, socklen_t *bytes)
+static bool local_from_python(PyObject *element, struct zdp_local *local)
 {
-	const char *host;
-	unsigned int port, flow = 0, scope = 0;
+	const bool is_bytes = PyBytes_Check(element);
+	const Py_ssize_t count = is_bytes ? PyBytes_GET_SIZE(element) : 0;
 
-	memset(address, 0, sizeof(*address));
-	if (!PyArg_ParseTuple(tuple, "sI|II", &host, &port, &flow, &scope))
+	if (count != ZDP_LOCAL_IPV4_BYTES && count != ZDP_LOCAL_IPV6_BYTES) {
+		PyErr_SetString(PyExc_ValueError, "a local address has 12 or 20 bytes");
 		return false;
-	if (PyTuple_GET_SIZE(tuple) == 2) {
-		*bytes = sizeof(address->ipv4);
-		address->ipv4.sin_family = AF_INET;
-		address->ipv4.sin_port = htons((uint16_t)port);
-		if (inet_pton(AF_INET, host, &address->ipv4.sin_addr) == 1)
+	}
+	memcpy(local->bytes, PyBytes_AS_STRING(element), (size_t)count);
+	local->count = (uint8_t)count;
+	return true;
+}
+
+static bool path_from_python(PyObject *tuple, struct zdp_path *path)
+{
+	const Py_ssize_t size = PyTuple_GET_SIZE(tuple);
+	union zdp_address *peer = &path->peer;
+	unsigned int port, flow = 0, scope = 0;
+	PyObject *local = NULL;
+	const char *host;
+
+	memset(path, 0, sizeof(*path));
+	if (size == 3 ? !PyArg_ParseTuple(tuple, "sIO", &host, &port, &local) :
+			!PyArg_ParseTuple(tuple, "sI|IIO", &host, &port, &flow, &scope, &local))
+		return false;
+	if (local && !local_from_python(local, &path->local))
+		return false;
+	if (size <= 3) {
+		path->peer_bytes = sizeof(peer->ipv4);
+		peer->ipv4.sin_family = AF_INET;
+		peer->ipv4.sin_port = htons((uint16_t)port);
+		if (inet_pton(AF_INET, host, &peer->ipv4.sin_addr) == 1)
 			return true;
 	} else {
-		*bytes = sizeof(address->ipv6);
-		address->ipv6.sin6_family = AF_INET6;
-		address->ipv6.sin6_port = htons((uint16_t)port);
-		address->ipv6.sin6_flowinfo = htonl(flow);
-		address->ipv6.sin6_scope_id = scope;
-		if (inet_pton(AF_INET6, host, &address->ipv6.sin6_addr) == 1)
+		path->peer_bytes = sizeof(peer->ipv6);
+		peer->ipv6.sin6_family = AF_INET6;
+		peer->ipv6.sin6_port = htons((uint16_t)port);
+		peer->ipv6.sin6_flowinfo = htonl(flow);
+		peer->ipv6.sin6_scope_id = scope;
+		if (inet_pton(AF_INET6, host, &peer->ipv6.sin6_addr) == 1)
 			return true;
 	}
 	PyErr_Format(PyExc_ValueError, "not an address: %s", host);
@@ -231,7 +252,7 @@ static PyObject *session_set_path(Session *self, PyObject *args)
 
 	if (!check_open(self) || !PyArg_ParseTuple(args, "O!", &PyTuple_Type, &tuple))
 		return NULL;
-	if (!address_from_python(tuple, &self->session.path, &self->session.path_bytes))
+	if (!path_from_python(tuple, &self->session.path))
 		return NULL;
 	Py_RETURN_NONE;
 }

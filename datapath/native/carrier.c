@@ -28,6 +28,9 @@
 #define TUN_READS 64
 #define TUN_READ_BYTES ZDP_MAX_READ_BYTES
 
+_Static_assert(sizeof(struct in_pktinfo) == ZDP_LOCAL_IPV4_BYTES, "see path.h");
+_Static_assert(sizeof(struct in6_pktinfo) == ZDP_LOCAL_IPV6_BYTES, "see path.h");
+
 uint64_t zdp_now_ns(void)
 {
 	struct timespec now;
@@ -199,16 +202,25 @@ void zdp_carrier_forget(struct zdp_carrier *carrier, struct zdp_session *session
 
 /* 1 and 2: receive. */
 
-static bool is_path(const struct zdp_session *session, const union zdp_address *from)
+static bool is_same_address(const union zdp_address *one, const union zdp_address *other)
 {
-	if (from->any.sa_family != session->path.any.sa_family)
+	if (one->any.sa_family != other->any.sa_family)
 		return false;
-	if (from->any.sa_family == AF_INET)
-		return from->ipv4.sin_port == session->path.ipv4.sin_port &&
-		       from->ipv4.sin_addr.s_addr == session->path.ipv4.sin_addr.s_addr;
-	return from->ipv6.sin6_port == session->path.ipv6.sin6_port &&
-	       from->ipv6.sin6_scope_id == session->path.ipv6.sin6_scope_id &&
-	       !memcmp(&from->ipv6.sin6_addr, &session->path.ipv6.sin6_addr, 16);
+	if (one->any.sa_family == AF_INET)
+		return one->ipv4.sin_port == other->ipv4.sin_port &&
+		       one->ipv4.sin_addr.s_addr == other->ipv4.sin_addr.s_addr;
+	return one->ipv6.sin6_port == other->ipv6.sin6_port &&
+	       one->ipv6.sin6_scope_id == other->ipv6.sin6_scope_id &&
+	       !memcmp(&one->ipv6.sin6_addr, &other->ipv6.sin6_addr, 16);
+}
+
+static bool is_path(const struct zdp_session *session, const struct zdp_path *from)
+{
+	const struct zdp_local *local = &session->path.local;
+
+	return is_same_address(&from->peer, &session->path.peer) &&
+	       from->local.count == local->count &&
+	       !memcmp(from->local.bytes, local->bytes, local->count);
 }
 
 /* Whose packet it is: a short header, and a connection ID that is known. `last` packet of the same
@@ -225,12 +237,45 @@ static struct zdp_session *find_session(struct zdp_carrier *carrier, const uint8
 	return session && session->opener.key ? session : NULL;
 }
 
-static void read_control(const struct msghdr *header, uint16_t *segment_bytes, uint8_t *ecn)
+/* The address that a packet came to, as answers are to have it. Routing picks their interface, as
+ * always: it is part only of link-local addresses, which mean nothing without. False: another
+ * message. */
+static bool read_local(const struct cmsghdr *c, size_t bytes, struct zdp_local *local)
 {
+	if (c->cmsg_level == IPPROTO_IPV6 && c->cmsg_type == IPV6_PKTINFO &&
+	    bytes == sizeof(struct in6_pktinfo)) {
+		struct in6_pktinfo info;
+
+		memcpy(&info, CMSG_DATA(c), sizeof(info));
+		if (!IN6_IS_ADDR_LINKLOCAL(&info.ipi6_addr))
+			info.ipi6_ifindex = 0;
+		memcpy(local->bytes, &info, sizeof(info));
+		local->count = sizeof(info);
+		return true;
+	}
+	if (c->cmsg_level == IPPROTO_IP && c->cmsg_type == IP_PKTINFO &&
+	    bytes == sizeof(struct in_pktinfo)) {
+		struct in_pktinfo info;
+
+		memcpy(&info, CMSG_DATA(c), sizeof(info));
+		info = (struct in_pktinfo){ .ipi_spec_dst = info.ipi_addr };
+		memcpy(local->bytes, &info, sizeof(info));
+		local->count = sizeof(info);
+		return true;
+	}
+	return false;
+}
+
+static void read_control(const struct msghdr *header, uint16_t *segment_bytes, uint8_t *ecn,
+			 struct zdp_local *local)
+{
+	local->count = 0;
 	for (struct cmsghdr *c = CMSG_FIRSTHDR(header); c; c = CMSG_NXTHDR((struct msghdr *)header, c)) {
 		int number = 0;
 		const size_t bytes = c->cmsg_len - CMSG_LEN(0);
 
+		if (read_local(c, bytes, local))
+			continue;
 		memcpy(&number, CMSG_DATA(c), bytes < sizeof(number) ? bytes : sizeof(number));
 		if (c->cmsg_level == SOL_UDP && c->cmsg_type == UDP_GRO)
 			*segment_bytes = (uint16_t)number;
@@ -248,11 +293,11 @@ struct receive_run {
 };
 
 static void take_run(struct zdp_carrier *carrier, struct receive_run *run, uint8_t **plain,
-		     const union zdp_address *from, uint64_t now_ns)
+		     const struct zdp_path *from, uint64_t now_ns)
 {
 	if (run->count && !is_path(run->session, from)) {
 		/* Authentic, it may be a migration (RFC 9000 section 9): aioquic's to judge. */
-		zdp_session_sift(run->session, run->packets, run->count, *plain, &from->any,
+		zdp_session_sift(run->session, run->packets, run->count, *plain, from,
 				 &carrier->reports);
 		*plain += run->bytes;
 	} else if (run->count) {
@@ -268,7 +313,7 @@ static void take_message(struct zdp_carrier *carrier, size_t index, uint8_t **pl
 			 uint64_t now_ns)
 {
 	const struct msghdr *header = &carrier->messages[index].msg_hdr;
-	const union zdp_address *from = &carrier->addresses[index];
+	struct zdp_path *from = &carrier->paths[index];
 	const uint8_t *at = carrier->pieces[index].iov_base;
 	const uint8_t *end = at + carrier->messages[index].msg_len;
 	const uint8_t *last = NULL;
@@ -277,11 +322,12 @@ static void take_message(struct zdp_carrier *carrier, size_t index, uint8_t **pl
 
 	run.session = NULL;
 	run.count = run.bytes = run.ecn = 0;
-	read_control(header, &segment_bytes, &run.ecn);
+	from->peer_bytes = header->msg_namelen;
+	read_control(header, &segment_bytes, &run.ecn, &from->local);
 	if (!segment_bytes)
 		segment_bytes = UINT16_MAX;
 	if (at == end) /* an empty datagram is somebody's doing: it is counted like any other */
-		zdp_report(&carrier->reports, ZDP_REPORT_PACKET, NULL, at, 0, 0, &from->any);
+		zdp_report(&carrier->reports, ZDP_REPORT_PACKET, NULL, at, 0, 0, from);
 	while (at < end) {
 		const size_t left = (size_t)(end - at);
 		const size_t bytes = left < segment_bytes ? left : segment_bytes;
@@ -298,7 +344,7 @@ static void take_message(struct zdp_carrier *carrier, size_t index, uint8_t **pl
 			run.bytes += bytes;
 		} else {
 			zdp_report(&carrier->reports, ZDP_REPORT_PACKET, NULL, at, bytes, 0,
-				   &from->any);
+				   from);
 		}
 		carrier->counters.received_packets++;
 		last = at;
@@ -322,8 +368,8 @@ static void prepare_messages(struct zdp_carrier *carrier)
 		carrier->pieces[i].iov_base = carrier->received + i * RECEIVE_STRIDE_BYTES;
 		carrier->pieces[i].iov_len = RECEIVE_BYTES;
 		carrier->messages[i].msg_hdr = (struct msghdr){
-			.msg_name = &carrier->addresses[i],
-			.msg_namelen = sizeof(carrier->addresses[i]),
+			.msg_name = &carrier->paths[i].peer,
+			.msg_namelen = sizeof(carrier->paths[i].peer),
 			.msg_iov = &carrier->pieces[i],
 			.msg_iovlen = 1,
 			.msg_control = carrier->controls[i].bytes,

@@ -36,7 +36,7 @@ struct zdp_carrier {
 	unsigned int calls; /* messages to ask for next time */
 	struct mmsghdr messages[ZDP_RECEIVE_MOST];
 	struct iovec pieces[ZDP_RECEIVE_MOST];
-	union zdp_address addresses[ZDP_RECEIVE_MOST];
+	struct zdp_path paths[ZDP_RECEIVE_MOST];
 	struct zdp_message_control controls[ZDP_RECEIVE_MOST];
 };
 

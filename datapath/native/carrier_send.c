@@ -40,15 +40,21 @@ static void set_controls(struct msghdr *header, struct zdp_message_control *cont
 			 const struct zdp_out_run *run)
 {
 	const int tos = ECT0;
+	const struct zdp_local *local = &run->session->path.local;
 
 	header->msg_controllen = 0;
 	if (run->count > 1)
 		add_control(header, control, SOL_UDP, UDP_SEGMENT, &run->segment_bytes,
 			    sizeof(run->segment_bytes));
-	if (run->is_ect && is_ipv4(&run->session->path))
+	if (run->is_ect && is_ipv4(&run->session->path.peer))
 		add_control(header, control, IPPROTO_IP, IP_TOS, &tos, sizeof(tos));
 	else if (run->is_ect)
 		add_control(header, control, IPPROTO_IPV6, IPV6_TCLASS, &tos, sizeof(tos));
+	/* A dual-stack socket takes IPv4 addresses mapped, here as elsewhere. */
+	if (local->count == ZDP_LOCAL_IPV6_BYTES)
+		add_control(header, control, IPPROTO_IPV6, IPV6_PKTINFO, local->bytes, local->count);
+	else if (local->count)
+		add_control(header, control, IPPROTO_IP, IP_PKTINFO, local->bytes, local->count);
 }
 
 static void fill_message(struct msghdr *header, struct iovec *piece,
@@ -56,8 +62,8 @@ static void fill_message(struct msghdr *header, struct iovec *piece,
 {
 	memset(header, 0, sizeof(*header));
 	*piece = (struct iovec){ (void *)run->data, run->bytes };
-	header->msg_name = &run->session->path;
-	header->msg_namelen = run->session->path_bytes;
+	header->msg_name = &run->session->path.peer;
+	header->msg_namelen = run->session->path.peer_bytes;
 	header->msg_iov = piece;
 	header->msg_iovlen = 1;
 	set_controls(header, control, run);

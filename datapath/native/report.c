@@ -31,7 +31,7 @@ static bool grow(void **items, uint32_t *capacity, uint32_t wanted, uint32_t mos
 
 bool zdp_report(struct zdp_reports *reports, enum zdp_report_kind kind,
 		struct zdp_session *session, const void *data, size_t bytes, uint32_t number,
-		const struct sockaddr *address)
+		const struct zdp_path *path)
 {
 	struct zdp_report *item;
 
@@ -52,10 +52,8 @@ bool zdp_report(struct zdp_reports *reports, enum zdp_report_kind kind,
 	if (bytes)
 		memcpy(reports->data + reports->bytes, data, bytes);
 	reports->bytes += (uint32_t)bytes;
-	if (address)
-		memcpy(&item->address, address,
-		       address->sa_family == AF_INET ? sizeof(struct sockaddr_in) :
-						       sizeof(struct sockaddr_in6));
+	if (path)
+		item->path = *path;
 	return true;
 }
 

@@ -3,13 +3,14 @@
 #ifndef ZDP_REPORT_H
 #define ZDP_REPORT_H
 
-#include <netinet/in.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
+#include "path.h"
+
 enum zdp_report_kind {
-	ZDP_REPORT_PACKET,       /* a UDP payload for aioquic, with its sender's address */
+	ZDP_REPORT_PACKET,       /* a UDP payload for aioquic, with the path that it came by */
 	ZDP_REPORT_DATAGRAM,     /* a DATAGRAM frame's payload that only Python can judge */
 	ZDP_REPORT_READ,         /* a read of the TUN: no session, unknown pair, or too big */
 	ZDP_REPORT_PROBE_ACKED,  /* a path MTU probe of `number` bytes */
@@ -26,7 +27,7 @@ struct zdp_report {
 	struct zdp_session *session; /* NULL: unknown */
 	uint32_t offset, bytes;      /* into zdp_reports.data */
 	uint32_t number;
-	struct sockaddr_in6 address; /* or sockaddr_in, by its family */
+	struct zdp_path path;
 };
 
 #define ZDP_REPORTS_MAX 2048
@@ -44,7 +45,7 @@ bool zdp_reports_are_many(const struct zdp_reports *reports);
 /* False: it is lost, and counted. */
 bool zdp_report(struct zdp_reports *reports, enum zdp_report_kind kind,
 		struct zdp_session *session, const void *data, size_t bytes, uint32_t number,
-		const struct sockaddr *address);
+		const struct zdp_path *path);
 /* The session is about to be freed. */
 void zdp_reports_forget(struct zdp_reports *reports, const struct zdp_session *session);
 void zdp_reports_free(struct zdp_reports *reports);

@@ -140,7 +140,7 @@ static bool note_number(struct zdp_session *session, const struct zdp_open_job *
 }
 
 static void report_packet(struct zdp_session *session, const struct zdp_open_job *job,
-			  const struct sockaddr *from, struct zdp_reports *reports)
+			  const struct zdp_path *from, struct zdp_reports *reports)
 {
 	/* Nobody can open what is too short for a sample (RFC 9001 section 5.4.2). */
 	if (job->packet_bytes < 1 + (size_t)session->opener.cid_bytes + 4 + ZDP_SAMPLE_BYTES) {
@@ -169,7 +169,7 @@ static void take_opened(struct zdp_session *session, const struct zdp_open_job *
 		take_ack(session, &frames.ack, now_ns, reports);
 	/* aioquic waits for ACKs too: it gets the packet whole, as if nobody had seen it. */
 	if (!is_ours || (frames.has_ack && session->foreign_in_flight)) {
-		report_packet(session, job, &session->path.any, reports);
+		report_packet(session, job, &session->path, reports);
 		return;
 	}
 	if (!note_number(session, job, frames.ack_eliciting, now_ns))
@@ -204,7 +204,7 @@ static void make_jobs(const struct zdp_received *packets, size_t count, uint8_t 
 }
 
 void zdp_session_sift(struct zdp_session *session, const struct zdp_received *packets, size_t count,
-		      uint8_t *plain, const struct sockaddr *from, struct zdp_reports *reports)
+		      uint8_t *plain, const struct zdp_path *from, struct zdp_reports *reports)
 {
 	struct zdp_open_job jobs[ZDP_OPEN_BATCH];
 
@@ -235,7 +235,7 @@ void zdp_session_receive(struct zdp_session *session, const struct zdp_received 
 			take_opened(session, &jobs[i], now_ns, tun, reports);
 			break;
 		case ZDP_FOREIGN:
-			report_packet(session, &jobs[i], &session->path.any, reports);
+			report_packet(session, &jobs[i], &session->path, reports);
 			break;
 		case ZDP_DUPLICATE:
 			session->counters.duplicate_packets++;

@@ -10,7 +10,6 @@
 #ifndef ZDP_SESSION_H
 #define ZDP_SESSION_H
 
-#include <netinet/in.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -19,6 +18,7 @@
 #include "offload.h"
 #include "packet.h"
 #include "pairs.h"
+#include "path.h"
 #include "queue.h"
 #include "ranges.h"
 #include "recovery.h"
@@ -26,12 +26,6 @@
 
 #define ZDP_NEVER UINT64_MAX
 #define ZDP_PREFIX_MAX_BYTES 16
-
-union zdp_address {
-	struct sockaddr any;
-	struct sockaddr_in ipv4;
-	struct sockaddr_in6 ipv6;
-};
 
 /* A path MTU probe under way (RFC 8899); its loss says nothing about congestion. */
 struct zdp_probe {
@@ -81,8 +75,7 @@ struct zdp_session {
 	bool may_send;             /* the path is validated and the connection is not ending */
 	uint64_t unproved_bytes;   /* received while we may not send: credit for aioquic's challenge */
 	bool foreign_in_flight;    /* aioquic waits for ACKs of packets of its own */
-	union zdp_address path;
-	socklen_t path_bytes;
+	struct zdp_path path;
 	struct zdp_session_counters counters;
 	/* The carrier's: those that have something to do now, and those that will have. */
 	TAILQ_ENTRY(zdp_session) active;
@@ -106,7 +99,7 @@ void zdp_session_receive(struct zdp_session *session, const struct zdp_received 
 			 struct zdp_coalescer *tun, struct zdp_reports *reports);
 /* Packets addressed to this session, but from elsewhere: the authentic and new ones are reported. */
 void zdp_session_sift(struct zdp_session *session, const struct zdp_received *packets, size_t count,
-		      uint8_t *plain, const struct sockaddr *from, struct zdp_reports *reports);
+		      uint8_t *plain, const struct zdp_path *from, struct zdp_reports *reports);
 /* A round of receiving is over: is an ACK due at once? */
 void zdp_session_batch_done(struct zdp_session *session, uint64_t now_ns);
 /* aioquic took these packets itself; the engine writes their ACK. */

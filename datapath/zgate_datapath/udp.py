@@ -13,12 +13,24 @@ import socket
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-Address = tuple[Any, ...]
-"""A socket address as Python gives it: (host, port) or (host, port, flow, scope)."""
+from zgate_datapath.local_address import (
+    Address,
+    Control,
+    answer_from,
+    ask_for_local_addresses,
+    is_bound_to_all,
+    local_address,
+    with_local_host,
+)
 
-_Control = Sequence[tuple[int, int, bytes]]
+__all__ = [
+    "Address",
+    "PathError",
+    "UdpSocket",
+    "format_address",
+    "udp_overhead_bytes",
+]
 
 _SOL_UDP = 17
 _UDP_SEGMENT = 103
@@ -30,6 +42,8 @@ _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
 _GSO_MAX_SEGMENTS = 64
 _GSO_MAX_BYTES = 65000
 _RECEIVE_SIZE_BYTES = 65535
+# What a packet's control messages need: merged size, traffic class, local address.
+_CONTROL_BYTES = 128
 _SOCKET_BUFFER_BYTES = 8 << 20
 # struct sock_extended_err of linux/errqueue.h: errno, origin, type, code, pad, info, data.
 _EXTENDED_ERROR = struct.Struct("=IBBBxII")
@@ -66,11 +80,16 @@ def udp_overhead_bytes(address: Address) -> int:
 
 
 class UdpSocket:
-    """One non-blocking UDP socket with batch calls."""
+    """One non-blocking UDP socket with batch calls.
+
+    Bound to all addresses of the host, it answers from the one that the peer has sent to: that is
+    in the addresses that `receive_batch` gives (`zgate_datapath.local_address`).
+    """
 
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
         self._gso = True
+        self._is_bound_to_all = is_bound_to_all(sock)
         self.dropped_on_send = 0
         self.error_pending = False
         sock.setblocking(False)
@@ -78,6 +97,8 @@ class UdpSocket:
         _discover_path_mtu(sock)
         # An old kernel without GRO hands out packets one by one: slower, as correct.
         _try_option(sock, _SOL_UDP, _UDP_GRO, 1)
+        if self._is_bound_to_all:
+            ask_for_local_addresses(sock)
 
     @classmethod
     def bind(cls, host: str, port: int) -> UdpSocket:
@@ -138,6 +159,12 @@ class UdpSocket:
         name: Address = self._socket.getsockname()
         return name
 
+    def peer_at(self, host: str, port: int, local_host: str) -> Address:
+        """The address of a peer that sent to `local_host`, for `send_batch`."""
+        if not self._is_bound_to_all:
+            return (host, port)
+        return with_local_host((host, port), local_host, self._socket.family)
+
     def close(self) -> None:
         """Close the socket; twice is no error."""
         self._socket.close()
@@ -147,7 +174,7 @@ class UdpSocket:
         receive = self._socket.recvmsg
         for _ in range(calls):
             try:
-                data, ancillary, _flags, address = receive(_RECEIVE_SIZE_BYTES, 64)
+                data, ancillary, _flags, address = receive(_RECEIVE_SIZE_BYTES, _CONTROL_BYTES)
             except BlockingIOError:
                 return
             except OSError:
@@ -158,6 +185,8 @@ class UdpSocket:
             for level, kind, value in ancillary:
                 if level == _SOL_UDP and kind == _UDP_GRO:
                     segment_bytes = int.from_bytes(value[:4], "little")
+                elif self._is_bound_to_all:
+                    address += local_address(level, kind, value)
             if 0 < segment_bytes < len(data):
                 yield (
                     [data[i : i + segment_bytes] for i in range(0, len(data), segment_bytes)],
@@ -169,33 +198,35 @@ class UdpSocket:
     def send_batch(self, datagrams: Sequence[bytes], address: Address) -> bool:
         """Send all to `address`; False when one was too big for the path.
 
-        A full socket buffer drops (and counts), as any network would.
+        A full socket buffer drops (and counts), as any network would. So does a local address
+        that the host has no more.
         """
         fits = True
+        address, source = answer_from(address)
         for run in _segment_runs(datagrams):
-            fits = self._send_run(run, address) and fits
+            fits = self._send_run(run, source, address) and fits
         return fits
 
-    def _send_run(self, run: Sequence[bytes], address: Address) -> bool:
+    def _send_run(self, run: Sequence[bytes], source: Sequence[Control], address: Address) -> bool:
         if len(run) == 1 or not self._gso:
-            return self._send_singly(run, address)
-        control = [(_SOL_UDP, _UDP_SEGMENT, struct.pack("=H", len(run[0])))]
+            return self._send_singly(run, source, address)
+        segment_bytes = struct.pack("=H", len(run[0]))
         try:
-            self._sendmsg(run, control, address)
+            self._sendmsg(run, ((_SOL_UDP, _UDP_SEGMENT, segment_bytes), *source), address)
         except BlockingIOError:
             self.dropped_on_send += len(run)
         except OSError as error:
             if error.errno in (errno.EINVAL, errno.EMSGSIZE):
                 # The kernel answers EINVAL both for a segment above the path's MTU and
                 # where it has no GSO: one by one tells which.
-                return self._send_singly(run, address)
+                return self._send_singly(run, source, address)
             if error.errno == errno.EIO:
                 self._gso = False  # no checksum offload on this device
-                return self._send_run(run, address)
+                return self._send_run(run, source, address)
             self.dropped_on_send += len(run)
         return True
 
-    def _sendmsg(self, run: Sequence[bytes], control: _Control, address: Address) -> None:
+    def _sendmsg(self, run: Sequence[bytes], control: Sequence[Control], address: Address) -> None:
         """Send; OSError only for what is wrong with this packet.
 
         On a socket of many peers, the error that a call reports may be an ICMP message about an
@@ -209,15 +240,17 @@ class UdpSocket:
             self.error_pending = True
             self._socket.sendmsg(run, control, 0, address)
 
-    def _send_singly(self, run: Sequence[bytes], address: Address) -> bool:
+    def _send_singly(
+        self, run: Sequence[bytes], source: Sequence[Control], address: Address
+    ) -> bool:
         fits = True
         for datagram in run:
-            fits = self._send_one(datagram, address) and fits
+            fits = self._send_one(datagram, source, address) and fits
         return fits
 
-    def _send_one(self, datagram: bytes, address: Address) -> bool:
+    def _send_one(self, datagram: bytes, source: Sequence[Control], address: Address) -> bool:
         try:
-            self._sendmsg((datagram,), (), address)
+            self._sendmsg((datagram,), source, address)
         except OSError as error:
             self.dropped_on_send += 1
             self.error_pending = True

@@ -70,9 +70,14 @@ def test_an_access_beside_a_buffer_is_found() -> None:
         assert ("heap-buffer-overflow" in run.stderr) is not good
 
 
-EXTENSION_TESTS = ("test_native_engine.py", "test_event_loop.py")
+EXTENSION_TESTS = (
+    "test_event_loop.py",
+    "test_local_paths.py",
+    "test_native.py",
+    "test_native_engine*.py",
+)
 # Both ends are ours and native, or there is only one.
-ENGINES = "native-native or event_loop"
+ENGINES = "native-native or event_loop or test_native.py"
 # What a process says at its end, beside the exit code of its own.
 FINDINGS = re.compile(r"AddressSanitizer|UndefinedBehaviorSanitizer|runtime error:|Fatal Python")
 
@@ -121,7 +126,8 @@ def test_the_extensions_tests_with_sanitizers(sanitized_package: Path) -> None:
         sanitized_package, "-c", "import zgate_datapath._native as n; print(n.__file__)"
     )
     assert loaded.stdout.startswith(str(sanitized_package)), loaded.stderr
-    tests = [str(REPOSITORY / "tests" / "unit" / "datapath" / name) for name in EXTENSION_TESTS]
+    folder = REPOSITORY / "tests" / "unit" / "datapath"
+    tests = [str(path) for name in EXTENSION_TESTS for path in folder.glob(name)]
     run = with_sanitizers(
         sanitized_package,
         "-m",

@@ -8,11 +8,13 @@ import struct
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from ipaddress import ip_address
 
 import pytest
 from scapy.layers.inet import IP, TCP, UDP
 from zgate_datapath.engine import native_problem
+from zgate_datapath.udp import UdpSocket
 from zgate_protocol.icmp import checksum
 
 if native_problem():
@@ -126,9 +128,48 @@ def test_addresses_prefixes_and_pairs_have_their_lengths(carrier: _native.Carrie
         (session.remove_cid, CID),
         (session.set_peer_cid, bytes(21)),
         (session.set_path, ("gateway.test", 443)),
+        (session.set_path, ("127.0.0.1", 443, bytes(11))),
+        (session.set_path, ("127.0.0.1", 443, "127.0.0.2")),
+        (session.set_path, ("::1", 443, 0, 0, bytes(21))),
     ):
         with pytest.raises(ValueError):
             call(argument)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("bound", "dialled"),
+    [
+        ("127.0.0.2", "127.0.0.2"),
+        ("::1", "::1"),
+        ("0.0.0.0", "127.0.0.2"),
+        ("::", "127.0.0.2"),
+        ("::", "::1"),
+    ],
+)
+def test_a_path_has_the_same_name_in_c_and_python(bound: str, dialled: str) -> None:
+    with closing(UdpSocket.bind(bound, 0)) as server:
+        carrier = _native.Carrier(server.fileno(), 8)
+        family = socket.AF_INET6 if ":" in dialled else socket.AF_INET
+        with socket.socket(family, socket.SOCK_DGRAM) as peer:
+            peer.connect((dialled, server.local_address[1]))
+            peer.send(b"for Python")
+            ((_, address),) = server.receive_batch(4)
+            peer.send(b"for C")
+            _, ((_, _, packet, _, reported),) = carrier.run(1_000_000)
+            assert (packet, reported) == (b"for C", address)
+            # And back: what C sends leaves from there, or `peer` would not hear it.
+            session = make_session(carrier)
+            session.set_send_key(_native.AES_128_GCM, KEY, IV, KEY, 0)
+            session.set_peer_cid(CID)
+            session.set_path(address)
+            session.set_limits(1452, 1400)
+            session.may_send = True
+            for _ in range(3):
+                session.send_frame(bytes(1000))
+            carrier.flush()
+            peer.settimeout(5.0)
+            assert [peer.recv(2000)[1:9] for _ in range(3)] == [CID] * 3
+            assert carrier.counters()["send_dropped"] == 0
 
 
 def whose(carrier: _native.Carrier, tun: socket.socket, *destinations: str) -> list[object]:
