@@ -28,11 +28,15 @@ class PeerPath:
     """Where a client is, and the connection ID that it sends to: enough to end its connection.
 
     Should its worker die, another process can still send it a stateless reset.
+
+    Attributes:
+        local_host: the address of ours that it sends to; empty: we listen at one only.
     """
 
     host: str
     port: int
     connection_id: bytes
+    local_host: str = ""
 
     def __str__(self) -> str:
         host = self.host.removeprefix("::ffff:")

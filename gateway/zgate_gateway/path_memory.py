@@ -3,7 +3,8 @@
 Nobody says goodbye for a process that was killed, and a client that has nothing to send notices by
 silence only. So the paths of all sessions are in a file in the runtime directory, where a second
 is the most that is missing. The next gateway sends each a stateless reset (RFC 9000 section 10.3),
-for which it needs the connection ID and the secret that is kept (`quic.key`).
+for which it needs the connection ID and the secret that is kept (`quic.key`), and from the address
+that the client sends to: it would not believe another.
 """
 
 from __future__ import annotations
@@ -55,7 +56,11 @@ class PathMemory:
         here = frozenset(paths)
         if here == self._written:
             return
-        entries = [(one.host, one.port, one.connection_id.hex()) for one in here if one.port]
+        entries = [
+            (one.host, one.port, one.connection_id.hex(), one.local_host)
+            for one in here
+            if one.port
+        ]
         try:
             write_file(self._file, json.dumps(entries).encode(), PRIVATE_MODE)
         except (IdentityError, OSError) as error:
@@ -80,7 +85,12 @@ class PathMemory:
             self._told(str(error))
 
 
-def _path(host: str, port: int, connection_id: str) -> PeerPath:
-    """What was written; ValueError or TypeError if it is no path."""
-    ip_address(host)
-    return PeerPath(host, int(port), bytes.fromhex(connection_id))
+def _path(host: str, port: int, connection_id: str, local_host: str = "") -> PeerPath:
+    """What was written; ValueError or TypeError if it is no path.
+
+    Earlier versions kept no local address.
+    """
+    ip_address(str(host))
+    if local_host:
+        ip_address(str(local_host))
+    return PeerPath(host, int(port), bytes.fromhex(connection_id), local_host)

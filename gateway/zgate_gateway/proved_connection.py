@@ -10,6 +10,7 @@ import asyncio
 from aioquic.h3.connection import ErrorCode
 from zgate_datapath.connection import Connection
 from zgate_datapath.endpoint import ServerEndpoint
+from zgate_datapath.local_address import local_host
 from zgate_datapath.peer_authentication import ServerQuicConnection
 from zgate_datapath.udp import format_address
 from zgate_identity.verifier import PeerIdentity
@@ -54,9 +55,10 @@ class ProvedConnection:
         return format_address(self.connection.peer_address)
 
     def path(self) -> PeerPath:
-        """Where the client is, and which of our connection IDs it sends to."""
-        host, port, *_ = self.connection.peer_address or ("-", 0)
-        return PeerPath(str(host), int(port), self._quic.host_cid)
+        """Where the client is, and which of our connection IDs and addresses it sends to."""
+        address = self.connection.peer_address or ("-", 0)
+        host, port = str(address[0]), int(address[1])
+        return PeerPath(host, port, self._quic.host_cid, local_host(address))
 
     def handshake_completed(self) -> None:
         """No identity, no session: nothing of the client's is heard before it."""

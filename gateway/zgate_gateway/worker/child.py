@@ -367,7 +367,8 @@ class Worker:
         for start in range(0, len(paths), per_turn):
             for path in paths[start : start + per_turn]:
                 packet = self._endpoint.resets.make(path.connection_id)
-                self._udp.send_batch([packet], (path.host, path.port))
+                address = self._udp.peer_at(path.host, path.port, path.local_host)
+                self._udp.send_batch([packet], address)
             await asyncio.sleep(_RESET_INTERVAL_S)
 
     async def _stop(self) -> None:

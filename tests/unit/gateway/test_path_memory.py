@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from zgate_gateway.admission import PeerPath
 from zgate_gateway.path_memory import MAX_BYTES, PathMemory
 
 ALICE = PeerPath("::ffff:192.0.2.1", 4711, b"12345678")
-BOB = PeerPath("2001:db8::1", 9, b"87654321")
+BOB = PeerPath("2001:db8::1", 9, b"87654321", "2001:db8::2")
 NOWHERE = PeerPath("-", 0, b"00000000")
 
 
@@ -38,6 +39,12 @@ def test_it_is_written_when_something_has_changed(file: Path) -> None:
     assert PathMemory(file).take_over() == [BOB]
 
 
+def test_a_file_of_a_version_that_knew_no_local_address(file: Path) -> None:
+    entry = [ALICE.host, ALICE.port, ALICE.connection_id.hex()]
+    file.write_text(json.dumps([entry]))
+    assert PathMemory(file).take_over() == [ALICE]
+
+
 def test_an_orderly_end_leaves_nothing(file: Path) -> None:
     memory = PathMemory(file)
     memory.keep([ALICE])
@@ -47,7 +54,17 @@ def test_an_orderly_end_leaves_nothing(file: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"[[1]]", b'[["h", 1, "00"]]', b'{"a": 1}', b'[["h", 1, "xyz"]]', b"\xff"]
+    "content",
+    [
+        b"",
+        b"[[1]]",
+        b'[["h", 1, "00"]]',
+        b'{"a": 1}',
+        b'[["h", 1, "xyz"]]',
+        b"\xff",
+        b'[["192.0.2.1", 1, "00", "h"]]',
+        b'[["192.0.2.1", 1, "00", 5]]',
+    ],
 )
 def test_a_damaged_file_costs_nothing_else(
     file: Path, content: bytes, caplog: pytest.LogCaptureFixture

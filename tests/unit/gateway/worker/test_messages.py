@@ -39,7 +39,7 @@ IDENTITY = PeerIdentity(
     offers=("pacs", "*"),
     reaches=("wiki",),
 )
-WHERE = PeerPath("2001:db8::1", 4711, b"12345678")
+WHERE = PeerPath("2001:db8::1", 4711, b"12345678", "2001:db8::2")
 V4, V6 = ip_address("10.100.0.2"), ip_address("fd00::2")
 CONFIGURE = messages.Configure(
     worker=1,
@@ -181,7 +181,8 @@ def test_a_full_batch_fits() -> None:
     one = messages.SessionReport("s12345678", 0.123456789, 1420, 123456.789, drops)
     report = messages.Report(1, False, (one,) * messages.BATCH_ENTRIES, drops, drops, drops, False)
     assert decode(encode(report)) == report
-    encode(messages.EndLost((PeerPath("f" * 45, 65535, bytes(8)),) * messages.BATCH_ENTRIES))
+    path = PeerPath("f" * 45, 65535, bytes(8), "f" * 45)
+    encode(messages.EndLost((path,) * messages.BATCH_ENTRIES))
 
 
 def test_the_secrets_are_not_shown() -> None:
