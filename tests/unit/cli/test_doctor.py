@@ -122,12 +122,6 @@ def test_a_gateway_with_a_network_of_its_own_is_not_judged_by_ours(
             {"ip__j__4 route show table all": [{"dst": "10.0.0.0/8", "dev": "eth1"}]},
             "pools", Verdict.FAIL, "10.100.0.0/16 overlaps with 10.0.0.0/8 on eth1",
         ),
-        (
-            {"ip__j addr show dev eth0": [{"addr_info": [
-                {"family": "inet", "scope": "global", "local": f"192.0.2.{n}"} for n in (1, 2)
-            ]}]},
-            "addresses", Verdict.WARN, "2 IPv4 addresses (192.0.2.1, 192.0.2.2)",
-        ),
         ({"nft__j list ruleset": {"nftables": []}}, "nftables_own", Verdict.FAIL, "inet zgate"),
     ],
 )  # fmt: skip
@@ -140,6 +134,34 @@ def test_networks(
     words: str,
 ) -> None:
     found = by_name(check_network, context(tmp_path, fake_gateway.status(), **changes))[name]
+    assert found.verdict is verdict and words in found.text, found
+
+
+@pytest.mark.parametrize(
+    ("listen", "answers", "verdict", "words"),
+    [
+        ("::", False, Verdict.OK, "the one that was dialled"),
+        ("192.0.2.1", False, Verdict.OK, "192.0.2.1"),
+        ("2001:db8::1", False, Verdict.OK, "2001:db8::1"),
+        ("192.0.2.2", False, Verdict.FAIL, "no interface has 192.0.2.2"),
+        ("192.0.2.2", True, Verdict.WARN, "no interface has 192.0.2.2"),
+    ],
+    ids=["all", "IPv4", "IPv6", "none of the host's", "another gateway has it now"],
+)
+def test_the_gateways_address(
+    tmp_path: Path, fake_gateway: Any, listen: str, answers: bool, verdict: Verdict, words: str
+) -> None:
+    config = GatewayConfig.model_validate(
+        {"state_dir": tmp_path / "state", "listen": {"address": listen}}
+    )
+    held = [{"local": "192.0.2.1"}, {"local": "2001:db8::1"}]
+    host = context(
+        tmp_path,
+        fake_gateway.status() if answers else None,
+        config=config,
+        **{"ip__j addr": [{"addr_info": held[:1]}, {"addr_info": held[1:]}]},
+    )
+    found = by_name(check_network, host)["addresses"]
     assert found.verdict is verdict and words in found.text, found
 
 
