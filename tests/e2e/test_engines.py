@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv6Address
-from itertools import product
 from pathlib import Path
 
 import pytest
-from e2e_support.world import ECHO_PORT, STREAM_PORT
+from e2e_support.world import ECHO_PORT, STREAM_PORT, prepare
 from zgate_datapath.engine import native_problem
 from zgate_lab.deployment import Deployment
 from zgate_lab.echo import UdpClient, UdpEcho
+from zgate_lab.internet import Internet
 from zgate_lab.stream import TcpStream
 from zgate_lab.traffic import ping
 
@@ -25,21 +25,26 @@ sys.modules["zgate_datapath._native"] = None
 """
 
 
-@pytest.fixture(
-    params=[
-        pytest.param(pair, marks=needs_native if "native" in pair else ())
-        for pair in product(("native", "python"), repeat=2)
-    ],
-    ids="-".join,
-)
-def mixed(request: pytest.FixtureRequest, deployment: Deployment) -> Iterator[Deployment]:
-    """A gateway with one engine, an agent with the same or the other."""
-    gateway, agent = request.param
-    deployment.start_gateway(engine=gateway)
-    deployment.start_agent("alice", deployment.internet.device1, engine=agent)
-    assert deployment.gateway_status()["engine"] == gateway
-    yield deployment
-    deployment.stop()
+ENGINES = [pytest.param("native", marks=needs_native), "python"]
+
+
+@pytest.fixture(scope="module", params=ENGINES)
+def gateway(request: pytest.FixtureRequest, identities: Path) -> Iterator[Deployment]:
+    """A gateway with one engine."""
+    with Internet.open() as internet:
+        zgate = prepare(internet, identities)
+        zgate.start_gateway(engine=request.param)
+        assert zgate.gateway_status()["engine"] == request.param
+        yield zgate
+        zgate.stop()
+
+
+@pytest.fixture(params=ENGINES)
+def mixed(request: pytest.FixtureRequest, gateway: Deployment) -> Iterator[Deployment]:
+    """And an agent with the same or the other."""
+    gateway.start_agent("alice", gateway.internet.device1, engine=request.param)
+    yield gateway
+    gateway.agents.pop("alice").stop()
 
 
 def both_families(zgate: Deployment) -> tuple[IPv4Address, IPv6Address]:
