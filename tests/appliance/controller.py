@@ -53,10 +53,16 @@ class Controller:
     def write_inventory(
         self, groups: Mapping[str, Mapping[str, Machine]], variables: Mapping[str, Any]
     ) -> None:
-        """The machines of each group, and the variables of groups (`zgate` is all of them)."""
+        """The machines of each group, and the variables of groups and hosts, by their names.
+
+        The group `zgate` is all of them.
+        """
         children = {
             name: {
-                "hosts": {host: {"ansible_host": str(m.address)} for host, m in hosts.items()},
+                "hosts": {
+                    host: {"ansible_host": str(machine.address), **variables.get(host, {})}
+                    for host, machine in hosts.items()
+                },
                 "vars": variables.get(name, {}),
             }
             for name, hosts in groups.items()

@@ -1,12 +1,18 @@
-"""Packages to upgrade to: that of `make deb` under another version, changed a little."""
+"""Packages to upgrade to, made of that of `make deb`; a repository that machines get them from."""
 
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+
+from bed import Machine
+from bed.files import index
+from zgate_lab.lab import Namespace
 
 SITE_PACKAGES = "usr/lib/zgate/venv/lib/python3.11/site-packages"
 BROKEN_WORKER = 'raise SystemExit("this worker was broken on purpose")\n'
@@ -64,3 +70,27 @@ def replace(file: Path, pattern: str, text: str) -> None:
     changed, count = re.subn(pattern, text, file.read_text(), count=1)
     assert count == 1, f"{file} has no {pattern}"
     file.write_text(changed)
+
+
+class Repository:
+    """An apt repository over HTTP that machines can be told of. It holds one version at a time."""
+
+    PORT = 8000
+
+    def __init__(self, namespace: Namespace, address: str, folder: Path) -> None:
+        self._folder = folder
+        self._source = f"deb [trusted=yes] http://{address}:{self.PORT}/ ./\n"
+        command = ("-u", "-m", "http.server", "--directory", folder, str(self.PORT))
+        server = namespace.spawn("repository", sys.executable, *command)
+        server.wait_for_output("Serving HTTP", 10)
+
+    def publish(self, package: Path) -> None:
+        """This package, and the one before no more: as most repositories do."""
+        for old in self._folder.glob("*.deb"):
+            old.unlink()
+        shutil.copy(package, self._folder)
+        index(self._folder)
+
+    def tell(self, machine: Machine) -> None:
+        """Let the machine know of it."""
+        machine.write("/etc/apt/sources.list.d/vendor.list", self._source)

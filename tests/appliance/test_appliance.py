@@ -6,29 +6,28 @@ one before has left.
 
 from __future__ import annotations
 
-import json
-import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import packages
 import pytest
 import yaml
-from appliance import WIKI_TEXT, Appliance
+from appliance import BRANCH_NETWORKS, WIKI_TEXT, Appliance
 from bed import Files, package, with_dependencies
-from zgate_lab.process import Process
-from zgate_lab.stream import TcpStream
-from zgate_lab.traffic import https_get, parse_ping, ping
+from observed import (
+    addresses,
+    files_of_zgate,
+    installed,
+    issue,
+    ports,
+    traffic,
+    wiki,
+)
+from zgate_lab.internet import DEVICE_NETS, host_addresses
+from zgate_lab.traffic import https_get, ping
 from zgate_lab.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(900)
-
-STREAM_PORT = 9000
-STREAM_BYTES_PER_S = 500_000
-PING_INTERVAL_S = 0.1
-# What an upgrade may cost: the gateway's restart, and until its agents are back.
-MOST_LOST_S = 10.0
 
 
 @pytest.fixture(scope="module")
@@ -57,63 +56,6 @@ def broken(current: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return packages.repacked(current, "9.0.2", folder, packages.broken)
 
 
-def addresses(appliance: Appliance) -> dict[str, list[str]]:
-    """The virtual IPs of all clients that have a session, as the gateway says."""
-    answer = yaml.safe_load(appliance.gateway.run("zgatectl", "sessions", "--json").stdout)
-    return {one["client"]: one["addresses"] for one in answer["sessions"]}
-
-
-def installed(appliance: Appliance) -> set[str]:
-    """The versions of zgate on all machines; "" where there is none, or only what is kept of it."""
-    form = "--showformat=${db:Status-Status} ${Version}"
-    answers = [
-        machine.output("dpkg-query", "--show", form, "zgate").split()
-        for machine in appliance.machines.values()
-    ]
-    return {answer[1] if answer[:1] == ["installed"] else "" for answer in answers}
-
-
-def files_of_zgate(appliance: Appliance, host: str) -> list[str]:
-    """What is on a machine in places where zgate, or the roles, put files."""
-    return (
-        appliance.machines[host]
-        .shell(
-            "find /etc /usr /var /run /lib/systemd -xdev -name '*zgate*' -not -path '/var/log/*' "
-            "-not -path '/run/systemd/*' -not -path '/var/lib/dpkg/*' 2>/dev/null | sort; "
-            "find /var/lib/zgate* /etc/zgate /var/cache/zgate 2>/dev/null | sort || true"
-        )
-        .splitlines()
-    )
-
-
-@contextmanager
-def traffic(appliance: Appliance) -> Iterator[None]:
-    """A ping and a TCP transfer from agent1 to the office, from before the block until after it.
-
-    The transfer arrives unchanged in one connection, and at most MOST_LOST_S of pings are lost.
-    """
-    office = appliance.office.host
-    device = appliance.internet.device1.namespace
-    stream = TcpStream(
-        device.name, office, office.ipv4, STREAM_PORT, upload=True, bytes_per_s=STREAM_BYTES_PER_S
-    )
-    pings = device.spawn("pings", "ping", "-n", "-i", str(PING_INTERVAL_S), str(office.ipv4))
-    with stream:
-        stream.wait_for_more(1000, 10)
-        yield
-        stream.wait_for_more(100_000, 30)
-        stream.finish()
-    result = ended(pings)
-    assert result.received > 0
-    assert result.lost * PING_INTERVAL_S < MOST_LOST_S, result.output[-300:]
-
-
-def ended(pings: Process):
-    pings.signal(signal.SIGINT)
-    assert pings.wait(10) in (0, 1)
-    return parse_ping(pings.output())
-
-
 def test_a_check_of_empty_machines_says_what_would_be_done(
     appliance: Appliance, current: Path
 ) -> None:
@@ -135,14 +77,6 @@ def test_one_playbook_brings_traffic(appliance: Appliance, current: Path) -> Non
     assert (got.status, got.body_bytes) == (200, size)
     # The office sees the gateway, and nobody behind it.
     assert {one.client for one in office.requests()} == {"10.9.0.1"}
-
-
-def wiki(appliance: Appliance, agent: str) -> str:
-    """What the service behind the connector answers to an agent; empty: nothing."""
-    answer = json.loads(appliance.gateway.run("zgatectl", "services", "--json").stdout)
-    (addresses,) = (one["addresses"] for one in answer["services"] if one["name"] == "wiki")
-    machine, address = appliance.agents[agent], min(addresses)
-    return machine.output("curl", "--silent", "--max-time", "3", f"http://{address}/")
 
 
 def test_a_service_behind_the_connector_answers(appliance: Appliance) -> None:
@@ -197,20 +131,6 @@ def test_a_bad_file_replaces_nothing(appliance: Appliance, current: Path) -> Non
     assert "pool.ipv4" in run.output
     assert appliance.gateway.shell("cat /etc/zgate/policy.yaml /etc/zgate/gateway.yaml") == before
     assert ping(appliance.internet.device1.namespace.name, appliance.office.host.ipv4).lost == 0
-
-
-def issue(appliance: Appliance, folder: Path, name: str, *words: str) -> dict[str, str]:
-    """Files of a certificate of the gateway's authority, on the controller."""
-    machine, there = appliance.gateway, f"/run/{name}"
-    user = ("runuser", "-u", "zgate-gateway", "--")
-    machine.run("install", "-d", "-o", "zgate-gateway", there)
-    command = ("zgatectl", "pki", "issue", name, "--out", there, "--replace", *words)
-    machine.run(*user, *command)
-    files = {"certificate": f"{name}.crt", "key": f"{name}.key", "ca": "ca.crt"}
-    for file in files.values():
-        (folder / file).write_text(machine.read(f"{there}/{file}"))
-    machine.run("rm", "-r", there)
-    return {kind: str(folder / file) for kind, file in files.items()}
 
 
 def test_given_files_take_the_place_of_issued_ones(
@@ -280,6 +200,73 @@ def test_a_broken_version_is_taken_back(appliance: Appliance, newer: Path, broke
     assert ping(appliance.internet.device1.namespace.name, appliance.office.host.ipv4).lost == 0
     again = appliance.deploy(newer)
     assert again.changed == dict.fromkeys(appliance.machines, 0), again.output
+
+
+@pytest.fixture(scope="module")
+def repository(
+    appliance: Appliance, tmp_path_factory: pytest.TempPathFactory
+) -> packages.Repository:
+    # Where all machines reach what runs beside the controller.
+    address = str(host_addresses(DEVICE_NETS[1], 1)[0].ip)
+    folder = tmp_path_factory.mktemp("repository")
+    return packages.Repository(appliance.internet.isp, address, folder)
+
+
+def let_a_second_gateway_in(appliance: Appliance, address: str) -> None:
+    """Write it down: another port, at one address; and a network behind the connector."""
+    variables = appliance.variables
+    variables["gateway2"] = {
+        "zgate_gateway_server_names": [address],
+        "zgate_gateway_listen": {"address": address, "port": 8443},
+    }
+    gateways = [str(appliance.gateway.address), f"{address}:8443"]
+    variables["zgate_agents"]["zgate_agent_gateways"] = gateways
+    variables["zgate_connectors"]["zgate_connector_gateways"] = gateways
+    variables["zgate_connectors"]["zgate_connector_networks"] = [
+        {"network": BRANCH_NETWORKS[0], "masquerade": True},
+        BRANCH_NETWORKS[1],
+    ]
+    group = variables["zgate_gateways"]
+    group["zgate_gateway_authority_host"] = "gateway"
+    policy = group["zgate_gateway_policy"]
+    policy["connectors"]["connector"]["routes"] = BRANCH_NETWORKS
+    rules = policy["groups"]["staff"]["rules"]
+    rules.append({**rules[0], "id": "branch", "destinations": BRANCH_NETWORKS})
+    appliance.write_inventory()
+
+
+def test_a_second_gateway_joins_and_a_connector_leads_into_a_network(
+    appliance: Appliance, repository: packages.Repository, newer: Path
+) -> None:
+    repository.publish(newer)
+    second, branch = appliance.add_gateway(), appliance.add_branch()
+    for machine in appliance.machines.values():
+        repository.tell(machine)
+    let_a_second_gateway_in(appliance, str(second.address))
+    run = appliance.deploy(None, "--check", "--limit", "gateway2")
+    assert "gateway2 would get a certificate of gateway" in run.output
+    assert files_of_zgate(appliance, "gateway2") == []
+
+    # No package is named: the new machine gets what the repository has, the others keep theirs.
+    appliance.deploy(None)
+    assert installed(appliance) == {"9.0.1"}
+    assert second.read("/etc/zgate/pki/ca.crt") == appliance.gateway.read(
+        "/var/lib/zgate/pki/ca.crt"
+    )
+    assert ports(second) == {f"{second.address}:8443"}
+    assert set(addresses(appliance)) == {"agent1", "agent2", "connector"}
+    assert set(addresses(appliance, "gateway2")) == {"connector"}
+
+    # What the unit lets a connector of networks do, and no more: CAP_NET_ADMIN.
+    pid = appliance.connector.unit("zgate-connector@default", "MainPID")["MainPID"]
+    assert "CapEff:\t0000000000001000" in appliance.connector.read(f"/proc/{pid}/status")
+    device, size = appliance.internet.device1.namespace.name, 4 << 20
+    for url in (branch.url_ipv4, branch.url_ipv6):
+        got = https_get(device, f"{url}bytes/{size}", branch.certificate_file)
+        assert (got.status, got.body_bytes) == (200, size)
+    # The branch sees the connector's host, and nobody behind it.
+    assert {one.client for one in branch.requests()} == {"10.40.0.2", "fd00:40::2"}
+    assert wiki(appliance, "agent1") == WIKI_TEXT
 
 
 def test_a_removed_zgate_keeps_its_state_and_a_purged_one_nothing(
