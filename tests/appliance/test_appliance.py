@@ -6,6 +6,7 @@ one before has left.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from observed import (
     files_of_zgate,
     installed,
     issue,
+    pinged,
     ports,
     traffic,
     wiki,
@@ -28,6 +30,9 @@ from zgate_lab.traffic import https_get, ping
 from zgate_lab.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(900)
+
+# The agent has a session with the other gateway before it leaves this one.
+MOST_LOST_AT_A_MOVE_S = 1.0
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +58,7 @@ def newer(current: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def broken(current: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("broken")
-    return packages.repacked(current, "9.0.2", folder, packages.broken)
+    return packages.repacked(current, "9.0.4", folder, packages.broken)
 
 
 def test_a_check_of_empty_machines_says_what_would_be_done(
@@ -183,25 +188,6 @@ def test_an_upgrade_under_traffic(appliance: Appliance, newer: Path) -> None:
     assert again.changed == dict.fromkeys(appliance.machines, 0), again.output
 
 
-def test_a_broken_version_is_taken_back(appliance: Appliance, newer: Path, broken: Path) -> None:
-    before = addresses(appliance)
-    configuration = appliance.gateway.read("/etc/zgate/gateway.yaml")
-    # The new version comes with other settings: they go with it.
-    run = appliance.deploy(
-        broken, check=False, zgate_gateway_workers=1, zgate_common_ready_timeout_s=20
-    )
-    assert run.failed == {"gateway"}
-    assert "9.0.2 did not become ready; 9.0.1 runs again" in run.output
-    # Nobody else was touched.
-    assert set(run.changed) == {"gateway"}
-    assert installed(appliance) == {"9.0.1"}
-    assert appliance.gateway.read("/etc/zgate/gateway.yaml") == configuration
-    wait_until(lambda: addresses(appliance) == before, 60, "all clients to be back")
-    assert ping(appliance.internet.device1.namespace.name, appliance.office.host.ipv4).lost == 0
-    again = appliance.deploy(newer)
-    assert again.changed == dict.fromkeys(appliance.machines, 0), again.output
-
-
 @pytest.fixture(scope="module")
 def repository(
     appliance: Appliance, tmp_path_factory: pytest.TempPathFactory
@@ -269,9 +255,72 @@ def test_a_second_gateway_joins_and_a_connector_leads_into_a_network(
     assert wiki(appliance, "agent1") == WIKI_TEXT
 
 
+def test_gateways_are_upgraded_one_after_the_other_from_a_repository(
+    appliance: Appliance, repository: packages.Repository, current: Path, tmp_path: Path
+) -> None:
+    repository.publish(packages.repacked(current, "9.0.3", tmp_path))
+    issue(appliance, tmp_path, "leaver")
+    user = ("runuser", "-u", "zgate-gateway", "--")
+    appliance.gateway.run(*user, "zgatectl", "pki", "revoke", "leaver")
+    # At every address from now on; agents know the same port.
+    appliance.variables["gateway2"]["zgate_gateway_listen"] = {"port": 8443}
+    appliance.write_inventory()
+    with pinged(appliance, MOST_LOST_AT_A_MOVE_S):
+        appliance.deploy(None, "--limit", "zgate_gateways", zgate_common_version="latest")
+    for gateway, machine in appliance.gateways.items():
+        status = json.loads(machine.run("zgatectl", "status", "--json").stdout)
+        assert (status["version"], status["drain"]) == ("9.0.3", None), gateway
+    # To the second one; and back, when its turn came, to the first one, which ran again.
+    assert set(addresses(appliance)) == {"agent1", "agent2", "connector"}
+    assert ports(appliance.gateways["gateway2"]) == {"*:8443"}
+    # What has been revoked meanwhile is known to the other one, too.
+    assert appliance.gateways["gateway2"].read("/etc/zgate/pki/crl.pem") == appliance.gateway.read(
+        "/var/lib/zgate/pki/crl.pem"
+    )
+
+
+def test_agents_that_know_another_gateway_wait_for_the_first_if_nobody_drains_it(
+    appliance: Appliance,
+) -> None:
+    before = addresses(appliance)
+    with traffic(appliance):
+        appliance.gateway.run("systemctl", "restart", "zgate-gateway")
+    wait_until(lambda: addresses(appliance) == before, 60, "all clients to be back")
+
+
+def test_a_broken_version_is_taken_back(appliance: Appliance, broken: Path) -> None:
+    before = addresses(appliance)
+    configuration = appliance.gateway.read("/etc/zgate/gateway.yaml")
+    # The new version comes with other settings: they go with it.
+    with pinged(appliance, MOST_LOST_AT_A_MOVE_S):
+        run = appliance.deploy(
+            broken,
+            check=False,
+            zgate_gateway_workers=1,
+            zgate_gateway_listen={"port": 9443},
+            zgate_common_ready_timeout_s=20,
+        )
+    assert run.failed == {"gateway"}
+    assert "9.0.4 did not become ready; 9.0.3 runs again" in run.output
+    # Nobody else was touched.
+    assert set(run.changed) == {"gateway"}
+    assert installed(appliance) == {"9.0.1", "9.0.3"}
+    assert appliance.gateway.read("/etc/zgate/gateway.yaml") == configuration
+    assert ports(appliance.gateway) == {"*:443"}
+    # The agents had been sent to the other one, and are there; the connector is at both.
+    assert set(addresses(appliance, "gateway2")) == set(before)
+    wait_until(lambda: set(addresses(appliance)) == {"connector"}, 60, "the connector to be back")
+    again = appliance.deploy(None)
+    assert again.changed == dict.fromkeys(appliance.machines, 0), again.output
+
+
 def test_a_removed_zgate_keeps_its_state_and_a_purged_one_nothing(
     appliance: Appliance, newer: Path
 ) -> None:
+    # From the second gateway to the first: they do not go back by themselves.
+    for agent in appliance.agents.values():
+        agent.run("systemctl", "restart", "zgate-agent@default")
+    wait_until(lambda: len(addresses(appliance)) == 3, 60, "all clients at the first gateway")
     before = addresses(appliance)
     appliance.controller.run("uninstall.yml")
     assert installed(appliance) == {""}
