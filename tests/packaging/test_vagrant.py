@@ -15,7 +15,7 @@ VAGRANT = ROOT / "vagrant"
 
 @pytest.mark.parametrize("provider", ["libvirt", "virtualbox"])
 def test_the_vagrantfile_is_valid(provider: str, tmp_path: Path) -> None:
-    # There is no VirtualBox here.
+    # VirtualBox is not in Debian.
     done = subprocess.run(
         ["vagrant", "validate", *(["--ignore-provider"] if provider == "virtualbox" else [])],
         cwd=VAGRANT,
