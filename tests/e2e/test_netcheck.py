@@ -163,10 +163,11 @@ def test_a_small_path(zgate: Deployment) -> None:
 
 def test_a_lossy_and_slow_path(zgate: Deployment) -> None:
     zgate.internet.shape_path(WanSettings(delay_ms=100, loss=0.15))
-    found = netcheck(zgate, "--probes", "60", "--timeout", "8", code=1)
+    found = netcheck(zgate, "--probes", "150", "--timeout", "8", code=1)
     zgate.internet.unshape_path()
     assert found["loss"]["verdict"] == "fail"
-    assert 0.1 < found["loss"]["values"]["lost_share"] < 0.5  # of both ways
+    # Of the way there: a later acknowledgement stands in for one that is lost on the way back.
+    assert 0.05 < found["loss"]["values"]["lost_share"] < 0.35
     assert found["rtt"]["verdict"] == "warn"
     assert 200 <= found["rtt"]["values"]["median_ms"] < 260
 
