@@ -38,3 +38,11 @@ def test_what_a_target_installs(target: str) -> None:
 def test_every_list_is_used() -> None:
     found = {file.stem.removeprefix("packages-") for file in ROOT.glob("tools/packages-*.txt")}
     assert found == set().union(*LISTS.values())
+
+
+def test_the_image_is_built_from_what_the_package_is_built_from() -> None:
+    script = (ROOT / "tools/build-deb.sh").read_text()
+    (wanted,) = re.findall(r"^    (pyproject\.toml .*?) \|$", script, re.MULTILINE | re.DOTALL)
+    ignored = (ROOT / "deploy/container/ignore").read_text().splitlines()
+    let_in = {line.removeprefix("!") for line in ignored if line.startswith("!")}
+    assert set(wanted.replace("\\", "").split()) <= let_in
