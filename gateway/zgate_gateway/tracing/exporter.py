@@ -176,12 +176,12 @@ class CountingExporter(SpanExporter):
             )
             result = SpanExportResult.FAILURE
         is_taken = result is SpanExportResult.SUCCESS
+        if is_taken != self.is_taken:
+            self._say(is_taken)
         if is_taken:
             self.sent += len(spans)
         else:
             self.lost += len(spans)
-        if is_taken != self.is_taken:
-            self._say(is_taken)
         return result
 
     def _say(self, is_taken: bool) -> None:
