@@ -267,7 +267,8 @@ class Deployment:
         """The audit records of an event whose fields have these values."""
         if not self.audit_file.exists():
             return []
-        records = [json.loads(line) for line in self.audit_file.read_text().splitlines()]
+        whole = self.audit_file.read_text().rpartition("\n")[0]  # one may be half written
+        records = [json.loads(line) for line in whole.splitlines()]
         return [
             record
             for record in records

@@ -92,7 +92,7 @@ class UdpClient:
     ) -> None:
         self.socket.close()
 
-    def ask(self, payload: bytes, timeout_s: float = 2.0) -> bytes | None:
+    def ask(self, payload: bytes, timeout_s: float = 5.0) -> bytes | None:
         """Send a payload and wait for one datagram; None when there is none in time.
 
         Raises:

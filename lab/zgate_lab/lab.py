@@ -4,9 +4,9 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Interface, IPv6Interface
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 from pathlib import Path
 from subprocess import CompletedProcess
 from types import TracebackType
@@ -16,9 +16,11 @@ from zgate_lab.errors import LabError
 from zgate_lab.namespace import RUN_TIMEOUT_S, in_namespace, ip_batch, run_in
 from zgate_lab.ownership import Run, sweep
 from zgate_lab.process import Process
+from zgate_lab.waiting import wait_until
 
 DEFAULT_MTU_BYTES = 1500
 Interface = IPv4Interface | IPv6Interface
+_RTF_LOCAL = 0x80000000  # linux/ipv6_route.h
 
 # What every namespace of the lab starts with, whatever the host has. Duplicate address detection
 # would keep IPv6 addresses unusable for a second; nothing is a router unless the lab makes it one.
@@ -51,6 +53,21 @@ class Port:
     namespace: "Namespace"
     interface: str
     addresses: tuple[Interface, ...] = ()
+
+
+def wait_for_local_routes(proc_net: Path, addresses: Iterable[IPv4Address | IPv6Address]) -> None:
+    """Wait until a network namespace has the routes of its own IPv6 addresses.
+
+    The kernel makes them a little later than the addresses, and drops what comes before. `proc_net`
+    is the `net` folder in /proc of a process or thread in the namespace.
+    """
+    expected = {f"{int(one):032x}" for one in addresses if one.version == 6}
+
+    def are_there() -> bool:
+        rows = [line.split() for line in (proc_net / "ipv6_route").read_text().splitlines()]
+        return expected <= {row[0] for row in rows if int(row[8], 16) & _RTF_LOCAL}
+
+    wait_until(are_there, 5.0, f"the routes of {addresses}", interval_s=0.002)
 
 
 class Namespace:
@@ -97,6 +114,11 @@ class Namespace:
             if value is not None:
                 path.write_text(str(value))
             return path.read_text().strip()
+
+    def wait_for_addresses(self, *addresses: IPv4Address | IPv6Address) -> None:
+        """Wait until packets to addresses of the namespace's own are taken in."""
+        with self.entered():
+            wait_for_local_routes(Path("/proc/thread-self/net"), addresses)
 
     def set_mtu(self, interface: str, mtu_bytes: int) -> None:
         """Change the MTU of one interface."""
@@ -178,6 +200,8 @@ class Lab:
             port.namespace.ip(
                 *(f"addr add {without_dad(one)} dev {port.interface}" for one in port.addresses)
             )
+        for port in (one, other):
+            port.namespace.wait_for_addresses(*(address.ip for address in port.addresses))
 
     def spawn(
         self,

@@ -20,11 +20,15 @@ MAX_DURATION_S = 120.0
 
 @dataclass(frozen=True, slots=True)
 class PingResult:
-    """What `ping` counted; round-trip times are None when nothing came back."""
+    """What `ping` counted; round-trip times are None when nothing came back.
+
+    `under_way` are the last requests, which it did not wait for.
+    """
 
     sent: int
     received: int
     duplicates: int
+    under_way: int
     rtt_min_ms: float | None
     rtt_average_ms: float | None
     rtt_max_ms: float | None
@@ -32,24 +36,36 @@ class PingResult:
 
     @property
     def lost(self) -> int:
-        """Requests without an answer."""
-        return self.sent - self.received
+        """Requests without an answer, but for those under way at the end."""
+        return self.sent - self.received - self.under_way
 
 
 _COUNTS = re.compile(r"(\d+) packets transmitted, (\d+) received(?:, \+(\d+) duplicates)?")
 _TIMES = re.compile(r"= ([\d.]+)/([\d.]+)/([\d.]+)/[\d.]+ ms")
+_ANSWER = re.compile(r"icmp_seq=(\d+) ttl")
+#: Answers that come so late are late, not lost.
+_LATE_S = 0.5
 
 
-def parse_ping(output: str) -> PingResult:
-    """Read the summary that iputils' ping prints; LabError when there is none."""
+def parse_ping(output: str, *, interval_s: float | None = None) -> PingResult:
+    """Read the summary that iputils' ping prints; LabError when there is none.
+
+    Once an answer has come, ping waits for the last ones for two round trips or an interval only,
+    whatever its -W says. Given the interval and a line for each answer, those that were sent in
+    the last half second, and behind the last answer, count as under way.
+    """
     counts = _COUNTS.search(output)
     if counts is None:
         raise LabError(f"ping printed no summary: {output.strip()[-400:]}")
     times = _TIMES.search(output)
     minimum, average, maximum = map(float, times.groups()) if times else (None, None, None)
-    return PingResult(
-        int(counts[1]), int(counts[2]), int(counts[3] or 0), minimum, average, maximum, output
-    )
+    sent, received, under_way = int(counts[1]), int(counts[2]), 0
+    answered = [int(one) for one in _ANSWER.findall(output)]
+    if interval_s is not None and answered and sent < 1 << 16:
+        behind = max(0, sent - max(answered))
+        under_way = min(behind, sent - received, round(_LATE_S / interval_s))
+    duplicates = int(counts[3] or 0)
+    return PingResult(sent, received, duplicates, under_way, minimum, average, maximum, output)
 
 
 def ping(
@@ -60,16 +76,28 @@ def ping(
     interval_s: float = 0.05,
     payload_bytes: int = 56,
     dont_fragment: bool = False,
-    timeout_s: float = 2.0,
+    timeout_s: float = 5.0,
 ) -> PingResult:
-    """Ping from a namespace; `timeout_s` is the wait for the last answers."""
+    """Ping from a namespace; `timeout_s` is the wait for the last answers.
+
+    Three or fewer are sent at once: then it is kept (see `parse_ping`).
+    """
     _check_bounds(count, count * interval_s)
-    argv = ["ping", "-n", "-q", "-c", str(count), "-i", str(interval_s)]
+    argv = ["ping", "-n", "-c", str(count), "-i", str(interval_s)]
+    argv += ["-l", str(count)] if count <= 3 else []
     argv += ["-s", str(payload_bytes), "-W", str(timeout_s)]
     argv += ["-M", "do"] if dont_fragment else []
     limit_s = count * interval_s + timeout_s + 30.0
     result = run_in(namespace, [*argv, str(destination)], check=False, timeout_s=limit_s)
-    return parse_ping(result.stdout + result.stderr)
+    return parse_ping(result.stdout + result.stderr, interval_s=interval_s if count > 3 else None)
+
+
+def answers(namespace: str, destination: Address) -> bool:
+    """Whether a host answers pings; asked once more, and longer, before it is said that not."""
+    return any(
+        ping(namespace, destination, count=1, timeout_s=timeout_s).lost == 0
+        for timeout_s in (0.3, 2.0)
+    )
 
 
 @dataclass(frozen=True, slots=True)

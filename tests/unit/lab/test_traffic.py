@@ -26,6 +26,23 @@ def test_an_answered_ping() -> None:
     assert (result.rtt_min_ms, result.rtt_average_ms, result.rtt_max_ms) == (0.09, 0.24, 0.416)
 
 
+LATE = """64 bytes from 10.0.0.1: icmp_seq=1 ttl=64 time=0.09 ms
+64 bytes from 10.0.0.1: icmp_seq=3 ttl=64 time=0.09 ms
+
+--- 10.0.0.1 ping statistics ---
+9 packets transmitted, 2 received, 77% packet loss, time 800ms
+"""
+
+
+@pytest.mark.parametrize(
+    ("interval_s", "under_way"), [(None, 0), (0.01, 6), (0.1, 5), (0.3, 2)], ids=str
+)
+def test_what_ping_did_not_wait_for_is_not_lost(interval_s: float | None, under_way: int) -> None:
+    """Of the last half second, and behind the last answer: not the second request."""
+    result = parse_ping(LATE, interval_s=interval_s)
+    assert (result.under_way, result.lost) == (under_way, 7 - under_way)
+
+
 def test_a_silent_ping() -> None:
     result = parse_ping(SILENT)
     assert (result.sent, result.received, result.lost) == (3, 0, 3)

@@ -18,4 +18,4 @@ def test_the_text_says_what_was_waited_for() -> None:
     start_s = time.monotonic()
     with pytest.raises(LabTimeout, match=r"timed out after 0\.05 s waiting for the moon"):
         wait_until(lambda: False, 0.05, "the moon")
-    assert time.monotonic() - start_s < 2.0
+    assert time.monotonic() - start_s < 20.0
