@@ -102,7 +102,8 @@ def test_limits_on_the_device(device):
     assert counted.up_bytes >= 131_072 - wire_bytes
     assert counted.up_dropped_packets == device.world.drops(Reason.RATE_LIMITED) > 0
     assert counted.down_dropped_packets == 0
-    assert [e.reason for e in device.world.events() if e.reason] == [Reason.RATE_LIMITED]
+    # Once, or again after a second.
+    assert {e.reason for e in device.world.events() if e.reason} == {Reason.RATE_LIMITED}
 
 
 def test_test_run_mark_on_a_real_packet_leaves_traces(device):

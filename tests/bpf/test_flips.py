@@ -53,6 +53,10 @@ class Traffic(threading.Thread):
             time.sleep(GAP_S)
 
 
+#: Not in Python's socket module.
+SO_RCVBUFFORCE = 33
+
+
 class Receivers:
     """What arrived at each port."""
 
@@ -62,6 +66,8 @@ class Receivers:
             for port in (BOTH, NEITHER, FIRST, SECOND):
                 made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
                 made.bind((GATEWAY4, port))
+                # Room for all that comes while nobody reads.
+                made.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 1 << 24)
                 made.setblocking(False)
                 self.sockets[port] = made
         self.numbers = {port: [] for port in self.sockets}

@@ -57,7 +57,7 @@ def test_verdicts_stay_right_while_the_loader_is_stopped():
         loader = context.Process(target=load_and_hold, args=(namespace, ready))
         loader.start()
         try:
-            assert ready.wait(WAIT_S)
+            assert ready.wait(6 * WAIT_S)
             bring_up(namespace)
             os.kill(loader.pid, signal.SIGSTOP)
             with receiver(namespace, ALLOWED) as passes, receiver(namespace, DENIED) as denied:

@@ -43,6 +43,7 @@ from zgate_bpf.kernel_policy import (
 )
 from zgate_protocol.drop_reason import DropReason as Reason
 
+pytestmark = pytest.mark.paced
 BOTH = pytest.mark.parametrize(
     ("client", "server"), [(ALICE4, SERVER4), (ALICE6, SERVER6)], ids=["ipv4", "ipv6"]
 )
@@ -524,14 +525,14 @@ def test_other_events_have_limits_of_their_own(world):
 
 def test_no_charge_is_lost_between_cpus(world):
     """Both charge the same limit at once, millions of times: it knows of every packet."""
-    limits = ClientLimits(bandwidth_mbit=20_000)
+    limits = ClientLimits(bandwidth_mbit=100_000)
     alice = LimitedClient(world, limits)
     packet, repeat = udp_up(size=1250), 1_000_000
     assert world.up(packet).passed
     # A burst in which all of them have room, and a debt that does not run out meanwhile.
     value = layouts.ASSIGNMENT.pack(1, limits.byte_cost, 0xFFFFFFFF, 0)
     world.generation._write_assignment(alice.index, value)
-    owed_ns = now_ns() + 2_000_000_000
+    owed_ns = now_ns() + 4_000_000_000
     alice.set_due(up_ns=owed_ns)
     threads = [
         threading.Thread(

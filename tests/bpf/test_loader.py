@@ -62,15 +62,22 @@ def test_signals_do_not_keep_programs_out(monkeypatch):
         if command is not syscalls.Command.PROG_LOAD or len(interrupted) >= signals:
             return real(command, attributes)
         me = threading.get_ident()
-        timer = threading.Timer(0.005, signal.pthread_kill, (me, signal.SIGUSR1))
-        timer.start()
+        done = threading.Event()
+
+        def poke():
+            while not done.wait(0.005):
+                signal.pthread_kill(me, signal.SIGUSR1)
+
+        thread = threading.Thread(target=poke)
+        thread.start()
         try:
             return real(command, attributes)
         except BlockingIOError:
             interrupted.append(command)
             raise
         finally:
-            timer.join()
+            done.set()
+            thread.join()
 
     monkeypatch.setattr(syscalls, "_bpf", with_signals)
     before = signal.signal(signal.SIGUSR1, lambda *_: None)

@@ -87,6 +87,7 @@ def bring_up(namespace):
         f"addr add {GATEWAY6}/64 dev zgate0 nodad",
         "link set zgate0 up",
     )
+    namespace.wait_for_addresses(ip_address(GATEWAY6))
 
 
 @pytest.fixture
