@@ -196,10 +196,10 @@ async def test_a_session_survives_anything_at_its_port(
     lab: Lab, rng: random.Random, kind: str
 ) -> None:
     gateway = lab.gateway()
-    gateway.endpoint._handshake_timeout_s = 0.3
     handshakes = await capture_handshake(lab, gateway)
     # The gateway is what is tested; this end's packets must pass through Python to be kept.
     client, _ = await lab.connect(gateway, engine="python")
+    gateway.endpoint._handshake_timeout_s = 0.3
     capture = Capture()
     capture.attach(client)
     pings = Pings(client, gateway)
@@ -253,9 +253,9 @@ async def test_strangers_get_no_more_than_three_times_what_they_send(
     lab: Lab, rng: random.Random
 ) -> None:
     gateway = lab.gateway()
-    gateway.endpoint._handshake_timeout_s = 0.3
     handshakes = await capture_handshake(lab, gateway)
     client, _ = await lab.connect(gateway)
+    gateway.endpoint._handshake_timeout_s = 0.3
     pings = Pings(client, gateway)
     for sender in strangers(gateway, 20):
         with sender:

@@ -392,7 +392,7 @@ async def test_a_session_that_ends_while_it_is_renewed(config: AgentConfig) -> N
         dial.tunnels[0].end("idle timeout")
         status = await until(agent, lambda one: one.state is State.CONNECTING)
         assert status.reason == "idle timeout"
-        assert dial.tunnels[0].close_reasons
+        await until(agent, lambda _: dial.tunnels[0].close_reasons)
 
 
 async def test_its_line_is_given_up_before_anything_that_waits(config: AgentConfig) -> None:

@@ -228,10 +228,10 @@ async def test_what_a_killed_keeper_left_is_put_back(place: Place) -> None:
 
 
 async def test_it_ends_when_nobody_asks(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keeper, "IDLE_S", 0.1)
     async with place.kept() as task:
         agent = place.agent()
         await asyncio.to_thread(agent.put, [A])
+        monkeypatch.setattr(keeper, "IDLE_S", 0.1)
         done, _ = await asyncio.wait([task], timeout=0.3)
         assert not done
         await asyncio.to_thread(agent.put_back)

@@ -77,7 +77,7 @@ def test_the_rate_ends_what_it_opens(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(load, "dial", _dialing(ended, lambda _: False))
     dialer = _dialer(8, 4)
     start_s = time.monotonic()
-    asyncio.run(dialer.rate(0.05))
+    asyncio.run(dialer.rate(0.5))
     assert time.monotonic() - start_s < 5
     assert dialer.opened == len(ended) >= 8
     assert set(ended) == {f"/x/{one}.crt" for one in range(8)}

@@ -65,14 +65,15 @@ def test_only_we_can_read_and_write_it(directory):
 
 
 def test_nothing_stays_open(directory):
-    before = os.listdir("/proc/self/fd")  # noqa: PTH208 - names, not paths
+    before = set(os.listdir("/proc/self/fd"))  # noqa: PTH208 - names, not paths
     put(directory)
     get(directory)
     entry(directory).write_text("no")
     get(directory)
     directory.chmod(0o777)
     get(directory)
-    assert os.listdir("/proc/self/fd") == before  # noqa: PTH208
+    # What earlier tests have left may be closed meanwhile.
+    assert set(os.listdir("/proc/self/fd")) <= before  # noqa: PTH208
 
 
 def test_the_place(monkeypatch):

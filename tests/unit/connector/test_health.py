@@ -122,8 +122,8 @@ def udp_server(answers: bool) -> Iterator[tuple[int, list[bytes]]]:
         thread.join()
 
 
-def udp_service(port: int) -> ServiceSettings:
-    health = {"kind": "udp", "timeout_s": 0.2, "probe_hex": "0a0b"}
+def udp_service(port: int, timeout_s: float = 5.0) -> ServiceSettings:
+    health = {"kind": "udp", "timeout_s": timeout_s, "probe_hex": "0a0b"}
     return service(port, protocol="udp", health=health)
 
 
@@ -136,7 +136,7 @@ async def test_a_udp_backend_that_answers() -> None:
 
 async def test_a_udp_backend_that_is_silent() -> None:
     with udp_server(answers=False) as (port, _):
-        one = udp_service(port)
+        one = udp_service(port, 0.2)
         assert await check(one, names(one)) == f"127.0.0.1 port {port} (udp): no answer in 0.2 s"
 
 

@@ -18,7 +18,7 @@ from zgate_protocol.icmp import checksum, invoking_packet
 from zgate_protocol.ip_header import parse_ip
 
 HOST = "127.0.0.1"
-IDLE_S = 0.3
+IDLE_S = 30.0
 
 
 def loop() -> asyncio.AbstractEventLoop:
@@ -83,6 +83,7 @@ async def test_a_question_and_its_answer(world: World) -> None:
 
 
 async def test_a_flow_ends_when_it_is_not_used(world: World) -> None:
+    world.relay._idle_timeout_s = 0.3
     with bind() as client:
         await world.ask(client, b"?")
         await eventually(lambda: world.counters.open_flows == 0)

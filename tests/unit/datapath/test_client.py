@@ -113,8 +113,8 @@ async def test_a_gateway_that_stalls_after_the_handshake_is_told_as_the_cause(
 
     monkeypatch.setattr(ClientConnection, "headers_received", lambda *arguments: None)
     client = lab.make_client(gateway)
-    with pytest.raises(ConnectTimeout, match=r"answered but gave no session in 0\.3 s"):
-        await client.tunnel.connect(0.3)
+    with pytest.raises(ConnectTimeout, match=r"answered but gave no session in 2 s"):
+        await client.tunnel.connect(2)
     await eventually(lambda: not gateway.endpoint.connections)
 
 
@@ -294,16 +294,16 @@ async def test_a_reset_stream_is_the_end(lab: Lab) -> None:
 
 async def test_a_gateway_that_vanishes_is_noticed(lab: Lab) -> None:
     gateway = lab.gateway()
-    client, _ = await lab.connect(gateway, idle_timeout_s=0.3, keepalive_s=100.0)
+    client, _ = await lab.connect(gateway, idle_timeout_s=1.5, keepalive_s=100.0)
     gateway.endpoint._stop_reading()
     assert await why(client) == "Idle timeout"
     gateway.endpoint.start()
 
 
 async def test_keepalives_hold_an_idle_session(lab: Lab) -> None:
-    gateway = lab.gateway(idle_timeout_s=0.7)
+    gateway = lab.gateway(idle_timeout_s=2.5)
     client, _ = await lab.connect(gateway, keepalive_s=0.1)
-    await asyncio.sleep(1.2)
+    await asyncio.sleep(3)
     assert gateway.record.down == []
     client.tun.inject(udp_packet(V4, OFFICE_V4))
     await eventually(lambda: gateway.tun.written)

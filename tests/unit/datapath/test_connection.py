@@ -139,7 +139,7 @@ async def test_data_behind_a_gap_is_not_held_without_end(lab: Lab) -> None:
     peer.quic.send_stream_data(stream_id, bytes(8 << 20))
     sender._pending.subtract(sender._pending[0].start, sender._pending[0].start + 1)
     held = 0
-    deadline = asyncio.get_running_loop().time() + 5
+    deadline = asyncio.get_running_loop().time() + 30
     while not peer.ended:
         assert asyncio.get_running_loop().time() < deadline
         peer.flush()
@@ -385,6 +385,6 @@ async def test_statistics_have_their_units(lab: Lab) -> None:
     client, _ = await lab.connect(gateway)
     numbers = client.connection.statistics()
     assert numbers["path_udp_payload_bytes"] == 1452
-    assert 0 < numbers["smoothed_rtt_s"] < 1
+    assert 0 < numbers["smoothed_rtt_s"] < 10
     assert numbers["congestion_window_bytes"] >= 2400
     assert numbers["queued_packets"] == 0

@@ -157,7 +157,7 @@ async def test_a_client_of_a_gateway_that_has_forgotten_it_knows_at_once(lab: La
     first.kill()
     second = lab.gateway(connection_ids=ConnectionIds(SECRET), port=port)
     client.tun.inject(udp_packet("10.100.0.2", GATEWAY_V4))
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(10):
         assert "stateless reset" in await client.tunnel.wait_closed()
     # One for each packet that was under way: a path MTU probe may have been.
     assert second.endpoint.resets.sent >= 1
@@ -179,7 +179,7 @@ async def test_also_after_the_client_has_moved_to_another_id(lab: Lab) -> None:
     first.kill()
     lab.gateway(connection_ids=ids, port=port)
     client.tun.inject(udp_packet("10.100.0.2", GATEWAY_V4))
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(10):
         assert "stateless reset" in await client.tunnel.wait_closed()
 
 

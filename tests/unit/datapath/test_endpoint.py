@@ -184,10 +184,9 @@ async def test_a_stalled_handshake_dies_before_the_idle_timeout(lab: Lab) -> Non
     gateway.endpoint._handshake_timeout_s = 0.1
     stranger = Stranger(gateway)
     stranger.send(first_flight())
-    await eventually(lambda: gateway.endpoint.half_open == 1)
-    await eventually(lambda: gateway.endpoint.half_open == 0)
+    await eventually(lambda: gateway.endpoint.handshakes == {"timed_out": 1})
+    assert gateway.endpoint.half_open == 0
     gateway.assert_holds_nothing()
-    assert gateway.endpoint.handshakes == {"timed_out": 1}
 
 
 async def test_a_handshake_that_ends_otherwise_has_failed(lab: Lab) -> None:
@@ -207,10 +206,10 @@ async def test_the_default_deadline_is_ten_seconds(lab: Lab) -> None:
 
 async def test_a_finished_handshake_has_no_deadline(lab: Lab) -> None:
     gateway = lab.gateway()
-    gateway.endpoint._handshake_timeout_s = 0.1
+    gateway.endpoint._handshake_timeout_s = 1.0
     client, _ = await lab.connect(gateway)
     assert gateway.endpoint.half_open == 0
-    await asyncio.sleep(0.15)
+    await asyncio.sleep(1.1)
     client.tun.inject(udp_packet("10.100.0.2", "10.20.0.5"))
     await eventually(lambda: gateway.tun.written)
 

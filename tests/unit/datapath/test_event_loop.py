@@ -326,8 +326,8 @@ def test_what_a_signal_handler_raises_comes_out(carried: Carried, is_busy: bool)
         with contextlib.ExitStack() as stack:
             if is_busy:
                 stack.enter_context(flood(carried))
-            stack.enter_context(a_moment_later(lambda: signal_main_thread(signal.SIGUSR1)))
             with pytest.raises(Interrupted):
+                stack.enter_context(a_moment_later(lambda: signal_main_thread(signal.SIGUSR1)))
                 carried.selector.select(PATIENCE_S)
     finally:
         signal.signal(signal.SIGUSR1, before)
@@ -365,18 +365,19 @@ def test_no_timeout_is_no_wait(carried: Carried, timeout_s: float) -> None:
 def test_timers_run_in_their_order_and_never_early(carried: Carried) -> None:
     delays_s = [0.0301, 0.0004, 0.0102, 0.0, 0.0023, 0.0201]
     ran: list[float] = []
+    early: list[float] = []
+    began = carried.loop.time()
 
-    async def wait(delay_s: float) -> None:
-        began = carried.loop.time()
-        await asyncio.sleep(delay_s)
-        assert carried.loop.time() - began >= delay_s
+    def due(delay_s: float) -> None:
+        if carried.loop.time() < began + delay_s:
+            early.append(delay_s)
         ran.append(delay_s)
 
-    async def wait_for_all() -> None:
-        await asyncio.gather(*map(wait, delays_s))
-
-    carried.loop.run_until_complete(wait_for_all())
+    for delay_s in delays_s:
+        carried.loop.call_at(began + delay_s, due, delay_s)
+    carried.loop.run_until_complete(asyncio.sleep(max(delays_s) + 0.02))
     assert ran == sorted(delays_s)
+    assert early == []
 
 
 # As EpollSelector.

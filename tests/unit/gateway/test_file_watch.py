@@ -65,7 +65,8 @@ async def test_each_way_of_change_is_told_once(
         assert told == ["new"]
 
 
-async def test_many_writes_are_one_change(tmp_path: Path) -> None:
+async def test_many_writes_are_one_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(file_watch, "_LONGEST_DEBOUNCE_S", 60.0)
     path = tmp_path / "policy.yaml"
     path.write_text("old")
     async with watched(path, debounce_s=0.3) as told:

@@ -64,7 +64,10 @@ async def test_many_that_come_together_are_asked_for_at_once() -> None:
     assert record.asked == [list(POOLS)]
 
 
-async def test_who_comes_one_after_the_other_is_asked_for_together_too() -> None:
+async def test_who_comes_one_after_the_other_is_asked_for_together_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("zgate_gateway.flow_memory._PAUSE_S", 0.5)
     addresses = [IPv4Address("10.100.0.2") + n for n in range(5)]
     record = Record(*(connection(one) for one in addresses))
     subject = memory(record)

@@ -130,7 +130,7 @@ async def test_a_client_that_resets_its_stream_leaves_nothing_behind(lab: Lab) -
 
 
 async def test_a_client_that_falls_silent_is_dropped(lab: Lab) -> None:
-    gateway = lab.gateway(idle_timeout_s=0.3)
+    gateway = lab.gateway(idle_timeout_s=1.0)
     client, _ = await lab.connect(gateway, keepalive_s=100.0)
     client.endpoint._stop_reading()
     await eventually(lambda: not gateway.endpoint.connections)
@@ -205,8 +205,11 @@ async def test_the_newer_session_of_a_client_replaces_the_older(lab: Lab) -> Non
     assert [pool.held for pool in gateway.pools] == [["alice"], ["alice"]]
 
 
-async def test_what_a_client_still_sends_by_its_older_session_passes(lab: Lab) -> None:
+async def test_what_a_client_still_sends_by_its_older_session_passes(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """For a moment: it renews its session, and some packets are under way by the first one."""
+    monkeypatch.setattr("zgate_gateway.registry.GRACE_S", 60.0)
     gateway = lab.gateway(newest_wins=True)
     older, _ = await lab.connect(gateway)
     await lab.connect(gateway)

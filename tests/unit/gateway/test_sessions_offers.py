@@ -13,6 +13,7 @@ from zgate_datapath.offers import ClientOffers, Notices
 from zgate_gateway import sessions as sessions_module
 from zgate_protocol.dns_capsule import DnsAssign
 from zgate_protocol.drop_reason import DropReason
+from zgate_protocol.icmp import TokenBucket
 from zgate_protocol.ip_range import IpRange, networks_of
 from zgate_protocol.service_capsule import (
     Health,
@@ -492,13 +493,14 @@ async def test_a_network_whose_last_connector_has_just_gone_is_answered_too(lab:
 
 async def test_answers_about_what_nobody_serves_are_bounded(lab: Lab) -> None:
     gateway = make_gateway(lab)
+    gateway.forwarder._unserved_bucket = TokenBucket(rate_per_s=0, burst=500)
     for _ in range(20):
         for _ in range(50):
             gateway.tun.inject(udp_packet(AGENT_V4, SERVICE_V4))
         await asyncio.sleep(0.005)
-    await eventually(lambda: len(gateway.icmp.sent) >= 500)
+    await eventually(lambda: len(gateway.icmp.sent) == 500)
     await asyncio.sleep(0.02)
-    assert 500 <= len(gateway.icmp.sent) < 900
+    assert len(gateway.icmp.sent) == 500
     # Who is told of a path's MTU is told it still.
     _, state = await lab.connect(gateway, "bob")
     before = len(gateway.icmp.sent)
@@ -537,6 +539,7 @@ async def test_a_connector_that_falls_silent_is_told_and_so_is_its_return(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sessions_module, "_SILENT_AFTER_S", 0.3)
+    monkeypatch.setattr(sessions_module, "_LATE_LOOK_S", 0.2)
     gateway = make_gateway(lab)
     wire = Wire(gateway.endpoint.udp.local_address)
     try:

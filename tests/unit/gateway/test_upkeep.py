@@ -84,7 +84,8 @@ class World:
         """Let one of the works go on for a moment; what lasts then."""
         works: dict[str, Callable[[], Awaitable[None]]] = dict(self.upkeep.works)
         task = asyncio.ensure_future(works[work]())
-        await asyncio.sleep(0.1)
+        for _ in range(5):  # a stall of the machine does not take all of it
+            await asyncio.sleep(0.02)
         task.cancel()
         result = (await asyncio.gather(task, return_exceptions=True))[0]
         assert isinstance(result, asyncio.CancelledError)

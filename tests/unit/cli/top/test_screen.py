@@ -31,6 +31,7 @@ def queries(fake_gateway: Any) -> list[schemas.SessionQuery]:
 
 def test_what_is_seen_and_q_quits(open_top: Any) -> None:
     top = open_top()
+    top.wait_for(lambda: "q quit" in top.text and "1-2 of 2" in top.text)
     lines = top.text.splitlines()
     assert lines[0].startswith("zgate ready  2/10,000 sessions  policy revision 7")
     assert lines[1].startswith("up ") and " drops " in lines[1]
@@ -177,6 +178,7 @@ def test_only_what_has_changed_is_written(open_top: Any) -> None:
     deadline = time.monotonic() + 1.5
     while time.monotonic() < deadline:
         top.read()
+    top.wait_for(lambda: len(top.written) > before)
     # The clock in the title, once a second: not the whole screen of about 2,000.
     assert 0 < len(top.written) - before < 800
 
@@ -186,8 +188,8 @@ def test_synchronized_updates_are_for_terminals_that_know_them(open_top: Any) ->
     assert b"\x1b[?2026$p" in top.written and b"\x1b[?2026h" not in top.written
     top.press("\x1b[?2026;2$y")
     top.press("i")
-    top.wait_for("Kernel maps")
-    assert b"\x1b[?2026h" in top.written and top.written.rstrip().endswith(b"\x1b[?2026l")
+    top.wait_for(lambda: "Kernel maps" in top.text and top.written.endswith(b"\x1b[?2026l"))
+    assert b"\x1b[?2026h" in top.written
 
 
 def test_no_color(open_top: Any) -> None:

@@ -61,13 +61,14 @@ async def test_who_says_half_or_nothing_is_not_waited_for(
     writer.write(said)
     assert await ended(reader) == b""
     writer.close()
+    monkeypatch.setattr(strangers, "PATIENCE_S", 15.0)
     assert await health(port) == 200
 
 
 async def test_who_goes_on_half_after_an_answer_is_not_either(
     port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(strangers, "PATIENCE_S", 0.3)
+    monkeypatch.setattr(strangers, "PATIENCE_S", 1.0)
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\nGET /hea")
     assert (await ended(reader)).startswith(b"HTTP/1.1 200 ")
@@ -78,11 +79,19 @@ async def test_an_answer_that_takes_long_is_given(
     port: int, fake_gateway: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(strangers, "PATIENCE_S", 0.5)
+    looked, look = asyncio.Event(), strangers.StrangersProtocol._look
     ready = fake_gateway.readiness
 
+    def first_look(protocol: strangers.StrangersProtocol) -> None:
+        monkeypatch.setattr(strangers, "PATIENCE_S", 15.0)  # until the next one
+        look(protocol)
+        looked.set()
+
     async def slow() -> Any:
-        await asyncio.sleep(0.7)
+        await looked.wait()
         return await ready()
+
+    monkeypatch.setattr(strangers.StrangersProtocol, "_look", first_look)
 
     monkeypatch.setattr(fake_gateway, "readiness", slow)
     async with httpx.AsyncClient() as client:

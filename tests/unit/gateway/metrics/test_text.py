@@ -84,8 +84,11 @@ def test_prometheus_finds_nothing_to_complain_about(full: MetricsSnapshot) -> No
 def test_ten_thousand_clients_take_no_time() -> None:
     clients = {f"client-{n}": ClientTraffic(n, n, n, n, n, n, n) for n in range(10_000)}
     snapshot = MetricsSnapshot("0", "python", ready=True, started_at_s=1)
-    began = time.process_time()
-    text, _ = render(replace(snapshot, clients=clients))
+    took_s = []
+    for _ in range(3):
+        began_s = time.process_time()
+        text, _ = render(replace(snapshot, clients=clients))
+        took_s.append(time.process_time() - began_s)
     # The library alone takes more than a second.
-    assert time.process_time() - began < 0.4
+    assert min(took_s) < 0.4
     assert text.count(b"zgate_client_") > 60_000
