@@ -76,7 +76,7 @@ def other_routes(world: World) -> list[tuple[str, str, str]]:
 
 
 def reaches_office(world: World) -> bool:
-    return ping(world.alice, world.internet.office.ipv4, count=1, timeout_s=0.5).lost == 0
+    return ping(world.alice, world.internet.office.ipv4, count=1, timeout_s=5.0).lost == 0
 
 
 def status_command(world: World, *more: str) -> subprocess.CompletedProcess[str]:
@@ -139,7 +139,7 @@ def test_sigterm_leaves_nothing(alice: World, mode: str) -> None:
     assert TUN not in alice.internet.device1.namespace.run("ip", "-o", "link").stdout
     down = alice.zgate.wait_audit("session_down", client="alice", cause="SIGTERM")
     assert down
-    wait_until(lambda: "alice" not in alice.zgate.sessions(), 2.0, "the gateway to know")
+    wait_until(lambda: "alice" not in alice.zgate.sessions(), 10.0, "the gateway to know")
     ended = status_command(alice)
     assert ended.returncode == 1
     assert "not running" in ended.stderr
@@ -192,7 +192,7 @@ def test_after_a_gateway_restart_the_agent_is_back(alice: World, how: signal.Sig
     before = restart_alice(alice, **IMPATIENT)
     if how is signal.SIGTERM:
         assert alice.gateway.stop() == 0
-        alice.zgate.wait_agent("alice", "backoff", 2.0)
+        alice.zgate.wait_agent("alice", "backoff", 10.0)
     else:
         alice.gateway.kill()
     alice.zgate.start_gateway()
@@ -210,7 +210,7 @@ def test_the_session_survives_another_address(alice: World) -> None:
     device = alice.internet.device1
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(
-            ping, alice.alice, alice.internet.office.ipv4, count=100, interval_s=0.02
+            ping, alice.alice, alice.internet.office.ipv4, count=200, interval_s=0.02
         )
         alice.internet.move_device(device, 77)
         wait_until(
@@ -224,7 +224,7 @@ def test_the_session_survives_another_address(alice: World) -> None:
     assert after["addresses"] == before["addresses"]
     status = alice.zgate.agent_status("alice")
     assert (status["reconnects"], status["local_address"]) == (0, "198.18.1.77")
-    assert result.received >= 80, result.output
+    assert result.received >= 100, result.output
     assert ping(alice.alice, alice.internet.office.ipv4).lost == 0
 
 

@@ -18,6 +18,7 @@ from e2e_support.service_world import (
 )
 from zgate_lab.backend_server import ECHO_PORT
 from zgate_lab.backends import ORDINARY_USER
+from zgate_lab.connectors import Connectors
 from zgate_lab.deployment import Deployment
 from zgate_lab.second_gateway import add_second_gateway
 from zgate_lab.waiting import wait_until
@@ -145,6 +146,7 @@ def test_a_connector_with_two_gateways_has_a_session_with_each(world: ServiceWor
             gateways=[f"{one.host.ipv4}:443" for one in (first, second)],
         )
         world.connectors.wait_offering("west")
+        Connectors(second).wait_offering("west")
         second.start_agent("bob", internet.device2)
         assert who_answers(world.alice, world.vip("who")) == "hospital2"
         assert who_answers(world.bob, world.vip("who")) == "hospital2"

@@ -185,7 +185,7 @@ def test_a_replica_takes_over(world: ServiceWorld) -> None:
         world.connectors.processes[name].kill()
         died_s = time.monotonic()
         wait_until(lambda: answers_other(world, address, first), 10.0, "the replica to answer")
-        assert time.monotonic() - died_s < 4.0
+        assert time.monotonic() - died_s < 8.0
         del world.connectors.processes[name]
 
 
@@ -249,11 +249,14 @@ def test_the_last_connector_killed_is_told(world: ServiceWorld) -> None:
                 10.0,
                 f"an answer about {address}",
             )
-        assert time.monotonic() - died_s < 6.0
+        assert time.monotonic() - died_s < 10.0
         # It is said again and again, not once.
-        assert [refused_with(world, address) for address, _ in expected] == [
-            code for _, code in expected
-        ]
+        for address, code in expected:
+            wait_until(
+                lambda address=address, code=code: refused_with(world, address) == code,  # type: ignore[misc]
+                5.0,
+                f"an answer about {address} again",
+            )
     # And whoever comes back is reached.
     with running(world, "west", 2, *BOTH):
         for address, _ in expected:

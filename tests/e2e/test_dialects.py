@@ -381,7 +381,7 @@ def test_a_silent_connector_takes_no_flows(world: Dialects) -> None:
         zack.signal(signal.SIGSTOP)
         try:
             wait_until(lambda: is_prohibited(world), 10.0, "the connector to count as gone")
-            assert time.monotonic() - began < 3.0 * SLOWNESS
+            assert time.monotonic() - began < 5.0 * SLOWNESS  # its idle timeout is far away
             assert "zack" in world.zgate.sessions()
         finally:
             zack.signal(signal.SIGCONT)

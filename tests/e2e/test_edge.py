@@ -83,7 +83,7 @@ def test_a_flood_leaves_a_session_its_throughput_and_lets_a_new_client_in(world:
         flooded = mbit_per_s(world)
         flood.wait(WAIT_S)
         pairs.append((calm, flooded))
-        if flooded >= KEPT * calm:
+        if flooded >= KEPT * calm > 0:
             break
     print(pairs, flood.output().splitlines()[-1])
     # The machine is shared: one pair in peace is enough. Without the edge next to nothing is left.
@@ -111,7 +111,7 @@ def test_version_negotiation_is_still_answered(world: World) -> None:
     with world.internet.device2.namespace.entered():
         client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     with client:
-        client.settimeout(2)
+        client.settimeout(10)
         packet = b"\xc0\x1a\x2a\x3a\x4a\x08" + bytes(8) + b"\x00" + bytes(1300)
         client.sendto(packet, (str(world.internet.gateway.ipv4), 443))
         answer = client.recv(2000)

@@ -73,7 +73,7 @@ def two_streams(world: World) -> Iterator[tuple[TcpStream, TcpStream]]:
 def result_of(process: Process) -> PingResult:
     process.signal(2)
     process.wait(10.0)
-    return parse_ping(process.output())
+    return parse_ping(process.output(), interval_s=PING_INTERVAL_S)
 
 
 def renew(zgate: Deployment, name: str) -> str:
@@ -185,7 +185,8 @@ def test_a_restart_is_survived_by_open_connections(
         # Who was told nothing tries less and less often; after a goodbye nobody does, for a while.
         told = [zgate.agent_status(name).get("next_attempt_s") or 0.0 for name in before]
         is_patient = how == "killed" or ready_s - ended_s > GOODBYE_HELPS_S
-        waits_s = max(told) if is_patient else 0.0
+        # An agent may not have noticed yet: it tries again after one or two seconds.
+        waits_s = max(2.0, *told) if is_patient else 0.0
         for name, addresses in before.items():
             session = zgate.wait_connected(name, zgate.agents[name])
             assert session["addresses"] == addresses

@@ -162,8 +162,8 @@ def test_a_small_path(zgate: Deployment) -> None:
 
 
 def test_a_lossy_and_slow_path(zgate: Deployment) -> None:
-    zgate.internet.shape_path(WanSettings(delay_ms=100, loss=0.15))
-    found = netcheck(zgate, "--probes", "150", "--timeout", "8", code=1)
+    zgate.internet.shape_path(WanSettings(delay_ms=100, loss=0.15, seed=7))
+    found = netcheck(zgate, "--probes", "150", "--timeout", "20", code=1)
     zgate.internet.unshape_path()
     assert found["loss"]["verdict"] == "fail"
     # Of the way there: a later acknowledgement stands in for one that is lost on the way back.

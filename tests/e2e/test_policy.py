@@ -286,7 +286,7 @@ def test_clients_do_not_reach_each_other(internet: Internet, deployment: Deploym
         internet.device1.namespace.run("ping", "-c", "2", "-W", "0.2", bob, check=False)
         record = deployment.wait_audit("flow_denied", destination=bob)
         assert (record["reason"], record["direction"]) == ("UNSOLICITED", "down")
-        assert deployment.counters("alice")["up_packets"] == 2
+        wait_until(lambda: deployment.counters("alice")["up_packets"] == 2, 5.0, "both counted")
     assert [one for one in tun.packets if not one.is_outgoing] == []
 
 

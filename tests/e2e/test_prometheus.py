@@ -128,8 +128,8 @@ def watched(identities: Path) -> Iterator[Watched]:
         def is_read() -> bool:
             try:
                 return bool(made.query('up{job="zgate"} == 1'))
-            except OSError:
-                return False  # it does not listen yet
+            except (OSError, ValueError):
+                return False  # it does not listen yet, or says that it is not ready
 
         made.prometheus.wait_for(is_read, WAIT_S, "Prometheus to read the metrics")
         yield made

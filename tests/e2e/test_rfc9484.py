@@ -103,7 +103,7 @@ def test_9484_s7_2_a_path_below_1331_bytes_has_no_session(narrow_path: World) ->
     agent = zgate.spawn_agent("alice", narrow_path.internet.device1)
     refused = zgate.wait_agent("alice", "backoff")
     assert "1331 bytes" in refused["reason"]
-    assert "alice" not in zgate.sessions()
+    wait_until(lambda: "alice" not in zgate.sessions(), 5.0, "the session to end")
     narrow_path.internet.set_path_mtu(LEAST_UDP_PAYLOAD_BYTES + UDP_AND_IPV4_BYTES)
     narrow_path.internet.device1.namespace.ip("route flush cache")
     narrow_path.internet.gateway.namespace.ip("route flush cache")

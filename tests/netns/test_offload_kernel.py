@@ -16,11 +16,11 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from ipaddress import ip_address
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from zgate_lab.lab import Lab, Namespace
-from zgate_lab.waiting import wait_until
 
 from ..native.offload_packets import (  # noqa: TID252
     ACK,
@@ -259,15 +259,6 @@ class Pump:
         return segment[:700] + bytes([segment[700] ^ 0x40]) + segment[701:]
 
 
-def wait_for_address(namespace: Namespace, address: str) -> None:
-    """The kernel makes an IPv6 address's route a little later, and drops what comes before."""
-    wait_until(
-        lambda: address in namespace.run("ip", "-6", "route", "show", "table", "local").stdout,
-        5,
-        f"route of {address}",
-    )
-
-
 @contextmanager
 def hosts(damage_every: int = 0) -> Iterator[tuple[Namespace, Namespace, Pump]]:
     """Two hosts at the ends of the tunnel."""
@@ -286,7 +277,7 @@ def hosts(damage_every: int = 0) -> Iterator[tuple[Namespace, Namespace, Pump]]:
             )
             namespaces.append(namespace)
         for namespace, address in zip(namespaces, ADDRESSES[6], strict=True):
-            wait_for_address(namespace, address)
+            namespace.wait_for_addresses(ip_address(address))
         pump = stack.enter_context(Pump(descriptors[0], descriptors[1], damage_every))
         yield namespaces[0], namespaces[1], pump
 

@@ -1,14 +1,13 @@
 """Private networks behind NATs: they reach the gateway, and nobody reaches them."""
 
 from collections.abc import Iterator
-from ipaddress import IPv4Address, IPv6Address
 
 import pytest
 from zgate_lab.capture import Capture
 from zgate_lab.echo import UdpClient, UdpEcho
 from zgate_lab.internet import Internet
 from zgate_lab.private_site import LAN_IPV4, LAN_IPV6, PrivateSite, add_private_sites
-from zgate_lab.traffic import ping
+from zgate_lab.traffic import answers
 
 PORT = 5001
 
@@ -21,18 +20,14 @@ def made() -> Iterator[Made]:
         yield internet, add_private_sites(internet)
 
 
-def answered(source: str, destination: IPv4Address | IPv6Address) -> bool:
-    return ping(source, destination, count=1, timeout_s=0.3).received == 1
-
-
 def test_everybody_inside_reaches_the_gateway_and_the_backend(made: Made) -> None:
     internet, sites = made
     for site in sites:
         for host in (site.connector, site.backend):
-            assert answered(host.namespace.name, internet.gateway.ipv4)
-            assert answered(host.namespace.name, internet.gateway.ipv6)
-        assert answered(site.connector.namespace.name, site.backend.ipv4)
-        assert answered(site.connector.namespace.name, site.backend.ipv6)
+            assert answers(host.namespace.name, internet.gateway.ipv4)
+            assert answers(host.namespace.name, internet.gateway.ipv6)
+        assert answers(site.connector.namespace.name, site.backend.ipv4)
+        assert answers(site.connector.namespace.name, site.backend.ipv6)
 
 
 def test_the_gateway_sees_the_nat_and_answers_through_it(made: Made) -> None:
@@ -58,10 +53,10 @@ def test_nothing_comes_in_even_for_who_knows_the_way(made: Made) -> None:
     try:
         with Capture(site.nat, "lan") as inside:
             for address in (site.outside.ipv4, site.outside.ipv6):
-                assert not answered(outside.name, address)
+                assert not answers(outside.name, address)
             for address in (site.backend.ipv4, site.connector.ipv6):
-                assert not answered(outside.name, address)
-            assert answered(site.backend.namespace.name, internet.gateway.ipv4)
+                assert not answers(outside.name, address)
+            assert answers(site.backend.namespace.name, internet.gateway.ipv4)
         assert {str(one.source) for one in inside.packets if one.protocol == 1} == {
             str(site.backend.ipv4),
             str(internet.gateway.ipv4),
@@ -74,9 +69,9 @@ def test_a_cut_is_silent_and_can_be_mended(made: Made) -> None:
     internet, (site, other) = made
     site.cut()
     try:
-        assert not answered(site.connector.namespace.name, internet.gateway.ipv4)
-        assert answered(site.connector.namespace.name, site.backend.ipv4)
-        assert answered(other.connector.namespace.name, internet.gateway.ipv4)
+        assert not answers(site.connector.namespace.name, internet.gateway.ipv4)
+        assert answers(site.connector.namespace.name, site.backend.ipv4)
+        assert answers(other.connector.namespace.name, internet.gateway.ipv4)
     finally:
         site.mend()
-    assert answered(site.connector.namespace.name, internet.gateway.ipv4)
+    assert answers(site.connector.namespace.name, internet.gateway.ipv4)

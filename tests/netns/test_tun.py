@@ -29,6 +29,8 @@ def host(lab: Lab) -> Iterator[Namespace]:
 def tun(host: Namespace) -> Iterator[Tun]:
     """A TUN that is up and has addresses."""
     opened = Tun.open("zgtest0")
+    # No link-local address: the kernel would say things of its own with it.
+    host.sysctl("net.ipv6.conf.zgtest0.addr_gen_mode", 1)
     host.ip("link set zgtest0 mtu 1400 up")
     for address in ADDRESSES:
         host.ip(f"address add {address} dev zgtest0" + (" nodad" if ":" in address else ""))

@@ -99,7 +99,7 @@ def test_a_tcp_super_packet_comes_in_one_read(tun: Tun) -> None:
             read = next_ipv4(tun, socket.IPPROTO_TCP)
             sizes.append((len(read) - VNET_HEADER_BYTES, *vnet(read)))
     size, flags, gso_type, header_bytes, gso_size, start, offset = sizes[-1]
-    assert size > 2 * MTU_BYTES
+    assert size - header_bytes >= 2 * gso_size  # TCP makes them small after a slow handshake
     assert (gso_type, flags & NEEDS_CSUM, start, offset) == (GSO_TCP4, NEEDS_CSUM, 20, 16)
     assert header_bytes + gso_size <= MTU_BYTES
 

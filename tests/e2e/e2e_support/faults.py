@@ -202,8 +202,12 @@ class Watched:
 
     def _watch(self) -> None:
         seen, since_s = self._stream.received_bytes, time.monotonic()
+        looked_s = since_s
         while not self._ended.wait(_SAMPLE_S):
             now_s = time.monotonic()
+            # What this thread was not given is the machine's pause, not the gateway's.
+            since_s += max(0.0, now_s - looked_s - 2 * _SAMPLE_S)
+            looked_s = now_s
             if self._stream.received_bytes != seen:
                 seen, since_s = self._stream.received_bytes, now_s
             self.longest_pause_s = max(self.longest_pause_s, now_s - since_s)

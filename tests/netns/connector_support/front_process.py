@@ -103,11 +103,15 @@ async def serve(tun_fd: int) -> None:
 
 def join(one: int, other: int) -> subprocess.Popen[bytes]:
     script = Path(__file__).parent / "pump.py"
-    return subprocess.Popen(
+    started = subprocess.Popen(
         [sys.executable, script, str(one), str(other)],
         stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
         pass_fds=(one, other),
     )
+    assert started.stdout is not None
+    started.stdout.readline()  # it is ready
+    return started
 
 
 def say(message: dict[str, Any]) -> None:

@@ -29,6 +29,7 @@ def main() -> None:
     poll = select.poll()
     for descriptor in (one, other, sys.stdin.fileno()):
         poll.register(descriptor, select.POLLIN)
+    print("ready", flush=True)
     while True:
         for descriptor, _ in poll.poll():
             if descriptor not in towards:

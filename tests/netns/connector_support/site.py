@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from zgate_datapath.tun import Tun
-from zgate_lab.lab import Lab, Namespace
+from zgate_lab.lab import Lab, Namespace, wait_for_local_routes
 from zgate_lab.namespace import command_in, in_namespace
 
 NOBODY = 65534
@@ -60,7 +60,9 @@ class Site:
     def serve(self, *names: str) -> int:
         """Serve these at OFFERS; the files that are open then."""
         offers = {name: [str(one) for one in OFFERS] for name in names}
-        return int(self.ask("serve", offers=offers)["open_files"])
+        open_files = int(self.ask("serve", offers=offers)["open_files"])
+        wait_for_local_routes(Path(f"/proc/{self.chamber_pid}/net"), OFFERS if names else ())
+        return open_files
 
     def status(self, name: str) -> dict[str, Any]:
         return dict(self.ask("statuses")[name])
