@@ -312,6 +312,14 @@ def test_an_abandoned_attempt_is_not_heard() -> None:
     assert (subject.state, subject.reason) == (State.CONNECTING, "")
 
 
+@pytest.mark.parametrize("event", [TunnelUp(1, UP), ConnectFailed(1, "x")], ids=["up", "failed"])
+def test_an_attempt_has_one_outcome(event: Event) -> None:
+    """Whatever is said of the first one again, the renewal beside it goes on."""
+    switched = [Switch(2), Program(2, UP)]
+    subject = play(machine(), *RENEWING, (10.1, event, []), (10.2, TunnelUp(2, UP), switched))
+    assert (subject.state, subject.reconnects) == (State.CONNECTED, 1)
+
+
 def test_a_failure_is_told_once() -> None:
     subject = play(
         machine(),
@@ -356,17 +364,18 @@ def test_whatever_happens(script: list[tuple[Event, float]], on_disconnect: OnDi
     for event, later in [(Started(), 0.0), *script]:
         now += later
         was_stopped = subject.state is State.STOPPED
-        before = subject.attempt, subject.renewal
+        before = subject.attempt
+        under_way = subject.renewal if subject.state is State.CONNECTED else before
         commands = subject.handle(event, now)
         assert not (was_stopped and commands)
-        if isinstance(event, ConnectFailed) and event.attempt in before:
+        if isinstance(event, ConnectFailed) and event.attempt == under_way:
             open_lines.discard(event.attempt)
         for command in commands:
             match command:
                 case Disconnect():
                     open_lines.clear()
                 case Drop():
-                    open_lines.discard(before[0])
+                    open_lines.discard(before)
                 case Connect(attempt):
                     assert not open_lines, "the earlier attempt was not abandoned"
                     open_lines.add(attempt)
@@ -375,7 +384,7 @@ def test_whatever_happens(script: list[tuple[Event, float]], on_disconnect: OnDi
                     open_lines.add(attempt)
                 case Switch(attempt):
                     assert attempt in open_lines
-                    open_lines.discard(before[0])
+                    open_lines.discard(before)
         is_there = subject.state in (State.CONNECTING, State.CONNECTED)
         there = {subject.attempt, subject.renewal} - {None} if is_there else set()
         assert open_lines == there
