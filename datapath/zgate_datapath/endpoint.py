@@ -45,6 +45,8 @@ _LEAST_INITIAL_ID_BYTES = 8
 _RECEIVE_CALLS = 16
 # No deadline is nearer than aioquic's ACK delay.
 _TIMER_SLACK_S = 0.001
+# Linux forgets what it was told of a path's MTU (net.ipv4.route.mtu_expires, the same for IPv6).
+_KERNEL_FORGETS_S = 600.0
 # For how long one Retry packet shows that first packets have to be proved.
 _RETRY_STATE_S = 1.0
 
@@ -75,6 +77,7 @@ class Endpoint:
         self.connections: set[Connection] = set()
         self.unknown_packets = 0
         self.last_path_error: PathError | None = None
+        self._belief: asyncio.TimerHandle | None = None
         self._by_id: dict[bytes, Connection] = {}
         self._touched: set[Connection] = set()
         self._timers: dict[Connection, tuple[float, asyncio.TimerHandle]] = {}
@@ -99,6 +102,8 @@ class Endpoint:
     def close(self) -> None:
         """Stop receiving, forget all connections, close the socket."""
         self._stop_reading()
+        if self._belief is not None:
+            self._belief.cancel()
         for connection in list(self.connections):
             self.forget(connection)
         self.udp.close()
@@ -237,6 +242,8 @@ class Endpoint:
         Anybody can forge these messages: their number must not multiply the work.
         """
         self.last_path_error = errors[-1]
+        if not self.udp.believes_kernel and self._belief is None:
+            self._belief = self.loop.call_later(_KERNEL_FORGETS_S, self._believe_kernel)
         if self._on_path_error is not None:
             self._on_path_error(errors[-1])
         limits: dict[str, int] = {}
@@ -252,6 +259,10 @@ class Endpoint:
             if mtu_bytes is not None:
                 connection.path_too_big(mtu_bytes, now)
                 self._touched.add(connection)
+
+    def _believe_kernel(self) -> None:
+        self._belief = None
+        self.udp.believe_kernel()
 
     def _dispatch(self, packets: list[bytes], address: Address, now: float) -> None:
         """Give runs of packets with one connection ID to their connection."""

@@ -23,6 +23,7 @@ from zgate_datapath.local_address import (
     local_address,
     with_local_host,
 )
+from zgate_datapath.path_mtu import BASE_BYTES
 
 __all__ = [
     "Address",
@@ -35,8 +36,9 @@ __all__ = [
 _SOL_UDP = 17
 _UDP_SEGMENT = 103
 _UDP_GRO = 104
-_IP_MTU_DISCOVER, _IP_PMTUDISC_DO, _IP_RECVERR = 10, 2, 11
+_IP_MTU_DISCOVER, _IP_RECVERR = 10, 11
 _IPV6_MTU_DISCOVER, _IPV6_RECVERR = 23, 25
+_PMTUDISC_DO, _PMTUDISC_PROBE = 2, 3
 _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
 
 _GSO_MAX_SEGMENTS = 64
@@ -84,6 +86,14 @@ class UdpSocket:
 
     Bound to all addresses of the host, it answers from the one that the peer has sent to: that is
     in the addresses that `receive_batch` gives (`zgate_datapath.local_address`).
+
+    Attributes:
+        dropped_on_send: datagrams that the kernel did not take.
+        error_pending: the error queue may hold something (`path_errors`).
+        believes_kernel: the kernel refuses what it has been told is too big for a path. It is no
+            longer asked once that leaves less than a session needs: it believes any ICMP message
+            for ten minutes, forged or out of date, and would refuse the probes that find out
+            better, too (RFC 8899 section 4.6). `believe_kernel` is for when it has forgotten.
     """
 
     def __init__(self, sock: socket.socket) -> None:
@@ -94,7 +104,8 @@ class UdpSocket:
         self.error_pending = False
         sock.setblocking(False)
         _prefer_large_buffers(sock)
-        _discover_path_mtu(sock)
+        _report_path_errors(sock)
+        self.believe_kernel()
         # An old kernel without GRO hands out packets one by one: slower, as correct.
         _try_option(sock, _SOL_UDP, _UDP_GRO, 1)
         if self._is_bound_to_all:
@@ -164,6 +175,14 @@ class UdpSocket:
         if not self._is_bound_to_all:
             return (host, port)
         return with_local_host((host, port), local_host, self._socket.family)
+
+    def believe_kernel(self, believes: bool = True) -> None:
+        """Whether what the kernel knows of paths holds; nothing is sent in fragments either way."""
+        self.believes_kernel = believes
+        mode = _PMTUDISC_DO if believes else _PMTUDISC_PROBE
+        self._socket.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, mode)
+        if self._socket.family == socket.AF_INET6:
+            self._socket.setsockopt(socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER, mode)
 
     def close(self) -> None:
         """Close the socket; twice is no error."""
@@ -252,13 +271,20 @@ class UdpSocket:
         try:
             self._sendmsg((datagram,), source, address)
         except OSError as error:
+            is_too_big = error.errno == errno.EMSGSIZE
+            if is_too_big and len(datagram) <= BASE_BYTES and self.believes_kernel:
+                self.believe_kernel(False)
+                return self._send_one(datagram, source, address)
             self.dropped_on_send += 1
             self.error_pending = True
-            return error.errno != errno.EMSGSIZE
+            return not is_too_big
         return True
 
     def path_errors(self, limit: int = 16) -> list[PathError]:
-        """What waits in the error queue, at most `limit` entries."""
+        """What waits in the error queue, at most `limit` entries.
+
+        The native engine's packets go past `send_batch`: here is told what became of them.
+        """
         errors: list[PathError] = []
         self.error_pending = False
         for _ in range(limit):
@@ -276,6 +302,8 @@ class UdpSocket:
                     number, _origin, _type, _code, info, _ = _EXTENDED_ERROR.unpack_from(value)
                     mtu = info if number == errno.EMSGSIZE and info else None
                     errors.append(PathError(address, number, mtu))
+                    if mtu and mtu < BASE_BYTES + udp_overhead_bytes(address):
+                        self.believe_kernel(False)
         return errors
 
 
@@ -334,10 +362,7 @@ def _prefer_large_buffers(sock: socket.socket) -> None:
             _try_option(sock, socket.SOL_SOCKET, ordinary, _SOCKET_BUFFER_BYTES)
 
 
-def _discover_path_mtu(sock: socket.socket) -> None:
-    # DO, not PROBE: the kernel refuses what it knows to be too big, and says so.
-    sock.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _IP_PMTUDISC_DO)
+def _report_path_errors(sock: socket.socket) -> None:
     sock.setsockopt(socket.IPPROTO_IP, _IP_RECVERR, 1)
     if sock.family == socket.AF_INET6:
-        sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER, _IP_PMTUDISC_DO)
         sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_RECVERR, 1)

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 from e2e_support.world import ECHO_PORT, STREAM_PORT, World
+from scapy.layers.inet import ICMP, IP
+from zgate_lab.capture import Capture
 from zgate_lab.echo import UdpClient, UdpEcho
 from zgate_lab.internet import Host
 from zgate_lab.stream import TcpStream
@@ -21,6 +23,7 @@ MOST_INNER_BYTES = NARROW_BYTES - 28 - 24
 LEAST_PATH_BYTES = 1331 + 28
 IP_MTU, IP_MTU_DISCOVER, IP_PMTUDISC_DO = 14, 10, 2
 IPV6_MTU, IPV6_MTU_DISCOVER = 24, 23
+UDP_OVER_IPV4_BYTES = 28
 HEADERS_BYTES = {"ipv4": 28, "ipv6": 48}
 MEGABYTE = 1_000_000
 
@@ -36,17 +39,10 @@ def ordinary_path(world: World) -> Iterator[None]:
     yield
     world.internet.set_path_mtu(ORDINARY_BYTES)
     world.internet.set_site_mtu(ORDINARY_BYTES)
-    forget_paths(world)
+    world.forget_paths()
     world.zgate.reconnect("alice")
     # The TUN keeps its old MTU until the new session is programmed.
     wait_until(lambda: agent_mtu(world) == session_mtu(world) >= 1400, 5.0, "the old MTU")
-
-
-def forget_paths(world: World) -> None:
-    """Whoever learned a path's MTU remembers it for ten minutes."""
-    for namespace in world.internet.lab.namespaces.values():
-        namespace.ip("route flush cache")
-        namespace.run("ip", "-6", "route", "flush", "cache")
 
 
 def session_mtu(world: World) -> int:
@@ -87,6 +83,47 @@ def test_ipv6_has_its_1280_bytes_on_the_narrowest_path(world: World) -> None:
         dont_fragment=True,
     )
     assert result.lost == 0, result.output
+
+
+@pytest.mark.parametrize("at", ["device", "gateway"])
+def test_a_forged_message_ends_no_session_and_keeps_nobody_out(world: World, at: str) -> None:
+    """Their kernels believe it for ten minutes, and refuse what every session needs."""
+    device, gateway = world.internet.device1, world.internet.gateway
+    own, peer = (device, gateway) if at == "device" else (gateway, device)
+    session = world.zgate.sessions()["alice"]["session_id"]
+    forge_too_big(world, own, peer, mtu_bytes=576)
+    learned = agent_mtu if at == "device" else session_mtu
+    wait_until(lambda: can_carry_1280(world), 5.0, "a packet that found its way")
+    wait_until(lambda: 1280 <= learned(world) < 1300, 5.0, "that end to be careful")
+    route = own.namespace.run("ip", "route", "get", str(peer.ipv4)).stdout
+    assert "mtu 576" in route
+    assert can_carry_1280(world)
+    assert world.zgate.sessions()["alice"]["session_id"] == session
+    world.zgate.reconnect("alice")
+    assert can_carry_1280(world)
+
+
+def forge_too_big(world: World, own: Host, peer: Host, mtu_bytes: int) -> None:
+    """Send `own` an ICMP message about a packet to `peer`, as anybody could who saw one."""
+    with Capture(own.namespace, own.interface) as capture:
+        # What carries it is of the session in use, and not of one that is saying goodbye.
+        assert can_carry_1280(world)
+        sent = capture.wait_for(
+            lambda one: one.destination == peer.ipv4 and len(one.data) > 1280, "a packet"
+        )
+    head = sent.data[:UDP_OVER_IPV4_BYTES]
+    forged = IP(dst=str(own.ipv4)) / ICMP(type=3, code=4, nexthopmtu=mtu_bytes) / head
+    with world.internet.isp.entered():
+        forger = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
+    with forger:
+        forger.sendto(bytes(forged), (str(own.ipv4), 0))
+
+
+def can_carry_1280(world: World) -> bool:
+    """Whether the largest packet that IPv6 may count on passes, there and back."""
+    payload_bytes = 1280 - HEADERS_BYTES["ipv6"]
+    result = ping(world.alice, world.internet.office.ipv6, payload_bytes=payload_bytes, count=1)
+    return result.lost == 0
 
 
 def test_office_senders_get_packet_too_big(world: World, family: str) -> None:

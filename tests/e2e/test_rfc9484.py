@@ -92,8 +92,7 @@ def narrow_path(world: World) -> Iterator[World]:
     world.internet.set_path_mtu(mtu_bytes)
     yield world
     world.internet.set_path_mtu(1500)
-    for namespace in (world.internet.device1, world.internet.gateway):
-        namespace.namespace.ip("route flush cache")
+    world.forget_paths()
 
 
 def test_9484_s7_2_a_path_below_1331_bytes_has_no_session(narrow_path: World) -> None:
@@ -102,11 +101,10 @@ def test_9484_s7_2_a_path_below_1331_bytes_has_no_session(narrow_path: World) ->
     agent.stop()
     agent = zgate.spawn_agent("alice", narrow_path.internet.device1)
     refused = zgate.wait_agent("alice", "backoff")
-    assert "1331 bytes" in refused["reason"]
+    # Both ends look for themselves, and either may be the first to know.
+    assert "1331 bytes" in refused["reason"] or "1280 bytes" in refused["reason"]
     wait_until(lambda: "alice" not in zgate.sessions(), 5.0, "the session to end")
     narrow_path.internet.set_path_mtu(LEAST_UDP_PAYLOAD_BYTES + UDP_AND_IPV4_BYTES)
-    narrow_path.internet.device1.namespace.ip("route flush cache")
-    narrow_path.internet.gateway.namespace.ip("route flush cache")
     assert zgate.wait_connected("alice", agent)["mtu_bytes"] >= 1280
 
 
@@ -122,6 +120,5 @@ def test_9484_s7_2_a_session_ends_when_its_path_gets_too_narrow(world: World) ->
         wait_until(lambda: "1331" in zgate.agent_status("alice")["reason"], 5.0, "the agent to say")
     finally:
         world.internet.set_path_mtu(1500)
-        for host in (world.internet.device1, world.internet.gateway):
-            host.namespace.ip("route flush cache")
+        world.forget_paths()
         zgate.reconnect("alice")

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from ipaddress import IPv4Interface, IPv6Interface, ip_address
 
 import pytest
+from zgate_datapath.path_mtu import BASE_BYTES
 from zgate_datapath.tun import Tun, TunError
 from zgate_datapath.udp import UdpSocket
 from zgate_gateway.forwarder import IcmpSender
@@ -176,4 +177,37 @@ def test_a_packet_above_the_links_mtu_is_reported_with_the_mtu(lab: Lab, host_ad
     assert not udp.send_batch([bytes(1452)] * 5 + [bytes(100)], address)
     limits = {error.mtu_bytes for error in udp.path_errors() if error.mtu_bytes}
     assert limits == {1400}
+    udp.close()
+
+
+@pytest.mark.parametrize("host_address", ["10.77.0.2", "fd77::2"])
+def test_the_kernel_cannot_refuse_what_every_session_needs(lab: Lab, host_address: str) -> None:
+    """As if a router had said so: it need not be true, and only a packet that is sent can tell."""
+    one, other = lab.add_namespace("one"), lab.add_namespace("other")
+    lab.connect(
+        Port(one, "eth0", (IPv4Interface("10.77.0.1/24"), IPv6Interface("fd77::1/64"))),
+        Port(other, "eth0", (IPv4Interface("10.77.0.2/24"), IPv6Interface("fd77::2/64"))),
+    )
+    one.ip(f"route add {host_address} dev eth0 mtu 1300")
+    address = (host_address, 9)
+    with other.entered():
+        receiver = UdpSocket.bind(*address)
+    with one.entered():
+        udp = UdpSocket.towards(address)
+    assert not udp.send_batch([bytes(BASE_BYTES + 1)] * 3, address)
+    assert udp.believes_kernel
+    assert {error.mtu_bytes for error in udp.path_errors() if error.mtu_bytes} == {1300}
+    assert not udp.believes_kernel, "the native engine's packets are not seen before"
+    udp.believe_kernel()
+    assert not udp.send_batch([bytes(BASE_BYTES + 1)], address)
+    assert udp.send_batch([bytes(BASE_BYTES)] * 3, address)
+    assert not udp.believes_kernel
+    assert udp.send_batch([bytes(1400)] * 3, address)
+    received: list[int] = []
+    while len(received) < 6:
+        assert select.select([receiver.fileno()], [], [], 5.0)[0], received
+        received += [len(data) for run, _ in receiver.receive_batch(6) for data in run]
+    assert received == [BASE_BYTES] * 3 + [1400] * 3
+    assert not udp.send_batch([bytes(1500)], address), "its own link is narrower"
+    receiver.close()
     udp.close()

@@ -79,6 +79,15 @@ class World:
         assert self.zgate.gateway is not None
         return self.zgate.gateway
 
+    def forget_paths(self) -> None:
+        """What routers have said of a path's MTU: kernels remember it for ten minutes.
+
+        Everybody's: bob's session follows the path as well as alice's.
+        """
+        for namespace in self.internet.lab.namespaces.values():
+            namespace.ip("route flush cache")
+            namespace.run("ip", "-6", "route", "flush", "cache")
+
     def connect_all(self) -> None:
         """See to it that alice and bob are connected; quick when they are."""
         devices = {"alice": self.internet.device1, "bob": self.internet.device2}

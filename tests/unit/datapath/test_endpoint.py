@@ -13,6 +13,7 @@ from aioquic.buffer import Buffer  # type: ignore[attr-defined]
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import QuicConnection
 from aioquic.quic.packet import QuicPacketType, pull_quic_header
+from zgate_datapath import endpoint
 from zgate_datapath.connection import Ending
 from zgate_datapath.connection_ids import CONNECTION_ID_BYTES
 from zgate_datapath.endpoint import _long_header_destination
@@ -403,6 +404,22 @@ async def test_many_forged_errors_look_at_each_connection_once(lab: Lab) -> None
     errors = [PathError(("127.0.0.1", n), errno.EMSGSIZE, 1400) for n in range(16)]
     gateway.endpoint._heed(errors, gateway.endpoint.loop.time())
     assert looks == [1400]
+
+
+async def test_the_kernel_is_believed_again_when_it_has_forgotten(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway = lab.gateway()
+    await lab.connect(gateway)
+    errors = [PathError(("127.0.0.1", 1), errno.EMSGSIZE, 576)]
+    now = gateway.endpoint.loop.time()
+    gateway.endpoint._heed(errors, now)
+    assert gateway.endpoint._belief is None, "it has refused nothing yet"
+    monkeypatch.setattr(endpoint, "_KERNEL_FORGETS_S", 0.0)
+    for _ in range(2):
+        gateway.endpoint.udp.believe_kernel(False)
+        gateway.endpoint._heed(errors, now)
+        await eventually(lambda: gateway.endpoint.udp.believes_kernel)
 
 
 # The endpoint itself.
