@@ -259,15 +259,15 @@ class Machine:
                 return [Disconnect(reason), Withdraw(), Quit(exit_code)]
 
     def _is_stale(self, event: Event) -> bool:
-        if isinstance(event, TunnelUp | ConnectFailed):
+        attempt: int | None = getattr(event, "attempt", None)
+        if attempt is None:
+            return False
+        if self.state is State.BACKOFF:
+            return True  # the attempt is over, whatever else it has to say
+        if self.state is State.CONNECTED and isinstance(event, TunnelUp | ConnectFailed):
             # An attempt has one outcome: what is up does not come up, or fail to.
-            under_way = self.renewal if self.state is State.CONNECTED else self.attempt
-            return self.state is State.BACKOFF or event.attempt != under_way
-        attempt = getattr(event, "attempt", self.attempt)
-        # After a failure the attempt is over, whatever else it has to say.
-        return attempt not in (self.attempt, self.renewal) or (
-            self.state is State.BACKOFF and hasattr(event, "attempt")
-        )
+            return attempt != self.renewal
+        return attempt not in (self.attempt, self.renewal)
 
     def _enter(self, state: State, now: float) -> None:
         self.state = state
