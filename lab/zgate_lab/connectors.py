@@ -132,10 +132,11 @@ class Connectors:
     def wait_offering(self, name: str, timeout_s: float = START_TIMEOUT_S) -> dict[str, Any]:
         """Wait until the gateway uses all offers of a connector; the connector as it shows it."""
         return self.processes[name].wait_for(
-            lambda: self._offering(name), timeout_s, f"the offers of {name}"
+            lambda: self.offering(name), timeout_s, f"the offers of {name}"
         )
 
-    def _offering(self, name: str) -> dict[str, Any]:
+    def offering(self, name: str) -> dict[str, Any]:
+        """A connector as the gateway shows it, if it uses all of its offers; else empty."""
         found = self.seen(name)
         offers = [*found.get("services", ()), *found.get("routes", ())]
         return found if offers and all(one["state"] == "up" for one in offers) else {}

@@ -147,7 +147,7 @@ def test_a_connector_with_two_gateways_has_a_session_with_each(world: ServiceWor
         )
         world.connectors.wait_offering("west")
         theirs = Connectors(second)
-        wait_until(lambda: theirs._offering("west"), 15.0, "its offers at the second")
+        wait_until(lambda: theirs.offering("west"), 15.0, "its offers at the second")
         second.start_agent("bob", internet.device2)
         assert who_answers(world.alice, world.vip("who")) == "hospital2"
         assert who_answers(world.bob, world.vip("who")) == "hospital2"
