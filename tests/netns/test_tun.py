@@ -160,14 +160,20 @@ def test_an_icmp_error_leaves_as_it_was_built(
 # Path MTU, as the kernel tells it.
 
 
-@pytest.mark.parametrize("host_address", ["10.77.0.2", "fd77::2"])
-def test_a_packet_above_the_links_mtu_is_reported_with_the_mtu(lab: Lab, host_address: str) -> None:
+def two_hosts(lab: Lab, mtu_bytes: int) -> tuple[Namespace, Namespace]:
+    """Host 1 and host 2 of 10.77.0.0/24 and fd77::/64, on one link."""
     one, other = lab.add_namespace("one"), lab.add_namespace("other")
     lab.connect(
         Port(one, "eth0", (IPv4Interface("10.77.0.1/24"), IPv6Interface("fd77::1/64"))),
         Port(other, "eth0", (IPv4Interface("10.77.0.2/24"), IPv6Interface("fd77::2/64"))),
-        mtu_bytes=1400,
+        mtu_bytes=mtu_bytes,
     )
+    return one, other
+
+
+@pytest.mark.parametrize("host_address", ["10.77.0.2", "fd77::2"])
+def test_a_packet_above_the_links_mtu_is_reported_with_the_mtu(lab: Lab, host_address: str) -> None:
+    one, _ = two_hosts(lab, mtu_bytes=1400)
     with one.entered():
         udp = UdpSocket.towards((host_address, 9))
     overhead = 48 if ":" in host_address else 28
@@ -183,11 +189,7 @@ def test_a_packet_above_the_links_mtu_is_reported_with_the_mtu(lab: Lab, host_ad
 @pytest.mark.parametrize("host_address", ["10.77.0.2", "fd77::2"])
 def test_the_kernel_cannot_refuse_what_every_session_needs(lab: Lab, host_address: str) -> None:
     """As if a router had said so: it need not be true, and only a packet that is sent can tell."""
-    one, other = lab.add_namespace("one"), lab.add_namespace("other")
-    lab.connect(
-        Port(one, "eth0", (IPv4Interface("10.77.0.1/24"), IPv6Interface("fd77::1/64"))),
-        Port(other, "eth0", (IPv4Interface("10.77.0.2/24"), IPv6Interface("fd77::2/64"))),
-    )
+    one, other = two_hosts(lab, mtu_bytes=1500)
     one.ip(f"route add {host_address} dev eth0 mtu 1300")
     address = (host_address, 9)
     with other.entered():
