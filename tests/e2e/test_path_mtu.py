@@ -8,12 +8,12 @@ from collections.abc import Iterator
 
 import pytest
 from e2e_support.world import ECHO_PORT, STREAM_PORT, World
-from scapy.layers.inet import ICMP, IP
+from scapy.layers.inet import ICMP, IP, UDP
 from zgate_lab.capture import Capture
 from zgate_lab.echo import UdpClient, UdpEcho
 from zgate_lab.internet import Host
 from zgate_lab.stream import TcpStream
-from zgate_lab.traffic import ping
+from zgate_lab.traffic import PingResult, ping
 from zgate_lab.waiting import wait_until
 
 ORDINARY_BYTES = 1500
@@ -23,7 +23,6 @@ MOST_INNER_BYTES = NARROW_BYTES - 28 - 24
 LEAST_PATH_BYTES = 1331 + 28
 IP_MTU, IP_MTU_DISCOVER, IP_PMTUDISC_DO = 14, 10, 2
 IPV6_MTU, IPV6_MTU_DISCOVER = 24, 23
-UDP_OVER_IPV4_BYTES = 28
 HEADERS_BYTES = {"ipv4": 28, "ipv6": 48}
 MEGABYTE = 1_000_000
 
@@ -76,12 +75,7 @@ def test_ipv6_has_its_1280_bytes_on_the_narrowest_path(world: World) -> None:
     world.internet.set_path_mtu(LEAST_PATH_BYTES)
     world.zgate.reconnect("alice")
     wait_until(lambda: session_mtu(world) >= 1280, 5.0, "what the session carries")
-    result = ping(
-        world.alice,
-        world.internet.office.ipv6,
-        payload_bytes=1280 - HEADERS_BYTES["ipv6"],
-        dont_fragment=True,
-    )
+    result = ping_with_1280(world)
     assert result.lost == 0, result.output
 
 
@@ -93,25 +87,30 @@ def test_a_forged_message_ends_no_session_and_keeps_nobody_out(world: World, at:
     session = world.zgate.sessions()["alice"]["session_id"]
     forge_too_big(world, own, peer, mtu_bytes=576)
     learned = agent_mtu if at == "device" else session_mtu
-    wait_until(lambda: can_carry_1280(world), 5.0, "a packet that found its way")
+    wait_until(lambda: not ping_with_1280(world).lost, 5.0, "a packet that found its way")
     wait_until(lambda: 1280 <= learned(world) < 1300, 5.0, "that end to be careful")
     route = own.namespace.run("ip", "route", "get", str(peer.ipv4)).stdout
     assert "mtu 576" in route
-    assert can_carry_1280(world)
+    assert ping_with_1280(world).lost == 0
     assert world.zgate.sessions()["alice"]["session_id"] == session
     world.zgate.reconnect("alice")
-    assert can_carry_1280(world)
+    assert ping_with_1280(world).lost == 0
 
 
 def forge_too_big(world: World, own: Host, peer: Host, mtu_bytes: int) -> None:
-    """Send `own` an ICMP message about a packet to `peer`, as anybody could who saw one."""
+    """Send `own` an ICMP message about a packet to `peer`, as anybody on the internet could.
+
+    The gateway's socket is nobody's in particular: its kernel asks for no port of the peer.
+    """
     with Capture(own.namespace, own.interface) as capture:
         # What carries it is of the session in use, and not of one that is saying goodbye.
-        assert can_carry_1280(world)
+        assert ping_with_1280(world).lost == 0
         sent = capture.wait_for(
             lambda one: one.destination == peer.ipv4 and len(one.data) > 1280, "a packet"
         )
-    head = sent.data[:UDP_OVER_IPV4_BYTES]
+    head = IP(sent.data[: HEADERS_BYTES["ipv4"]])
+    if own is world.internet.gateway:
+        head[UDP].dport = 9
     forged = IP(dst=str(own.ipv4)) / ICMP(type=3, code=4, nexthopmtu=mtu_bytes) / head
     with world.internet.isp.entered():
         forger = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
@@ -119,11 +118,11 @@ def forge_too_big(world: World, own: Host, peer: Host, mtu_bytes: int) -> None:
         forger.sendto(bytes(forged), (str(own.ipv4), 0))
 
 
-def can_carry_1280(world: World) -> bool:
-    """Whether the largest packet that IPv6 may count on passes, there and back."""
+def ping_with_1280(world: World) -> PingResult:
+    """Pings of the size that IPv6 may count on."""
     payload_bytes = 1280 - HEADERS_BYTES["ipv6"]
-    result = ping(world.alice, world.internet.office.ipv6, payload_bytes=payload_bytes, count=1)
-    return result.lost == 0
+    office = world.internet.office.ipv6
+    return ping(world.alice, office, payload_bytes=payload_bytes, dont_fragment=True)
 
 
 def test_office_senders_get_packet_too_big(world: World, family: str) -> None:
